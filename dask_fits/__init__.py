@@ -1,0 +1,41 @@
+"""FITS images anywhere as lazy Dask arrays, each task fetching exactly the bytes that it needs."""
+
+from dask_fits.array import from_fits
+from dask_fits.exceptions import (
+    FileChangedError,
+    FitsError,
+    FitsFileNotFoundError,
+    FitsFormatError,
+    FitsWarning,
+    HduNotFoundError,
+    MissingDriverError,
+    NotAnImageError,
+    StorageError,
+    TruncatedFileError,
+    UnsupportedHduError,
+)
+from dask_fits.file import HDU, FitsFile, open  # noqa: A004 (the field's own word)
+from dask_fits.format.chunks import ReadPlan
+from dask_fits.storage.byte_range import ByteRange
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "HDU",
+    "ByteRange",
+    "FileChangedError",
+    "FitsError",
+    "FitsFile",
+    "FitsFileNotFoundError",
+    "FitsFormatError",
+    "FitsWarning",
+    "HduNotFoundError",
+    "MissingDriverError",
+    "NotAnImageError",
+    "ReadPlan",
+    "StorageError",
+    "TruncatedFileError",
+    "UnsupportedHduError",
+    "from_fits",
+    "open",
+]

@@ -1,0 +1,143 @@
+"""Lazy Dask arrays over the readers; the only importer of dask."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, cast
+
+import dask
+import dask.array as da
+import numpy as np
+from dask.array.core import normalize_chunks
+from dask.base import tokenize
+from dask.utils import parse_bytes
+
+from dask_fits.file import HDU, HduKey
+from dask_fits.file import open as open_file
+from dask_fits.format.chunks import ReadPlan, chunk_boxes, plan_box, slab_shape
+from dask_fits.format.selection import select
+from dask_fits.readers.image import ImageReader
+
+
+def from_fits(
+    url: str | os.PathLike[str],
+    hdu: HduKey | None = None,
+    *,
+    chunks: Any = "auto",
+    mask_and_scale: bool = True,
+    storage_options: Mapping[str, Any] | None = None,
+) -> da.Array:
+    """Open one image of a FITS file as a lazy Dask array.
+
+    Parameters
+    ----------
+    url : str or os.PathLike
+        A path, or any URL that fsspec understands.
+    hdu : int, str or (str, int), optional
+        Index, name, or name and version; by default the first HDU that holds an image.
+    chunks, mask_and_scale
+        See `to_dask`.
+    storage_options : mapping, optional
+        Arguments of the fsspec filesystem.
+
+    Examples
+    --------
+    >>> import dask_fits
+    >>> image = dask_fits.from_fits("tests/data/m13.fits")
+    >>> float(image[100:110, 100:110].mean().compute())
+    6093.5
+    """
+    file = open_file(url, storage_options=storage_options)
+    found = file.first_image() if hdu is None else file[hdu]
+    return to_dask(found, chunks=chunks, mask_and_scale=mask_and_scale)
+
+
+def to_dask(hdu: HDU, *, chunks: Any = "auto", mask_and_scale: bool = True) -> da.Array:
+    """Make a lazy Dask array of an image HDU; reads nothing.
+
+    Parameters
+    ----------
+    hdu : HDU
+        An image.
+    chunks : "auto", int, tuple, dict, -1 or a size such as "64 MiB"
+        ``"auto"``: full-width bands of rows (whole planes of a cube), each contiguous in the file,
+        of at most Dask's ``array.chunk-size``; a size sets another limit. Anything else is taken
+        as Dask takes it. A chunk that is not contiguous is read as coalesced ranges.
+    mask_and_scale : bool
+        Apply BSCALE, BZERO and BLANK as astropy does by default; False gives the stored values.
+
+    Returns
+    -------
+    dask.array.Array
+        Of the HDU's shape, in NumPy order. Its name depends on the file's version, the HDU and the
+        chunks, so that it is the same in every process.
+
+    Raises
+    ------
+    NotAnImageError, UnsupportedHduError
+        The HDU has no pixels that can be read.
+    """
+    reader = hdu.reader(mask_and_scale=mask_and_scale)
+    grid = chunk_grid(reader, chunks)
+    array: da.Array = da.from_array(
+        reader,
+        chunks=grid,
+        name="fits-" + tokenize(reader, [np.asarray(lengths, np.int64) for lengths in grid]),
+        inline_array=True,
+        asarray=True,
+        lock=False,
+        fancy=True,
+        meta=np.empty((0,) * reader.ndim, reader.dtype),
+    )
+    return array
+
+
+def plan(hdu: HDU, *, key: Any = ..., chunks: Any = None) -> ReadPlan:
+    """Tell what reading a selection of an image HDU costs; reads nothing.
+
+    Parameters
+    ----------
+    hdu : HDU
+        An image.
+    key : int, slice, Ellipsis, None, 1-D list, or a tuple of these
+        The selection, as for a NumPy array.
+    chunks : optional
+        None for one read of the selection; else as for `to_dask`, for the computation of
+        ``hdu.to_dask(chunks=chunks)[key]``, where each chunk that is touched is read by itself.
+
+    Returns
+    -------
+    ReadPlan
+    """
+    reader = hdu.reader()
+    selection = select(key, reader.shape)
+    if chunks is None:
+        return reader.runs(selection).plan()
+    return ReadPlan.of_chunks(
+        plan_box(
+            axes,
+            shape=reader.shape,
+            itemsize=reader.layout.scaling.stored.itemsize,
+            offset=reader.layout.offset,
+        ).plan()
+        for axes in chunk_boxes(selection.axes, chunk_grid(reader, chunks))
+    )
+
+
+def chunk_grid(reader: ImageReader, chunks: Any = "auto") -> tuple[tuple[int, ...], ...]:
+    """Resolve `chunks` as `to_dask` takes it: chunk lengths along each axis."""
+    limit = dask.config.get("array.chunk-size")
+    if isinstance(chunks, str) and chunks != "auto":
+        chunks, limit = "auto", chunks
+    slab = slab_shape(reader.shape, itemsize=reader.dtype.itemsize, limit=parse_bytes(limit))
+    whole = _normalized(slab, reader)
+    if isinstance(chunks, str):
+        return whole
+    # With our slabs as the previous chunks, Dask keeps an axis that is left to it contiguous.
+    return _normalized(chunks, reader, previous_chunks=whole)
+
+
+def _normalized(chunks: Any, reader: ImageReader, **previous: Any) -> tuple[tuple[int, ...], ...]:
+    grid = normalize_chunks(chunks, shape=reader.shape, dtype=reader.dtype, **previous)
+    return cast("tuple[tuple[int, ...], ...]", grid)

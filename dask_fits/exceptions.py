@@ -1,0 +1,56 @@
+"""The errors and the warning of dask_fits.
+
+Every error is a :class:`FitsError` and also the builtin that a caller would expect, so that both
+``except FitsError`` and ``except OSError`` read naturally. A message says where (file, HDU), what
+(keyword, range), what was found and what was expected.
+"""
+
+from __future__ import annotations
+
+
+class FitsError(Exception):
+    """Base of every error that dask_fits raises on purpose."""
+
+
+class FitsFormatError(FitsError, ValueError):
+    """The bytes break the FITS Standard in a way that leaves their meaning open."""
+
+
+class HduNotFoundError(FitsError, KeyError, IndexError):
+    """The file has no HDU with that index, name or version."""
+
+    def __str__(self) -> str:
+        # KeyError shows the repr of its argument, which escapes quotes and reads badly.
+        return str(self.args[0]) if self.args else ""
+
+
+class NotAnImageError(FitsError, TypeError):
+    """Pixels were asked of an HDU that holds none: a table, random groups, an empty header."""
+
+
+class UnsupportedHduError(FitsError, NotImplementedError):
+    """The HDU holds an image in a form that this version cannot decode."""
+
+
+class StorageError(FitsError, OSError):
+    """The storage refused, failed, or answered something other than what was asked for."""
+
+
+class FitsFileNotFoundError(StorageError, FileNotFoundError):
+    """Nothing is stored at that path or URL."""
+
+
+class TruncatedFileError(FitsError, OSError):
+    """The file ends before the bytes that its header promises."""
+
+
+class FileChangedError(FitsError, OSError):
+    """The file is not the one that was opened: it was replaced or rewritten since."""
+
+
+class MissingDriverError(FitsError, ImportError):
+    """The package that talks this URL's protocol is not installed."""
+
+
+class FitsWarning(UserWarning):
+    """The file departs from the FITS Standard, but its meaning is clear and it was read."""

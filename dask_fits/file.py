@@ -1,0 +1,369 @@
+"""Opening a FITS file and walking its HDUs, headers only."""
+
+from __future__ import annotations
+
+import html
+import os
+import threading
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self
+
+from dask_fits.exceptions import (
+    FitsFormatError,
+    FitsWarning,
+    HduNotFoundError,
+    NotAnImageError,
+    UnsupportedHduError,
+)
+from dask_fits.format.header import BLOCK, MAX_HEADER, check_text, find_end, parse_header
+from dask_fits.format.layout import HduLayout, Kind, hdu_layout
+from dask_fits.format.listing import hdu_html, hdu_table
+from dask_fits.readers.image import ImageReader
+from dask_fits.storage.byte_range import ByteRange
+from dask_fits.storage.store import Store, open_store
+
+if TYPE_CHECKING:
+    import dask.array as da
+    import numpy as np
+    from astropy.io import fits
+
+    from dask_fits.format.chunks import ReadPlan
+
+HEADER_READ = 20 * BLOCK
+"""Bytes of the first read of a header (57,600: 719 cards); each further read doubles."""
+
+HduKey = int | str | tuple[str, int]
+"""Index, name, or name and version of an HDU."""
+
+
+@dataclass(frozen=True, slots=True)
+class HDU:
+    """One header and data unit of a FITS file: where it is and what it holds.
+
+    It holds no handle and no pixels, and can be pickled.
+    """
+
+    index: int
+    """Position in the file, from 0."""
+    layout: HduLayout = field(repr=False)
+    store: Store = field(repr=False)
+    header_text: bytes = field(repr=False)
+    """The header's blocks as they are in the file."""
+
+    @property
+    def name(self) -> str:
+        """EXTNAME; ``"PRIMARY"`` for a primary HDU without one."""
+        return self.layout.name
+
+    @property
+    def ver(self) -> int:
+        """EXTVER, 1 where it is missing."""
+        return self.layout.ver
+
+    @property
+    def kind(self) -> Kind:
+        """What it is: ``"image"``, ``"compressed-image"``, ``"bintable"``, ``"ascii-table"``, ...
+
+        The others are ``"random-groups"`` and ``"other"``.
+        """
+        return self.layout.kind
+
+    @property
+    def inherit(self) -> bool:
+        """Whether INHERIT asks readers to add the primary header's keywords; they are not added."""
+        return self.layout.inherit
+
+    @property
+    def compression(self) -> str | None:
+        """ZCMPTYPE of a tile-compressed image, else None."""
+        return self.layout.compression
+
+    @property
+    def header_range(self) -> ByteRange:
+        """The header's bytes in the file."""
+        return self.layout.header_range
+
+    @property
+    def data_range(self) -> ByteRange:
+        """The data unit's bytes in the file, without the padding after them."""
+        return self.layout.data_range
+
+    @property
+    def shape(self) -> tuple[int, ...] | None:
+        """Array shape in NumPy order; ``()`` for an image HDU without data, None for tables."""
+        return self.layout.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any] | None:
+        """Type of the pixels as read, in native byte order; None where there are no pixels."""
+        return self.layout.dtype
+
+    @property
+    def header(self) -> fits.Header:
+        """The whole header, as a new `astropy.io.fits.Header` at each call."""
+        from astropy.io import fits
+
+        return fits.Header.fromstring(self.header_text)
+
+    @property
+    def data(self) -> da.Array:
+        """The pixels as a lazy Dask array: ``to_dask()`` with its defaults."""
+        return self.to_dask()
+
+    @property
+    def chunks(self) -> tuple[tuple[int, ...], ...]:
+        """Chunk lengths along each axis of `data`."""
+        from dask_fits.array import chunk_grid
+
+        return chunk_grid(self.reader())
+
+    def to_dask(self, chunks: Any = "auto", *, mask_and_scale: bool = True) -> da.Array:
+        """Return the pixels as a lazy Dask array; see `dask_fits.array.to_dask`."""
+        from dask_fits.array import to_dask
+
+        return to_dask(self, chunks=chunks, mask_and_scale=mask_and_scale)
+
+    def plan(self, key: Any = ..., *, chunks: Any = None) -> ReadPlan:
+        """Tell what reading ``data[key]`` costs, without reading; see `dask_fits.array.plan`."""
+        from dask_fits.array import plan
+
+        return plan(self, key=key, chunks=chunks)
+
+    def reader(self, *, mask_and_scale: bool = True) -> ImageReader:
+        """Return the pixels as a picklable array-like, which reads what it is indexed with.
+
+        Raises
+        ------
+        NotAnImageError
+            The HDU holds no image, or an image without pixels (NAXIS = 0).
+        UnsupportedHduError
+            The image is tile-compressed.
+        """
+        image = self.layout.image
+        if image is None:
+            raise self._no_image()
+        if not mask_and_scale:
+            image = type(image)(image.offset, image.shape, image.scaling.raw())
+        return ImageReader(self.store, image)
+
+    def _no_image(self) -> Exception:
+        where = f"{self.store.name}: HDU {self.index} ({self.name or 'unnamed'})"
+        if self.kind == "compressed-image":
+            return UnsupportedHduError(
+                f"{where}: ZCMPTYPE = {self.compression!r}: "
+                "tile-compressed images cannot be read yet"
+            )
+        if self.kind == "image":
+            return NotAnImageError(f"{where}: NAXIS = 0: the HDU has a header but no pixels")
+        return NotAnImageError(f"{where}: expected an image, found {self.kind}")
+
+
+class FitsFile:
+    """The HDUs of one FITS file, read one header at a time as they are asked for.
+
+    ``f[0]``, ``f["SCI"]``, ``f["SCI", 2]``, ``len(f)`` and iteration work as in astropy; names
+    are case-insensitive. The object holds no handle: leaving it as a context manager does nothing.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._hdus: list[HDU] = []
+        self._next: int | None = None
+        self._ahead = b""
+        self._lock = threading.Lock()
+        self._read_next(0)
+
+    @property
+    def url(self) -> str:
+        """Path or URL of the file, without credentials."""
+        return self._store.name
+
+    def __getitem__(self, key: HduKey) -> HDU:
+        found = self._find(key)
+        if found is None:
+            names = ", ".join(f"{h.index}: {h.name or '(unnamed)'},{h.ver}" for h in self._hdus)
+            raise HduNotFoundError(f"{self.url}: no HDU {key!r}; the file has {names}")
+        return found
+
+    def __contains__(self, key: object) -> bool:
+        try:
+            return self._find(key) is not None
+        except TypeError:
+            return False
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __iter__(self) -> Iterator[HDU]:
+        index = 0
+        while self._read_up_to(index):
+            yield self._hdus[index]
+            index += 1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Do nothing: there is no handle to close."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in vars(self).items() if key != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=threading.Lock())
+
+    def first_image(self) -> HDU:
+        """Find the first HDU that holds an image, tile-compressed ones included.
+
+        Raises
+        ------
+        NotAnImageError
+            No HDU does.
+        """
+        for hdu in self:
+            if hdu.dtype is not None:
+                return hdu
+        raise NotAnImageError(f"{self.url}: none of the {len(self)} HDUs holds an image")
+
+    def info(self) -> None:
+        """Print a line for each HDU; reads all headers and no data."""
+        print(hdu_table([hdu.layout for hdu in self]))  # noqa: T201 (what it is for)
+
+    def __repr__(self) -> str:
+        more = "" if self._next is None else ", more not read yet"
+        table = hdu_table([hdu.layout for hdu in self._hdus])
+        return f"<FitsFile {self.url} ({len(self._hdus)} HDUs{more})>\n{table}"
+
+    def _repr_html_(self) -> str:
+        table = hdu_html([hdu.layout for hdu in self._hdus])
+        more = "" if self._next is None else "<p>more HDUs, not read yet</p>"
+        return f"<div><b>FitsFile</b> <code>{html.escape(self.url)}</code>{table}{more}</div>"
+
+    def _find(self, key: Any) -> HDU | None:
+        if isinstance(key, str):
+            key = (key, None)
+        if isinstance(key, tuple):
+            if len(key) != 2 or not isinstance(key[0], str):
+                raise TypeError(f"an HDU key is an index, a name or (name, version), not {key!r}")
+            name, ver = key[0].strip().upper(), key[1]
+            return next((h for h in self if _answers(h, name) and ver in (None, h.ver)), None)
+        if isinstance(key, bool) or not hasattr(key, "__index__"):
+            raise TypeError(f"an HDU key is an index, a name or (name, version), not {key!r}")
+        index = key.__index__()
+        if index < 0:
+            index += len(self)
+        return self._hdus[index] if index >= 0 and self._read_up_to(index) else None
+
+    def _read_up_to(self, index: int) -> bool:
+        """Read headers until HDU `index` is known; False where the file has no such HDU."""
+        with self._lock:
+            while len(self._hdus) <= index and self._next is not None:
+                self._read_next(self._next)
+            return len(self._hdus) > index
+
+    def _read_next(self, start: int) -> None:
+        """Read the header at `start` and learn where the next one is."""
+        index, size = len(self._hdus), self._store.stamp.size
+        where = f"{self.url}: HDU {index}"
+        text = self._ahead or self._fetch(start, HEADER_READ)
+        if index == 0:
+            _check_is_fits(text, where)
+        elif not text.startswith(b"XTENSION"):
+            if text.strip(b"\0 "):
+                _warn(f"{where}: {size - start} bytes after the last HDU are not FITS; ignored")
+            self._next, self._ahead = None, b""
+            return
+        text, length = self._complete(start, text, where)
+        header = parse_header(text[:length], where=where)
+        layout = hdu_layout(header, start=start, primary=index == 0, file_size=size)
+        _check_end(layout, size, where)
+        self._hdus.append(HDU(index, layout, self._store, header.text))
+        self._next = layout.next_header if layout.next_header < size else None
+        # What was read of the next headers, where the data between are small.
+        ahead = text[layout.next_header - start :]
+        self._ahead = ahead if len(ahead) >= BLOCK else b""
+
+    def _complete(self, start: int, text: bytes, where: str) -> tuple[bytes, int]:
+        """Read on until END: the bytes read, and how many of them are the header."""
+        searched, read = 0, HEADER_READ
+        while (length := find_end(text, start=searched)) is None:
+            whole = len(text) - len(text) % BLOCK
+            check_text(text[:whole], start=searched, where=where)
+            if len(text) > MAX_HEADER or start + len(text) >= self._store.stamp.size:
+                raise FitsFormatError(
+                    f"{where}: found no END card in {len(text)} bytes of header, expected one"
+                )
+            searched, read = whole, 2 * read
+            text += self._fetch(start + len(text), read)
+        if length > len(text):
+            raise FitsFormatError(
+                f"{where}: the file ends inside the header: found {len(text)} bytes, "
+                f"expected {length}"
+            )
+        return text, length
+
+    def _fetch(self, start: int, count: int) -> bytes:
+        wanted = ByteRange(start, min(start + count, self._store.stamp.size))
+        return b"".join(data for _, data in self._store.read_ranges([wanted], whole=True))
+
+
+def open(  # noqa: A001 (the field's own word: astropy.io.fits.open)
+    url: str | os.PathLike[str], *, storage_options: Mapping[str, Any] | None = None
+) -> FitsFile:
+    """Open a FITS file: one metadata request and one range request for the first headers.
+
+    Parameters
+    ----------
+    url : str or os.PathLike
+        A path, or any URL that fsspec understands (``https://``, ``s3://``, ``gs://``, ...),
+        chained ones included.
+    storage_options : mapping, optional
+        Arguments of the fsspec filesystem, such as ``{"anon": True}`` for a public S3 bucket.
+
+    Raises
+    ------
+    FitsFileNotFoundError
+        There is no such file.
+    FitsFormatError
+        It is not a FITS file, or its first header cannot be understood.
+    MissingDriverError, StorageError
+        The storage cannot be reached.
+
+    Examples
+    --------
+    >>> import dask_fits
+    >>> f = dask_fits.open("tests/data/m13.fits")
+    >>> f[0].shape, f[0].dtype
+    ((300, 300), dtype('float32'))
+    """
+    return FitsFile(open_store(url, storage_options))
+
+
+def _answers(hdu: HDU, name: str) -> bool:
+    # As in astropy, "PRIMARY" always finds the first HDU.
+    return hdu.name.strip().upper() == name or (name == "PRIMARY" and hdu.index == 0)
+
+
+def _check_is_fits(first: bytes, where: str) -> None:
+    if not first:
+        raise FitsFormatError(f"{where}: the file is empty, expected a FITS file")
+    if first[:8].rstrip(b" =").upper() != b"SIMPLE":
+        page = first.lstrip()[:2].lower() in (b"<!", b"<h", b"<?")
+        hint = "; the server may have answered with a web page" if page else ""
+        raise FitsFormatError(
+            f"{where}: not a FITS file: found {first[:24]!r}, expected the keyword SIMPLE{hint}"
+        )
+
+
+def _check_end(layout: HduLayout, size: int, where: str) -> None:
+    stop = layout.data_range.stop
+    if stop > size:
+        _warn(f"{where}: the file is truncated: it ends at byte {size}, the data at byte {stop}")
+    elif layout.next_header > size:
+        _warn(f"{where}: the last block is not padded to {BLOCK} bytes")
+
+
+_warn = partial(warnings.warn, category=FitsWarning, stacklevel=2)

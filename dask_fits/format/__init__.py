@@ -1,0 +1,1 @@
+"""What the bytes mean: the FITS Standard. Does no I/O."""

@@ -1,0 +1,209 @@
+"""Chunk grids, and selections -> byte ranges: pure planning, no I/O."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from dask_fits.format.selection import Axis
+from dask_fits.storage.byte_range import MAX_BRIDGED, MAX_GAP, ByteRange, group_runs
+
+
+def slab_shape(shape: tuple[int, ...], *, itemsize: int, limit: int) -> tuple[int, ...]:
+    """Shape of the largest chunk of at most `limit` bytes that is contiguous in the file.
+
+    Full-width bands of rows; for a cube whole planes. Never less than one element.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Array shape, NumPy order.
+    itemsize, limit : int
+        Bytes in an element, and in a chunk.
+
+    Examples
+    --------
+    >>> slab_shape((100, 4096, 4096), itemsize=4, limit=128 * 2**20)
+    (2, 4096, 4096)
+    >>> slab_shape((4096, 4096), itemsize=4, limit=2**20)
+    (64, 4096)
+    """
+    chunk = [1] * len(shape)
+    inner = itemsize
+    for axis in reversed(range(len(shape))):
+        fits = limit // inner if inner else shape[axis]
+        chunk[axis] = min(shape[axis], max(fits, 1))
+        if chunk[axis] < shape[axis]:
+            break
+        inner *= shape[axis]
+    return tuple(chunk)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadPlan:
+    """What a read costs, known before anything is read."""
+
+    ranges: tuple[ByteRange, ...]
+    """The byte ranges that are fetched: one request each."""
+    useful_bytes: int
+    """Bytes among them that hold wanted pixels."""
+    chunks: tuple[ReadPlan, ...] = field(default=(), repr=False)
+    """One plan for each Dask chunk that is touched, where the plan is for a chunked array."""
+
+    @property
+    def requests(self) -> int:
+        """Number of range requests."""
+        return len(self.ranges)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes fetched."""
+        return sum(r.nbytes for r in self.ranges)
+
+    @property
+    def over_read(self) -> float:
+        """Bytes fetched for each useful byte; 1.0 where nothing is wasted."""
+        return self.bytes / self.useful_bytes if self.useful_bytes else 1.0
+
+    @classmethod
+    def of_chunks(cls, chunks: Iterable[ReadPlan]) -> ReadPlan:
+        """Add up the plans of a Dask array's chunks."""
+        parts = tuple(chunks)
+        ranges = tuple(r for part in parts for r in part.ranges)
+        return cls(ranges, sum(part.useful_bytes for part in parts), parts)
+
+    def __repr__(self) -> str:
+        return (
+            f"<ReadPlan: {self.requests} requests, {self.bytes} bytes, "
+            f"{self.useful_bytes} useful, over-read {self.over_read:.2f}x>"
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Runs:
+    """The runs of wanted pixels of one box, and which of them are fetched together.
+
+    The runs lie in the order of the box's pixels, all of one length.
+    """
+
+    starts: npt.NDArray[np.int64]
+    """Position in the file of each run's first byte, ascending."""
+    count: int
+    """Wanted pixels in each run."""
+    step: int
+    """From one wanted pixel of a run to the next, in pixels; 1 where the run has no gaps."""
+    itemsize: int
+    """Bytes in a pixel."""
+    bounds: npt.NDArray[np.int64]
+    """Range ``i`` holds the runs ``bounds[i]:bounds[i + 1]``."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes from the start to the end of a run, gaps included."""
+        return _span(self.count, self.step) * self.itemsize
+
+    @property
+    def are_solid(self) -> bool:
+        """Whether each range is one run without gaps: every byte fetched is wanted, in order."""
+        return self.step == 1 and len(self.bounds) == len(self.starts) + 1
+
+    @property
+    def ranges(self) -> tuple[ByteRange, ...]:
+        """The byte ranges to fetch, ascending."""
+        firsts = self.starts[self.bounds[:-1]].tolist()
+        lasts = self.starts[self.bounds[1:] - 1].tolist()
+        return tuple(
+            ByteRange(first, last + self.nbytes) for first, last in zip(firsts, lasts, strict=True)
+        )
+
+    def plan(self) -> ReadPlan:
+        """Tell what reading the box costs."""
+        return ReadPlan(self.ranges, len(self.starts) * self.count * self.itemsize)
+
+
+def plan_box(axes: tuple[Axis, ...], *, shape: tuple[int, ...], itemsize: int, offset: int) -> Runs:
+    """Find the runs of bytes that hold a box of pixels.
+
+    Parameters
+    ----------
+    axes : tuple of range or int64 array
+        Wanted indices along each axis, ascending, NumPy order.
+    shape : tuple of int
+        Shape of the whole array.
+    itemsize, offset : int
+        Bytes in a pixel, and before the first pixel in the file.
+    """
+    if any(len(axis) == 0 for axis in axes):
+        return Runs(np.empty(0, np.int64), 0, 1, itemsize, np.zeros(1, np.int64))
+    strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+    outer, count, step = _inner_run(axes, shape, itemsize)
+    starts = np.full((1,) * outer, offset, np.int64)
+    for axis in range(outer):
+        along = np.asarray(axes[axis], np.int64) * (strides[axis] * itemsize)
+        starts = starts + along.reshape((-1,) + (1,) * (outer - axis - 1))
+    inner_start = sum(int(axes[axis][0]) * strides[axis] for axis in range(outer, len(axes)))
+    starts = starts.reshape(-1) + inner_start * itemsize
+    bounds = group_runs(
+        starts, _span(count, step) * itemsize, max_gap=MAX_GAP, max_bridged=MAX_BRIDGED
+    )
+    return Runs(starts, count, step, itemsize, bounds)
+
+
+def _inner_run(
+    axes: tuple[Axis, ...], shape: tuple[int, ...], itemsize: int
+) -> tuple[int, int, int]:
+    """Split the axes: how many lie outside a run, and the run's pixel count and step."""
+    outer, count = len(axes), 1
+    while outer and len(axes[outer - 1]) == shape[outer - 1]:
+        outer -= 1
+        count *= shape[outer]
+    if outer == 0:
+        return 0, count, 1
+    edge = axes[outer - 1]
+    if isinstance(edge, range):
+        if edge.step == 1:
+            return outer - 1, count * len(edge), 1
+        if outer == len(axes) and _bridges(edge, itemsize):
+            return outer - 1, len(edge), edge.step
+    return outer, count, 1
+
+
+def _bridges(edge: range, itemsize: int) -> bool:
+    gap = (edge.step - 1) * itemsize
+    return gap <= MAX_GAP and _span(len(edge), edge.step) * itemsize <= MAX_BRIDGED
+
+
+def _span(count: int, step: int) -> int:
+    return (count - 1) * step + 1 if count else 0
+
+
+def chunk_boxes(
+    axes: tuple[Axis, ...], chunks: tuple[tuple[int, ...], ...]
+) -> Iterator[tuple[Axis, ...]]:
+    """Cut a box along a chunk grid: what is wanted of each chunk that the box touches.
+
+    Parameters
+    ----------
+    axes : tuple of range or int64 array
+        Wanted indices along each axis of the whole array.
+    chunks : tuple of tuple of int
+        Chunk lengths along each axis, as Dask gives them.
+    """
+    pieces = [list(_cut(axis, lengths)) for axis, lengths in zip(axes, chunks, strict=True)]
+    yield from itertools.product(*pieces)
+
+
+def _cut(axis: Axis, lengths: tuple[int, ...]) -> Iterator[Axis]:
+    start = 0
+    for length in lengths:
+        low, high = bisect_left(axis, start), bisect_left(axis, start + length)
+        if low < high:
+            # Dask cannot pass a list on to the reader: it reads the chunk's whole axis.
+            yield axis[low:high] if isinstance(axis, range) else range(start, start + length)
+        start += length

@@ -1,0 +1,217 @@
+"""The header of one HDU: 2880-byte blocks of 80-character cards (FITS Standard 4.0, section 3.3.1).
+
+Only the cards that say where the data are and how to read them are parsed here, and only when they
+are looked up; the whole text is kept for whoever wants every keyword.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from dask_fits.exceptions import FitsFormatError
+
+BLOCK = 2880
+"""Bytes in a FITS block."""
+
+CARD = 80
+"""Bytes in a header card."""
+
+MAX_HEADER = 16 * 1024 * 1024
+"""Bytes. A header that has no END card by then is taken for damaged."""
+
+Value = bool | int | float | str | None
+
+_END = b"END" + b" " * 77
+_NOT_TEXT = re.compile(rb"[^\t\n\r\x20-\x7e]")
+_STRUCTURAL = re.compile(
+    r"SIMPLE|XTENSION|BITPIX|NAXIS[0-9]*|PCOUNT|GCOUNT|GROUPS|EXTNAME|EXTVER|EXTLEVEL|INHERIT|BSCALE"
+    r"|BZERO|BLANK|ZIMAGE|ZCMPTYPE|ZBITPIX|ZNAXIS[0-9]*|ZTILE[0-9]+"
+)
+_STRING = re.compile(r" *'((?:[^']|'')*)'")
+_NUMBER = re.compile(r"([+-]?) *((?:\.\d+|\d+(?:\.\d*)?))(?: *[DdEe] *([+-]? *\d+))?")
+
+
+@dataclass(frozen=True, slots=True)
+class RawHeader:
+    """The bytes of one header and its structural cards."""
+
+    text: bytes
+    """Whole blocks, from the first card to the padding after END."""
+    where: str
+    """File and HDU, for messages."""
+    cards: dict[str, int]
+    """Position in `text` of each structural keyword's card."""
+
+    @property
+    def nbytes(self) -> int:
+        """Length of the header, a multiple of 2880 bytes."""
+        return len(self.text)
+
+    def __contains__(self, keyword: str) -> bool:
+        return keyword in self.cards
+
+    def value(self, keyword: str) -> Value:
+        """Value of a structural keyword; None where it is absent or undefined.
+
+        Raises
+        ------
+        FitsFormatError
+            The card holds something that is no FITS value (Standard 4.0, section 4.2).
+        """
+        position = self.cards.get(keyword)
+        if position is None:
+            return None
+        image = self.text[position : position + CARD].decode("latin-1")
+        field = image[image.index("=") + 1 :]
+        try:
+            value = parse_value(field)
+        except ValueError:
+            raise self.bad(keyword, field.strip(), "a FITS value") from None
+        if isinstance(value, str) and value.endswith("&"):
+            return self._continued(value, position + CARD)
+        return value
+
+    def integer(self, keyword: str, *, default: int | None = None) -> int:
+        """Value of an integer keyword; `default`, where there is one, stands for a missing card."""
+        if keyword not in self.cards and default is not None:
+            return default
+        value = self.value(keyword)
+        if keyword not in self.cards:
+            raise FitsFormatError(f"{self.where}: {keyword} is missing; expected an integer")
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise self.bad(keyword, value, "an integer")
+        return value
+
+    def bad(self, keyword: str, found: object, expected: str) -> FitsFormatError:
+        """Build the error for a keyword whose value cannot be used."""
+        shown = "an undefined value" if found is None else repr(found)
+        return FitsFormatError(f"{self.where}: {keyword}: found {shown}, expected {expected}")
+
+    def _continued(self, value: str, position: int) -> str:
+        # The long-string convention, Standard 4.0, section 4.2.1.2.
+        while value.endswith("&"):
+            image = self.text[position : position + CARD].decode("latin-1")
+            match = _STRING.match(image[8:])
+            if not image.startswith("CONTINUE") or match is None:
+                break
+            value = value[:-1] + _unquoted(match)
+            position += CARD
+        return value
+
+
+def parse_value(field: str) -> Value:
+    """Parse what follows the value indicator of a card, in fixed or free format.
+
+    Raises
+    ------
+    ValueError
+        It is no FITS value (Standard 4.0, section 4.2).
+
+    Examples
+    --------
+    >>> parse_value("                  -32 / bits per pixel")
+    -32
+    >>> parse_value(" 'O''Hara  ' / observer"), parse_value("1.5D3"), parse_value("  T")
+    ("O'Hara", 1500.0, True)
+    """
+    string = _STRING.match(field)
+    if string:
+        return _unquoted(string)
+    text = field.split("/", 1)[0].strip()
+    if not text:
+        return None
+    if text in ("T", "F"):
+        return text == "T"
+    number = _NUMBER.fullmatch(text)
+    if number is None:
+        raise ValueError(f"not a FITS value: {text!r}")
+    sign, digits, exponent = number.groups()
+    if exponent is None and "." not in digits:
+        return int(sign + digits)
+    return float(f"{sign}{digits}e{(exponent or '0').replace(' ', '')}")
+
+
+def find_end(text: bytes, *, start: int) -> int | None:
+    """Find the END card.
+
+    Parameters
+    ----------
+    text : bytes
+        A header from its first card on, perhaps with more after it.
+    start : int
+        Where to look from, a multiple of 2880.
+
+    Returns
+    -------
+    int or None
+        Length of the header up to the end of the block that holds END; None where it is not there.
+    """
+    position = text.find(b"END", start)
+    while position >= 0:
+        if position % CARD == 0:
+            stop = position - position % BLOCK + BLOCK
+            if text.startswith(_END, position) or _is_sloppy_end(text[position:stop]):
+                return stop
+        position = text.find(b"END", position + 1)
+    return None
+
+
+def _is_sloppy_end(rest: bytes) -> bool:
+    # Writers have padded the END card, or the block after it, with NULs.
+    return not rest[3:].strip(b" \0")
+
+
+def check_text(text: bytes, *, start: int, where: str) -> None:
+    """Raise where the keywords from `start` on are not text, so that pixels are not read as cards.
+
+    Values and comments may hold stray bytes, which real headers do.
+    """
+    for position in range(start, len(text) - CARD + 1, CARD):
+        keyword = text[position : position + 8]
+        if _NOT_TEXT.search(keyword) and keyword.strip(b" \0"):
+            raise FitsFormatError(
+                f"{where}: no END card: found {keyword!r} at byte {position} of the header, "
+                "expected a keyword"
+            )
+
+
+def parse_header(text: bytes, *, where: str) -> RawHeader:
+    """Index the structural cards of a header.
+
+    Parameters
+    ----------
+    text : bytes
+        The whole blocks of one header.
+    where : str
+        File and HDU, for messages.
+    """
+    cards: dict[str, int] = {}
+    image = text.decode("latin-1")
+    for position in range(0, len(image), CARD):
+        # The value indicator belongs in columns 9 and 10, but writers have put it earlier.
+        equals = image.find("= ", position, position + 10)
+        if equals < 0:
+            if image.startswith("END     ", position):
+                break
+            continue
+        name = image[position:equals].rstrip().upper()
+        if _STRUCTURAL.fullmatch(name) and not _is_settled(name, cards, image):
+            cards[name] = position
+    return RawHeader(text, where, cards)
+
+
+def _is_settled(name: str, cards: dict[str, int], image: str) -> bool:
+    """Whether an earlier card with this keyword stands.
+
+    Of two cards with one keyword astropy takes the last for the data and the first for the name,
+    except for the name that compressors put before the image's own. So does this, for the same
+    pixels to come out under the same name.
+    """
+    if name not in ("EXTNAME", "EXTVER") or name not in cards:
+        return False
+    return "'COMPRESSED_IMAGE'" not in image[cards[name] : cards[name] + CARD]
+
+
+def _unquoted(match: re.Match[str]) -> str:
+    return match.group(1).replace("''", "'").rstrip()

@@ -1,0 +1,225 @@
+"""From a header to where its data lie and what is in them (FITS Standard 4.0, section 4.4.1)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from dask_fits.exceptions import FitsFormatError
+from dask_fits.format.header import BLOCK, RawHeader
+from dask_fits.format.scaling import STORED_DTYPES, Scaling
+from dask_fits.storage.byte_range import ByteRange
+
+Kind = Literal["image", "compressed-image", "bintable", "ascii-table", "random-groups", "other"]
+
+_MAX_MISSING = 1 << 48
+"""Bytes. A data unit that a file ends short of by more than this (256 TiB) is no download cut off,
+it is a damaged header."""
+
+_MAX_NAXIS = 999
+"""Standard 4.0, section 4.4.1.1."""
+
+_MAX_NDIM = 64
+"""Axes that a NumPy array can have."""
+
+_XTENSIONS: dict[str, Kind] = {
+    "IMAGE": "image",
+    "BINTABLE": "bintable",
+    "A3DTABLE": "bintable",
+    "TABLE": "ascii-table",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ImageLayout:
+    """Where the pixels of an uncompressed image lie and how they are stored."""
+
+    offset: int
+    """Position of the first pixel in the file, in bytes."""
+    shape: tuple[int, ...]
+    """Array shape, NumPy order: the last axis varies fastest."""
+    scaling: Scaling
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the pixels as read."""
+        return self.scaling.dtype
+
+
+@dataclass(frozen=True, slots=True)
+class HduLayout:
+    """Everything about one HDU that its header tells."""
+
+    name: str
+    ver: int
+    kind: Kind
+    inherit: bool
+    header_range: ByteRange
+    data_range: ByteRange
+    """The data unit without its padding."""
+    shape: tuple[int, ...] | None
+    """Array shape in NumPy order; ``()`` for an image HDU without data, None for other kinds."""
+    dtype: np.dtype[Any] | None
+    """Type of the pixels as read; None where there are none."""
+    compression: str | None
+    """ZCMPTYPE of a tile-compressed image, else None."""
+    image: ImageLayout | None
+    """Set where the pixels can be read by byte ranges."""
+
+    @property
+    def next_header(self) -> int:
+        """Where the next HDU would start: the end of the data unit with its padding."""
+        return self.data_range.stop + -self.data_range.stop % BLOCK
+
+
+def hdu_layout(header: RawHeader, *, start: int, primary: bool, file_size: int) -> HduLayout:
+    """Work out the layout of one HDU.
+
+    Parameters
+    ----------
+    header : RawHeader
+        Its header.
+    start : int
+        Position of the header in the file, in bytes.
+    primary : bool
+        Whether this is the first HDU of the file.
+    file_size : int
+        Length of the file in bytes.
+
+    Raises
+    ------
+    FitsFormatError
+        A mandatory keyword is missing or cannot be used.
+    """
+    header_range = ByteRange(start, start + header.nbytes)
+    kind = _kind(header, primary=primary)
+    axes = _axes(header)
+    nbytes = _data_nbytes(header, kind, axes)
+    if kind == "other" and primary:  # SIMPLE = F: everything after the header (section 4.4.1.1)
+        nbytes = max(file_size - header_range.stop, 0)
+    data_range = ByteRange(header_range.stop, header_range.stop + nbytes)
+    if data_range.stop - file_size > _MAX_MISSING:
+        raise header.bad(
+            "NAXISn", axes, f"axes whose data ({nbytes} bytes) fit the file ({file_size} bytes)"
+        )
+    shape, scaling = _pixels(header, kind, axes)
+    image = None
+    if kind == "image" and shape and scaling:
+        image = ImageLayout(data_range.start, shape, scaling)
+    return HduLayout(
+        name=_name(header, kind, primary=primary),
+        ver=_version(header),
+        kind=kind,
+        inherit=header.value("INHERIT") is True,
+        header_range=header_range,
+        data_range=data_range,
+        shape=shape,
+        dtype=scaling.dtype if scaling else None,
+        compression=str(header.value("ZCMPTYPE")) if kind == "compressed-image" else None,
+        image=image,
+    )
+
+
+def _kind(header: RawHeader, *, primary: bool) -> Kind:
+    if primary:
+        if header.value("SIMPLE") is not True:
+            return "other"
+        return "random-groups" if header.value("GROUPS") is True else "image"
+    kind = _XTENSIONS.get(str(header.value("XTENSION")), "other")
+    if kind == "bintable" and header.value("ZIMAGE") is True:
+        return "compressed-image"
+    return kind
+
+
+def _axes(header: RawHeader, *, prefix: str = "") -> tuple[int, ...]:
+    """Read NAXISn, in FITS order."""
+    keyword = f"{prefix}NAXIS"
+    naxis = header.integer(keyword)
+    if not 0 <= naxis <= _MAX_NAXIS:
+        raise header.bad(keyword, naxis, f"0 to {_MAX_NAXIS}")
+    axes = tuple(header.integer(f"{keyword}{n}") for n in range(1, naxis + 1))
+    for n, length in enumerate(axes, 1):
+        if length < 0:
+            raise header.bad(f"{keyword}{n}", length, "0 or more")
+    return axes
+
+
+def _bitpix(header: RawHeader, *, prefix: str = "") -> int:
+    keyword = f"{prefix}BITPIX"
+    bitpix = header.integer(keyword)
+    if bitpix not in STORED_DTYPES:
+        raise header.bad(keyword, bitpix, "one of " + ", ".join(map(str, STORED_DTYPES)))
+    return bitpix
+
+
+def _data_nbytes(header: RawHeader, kind: Kind, axes: tuple[int, ...]) -> int:
+    """Length of the data unit: Standard 4.0, equations 1, 2 and 4."""
+    itemsize = abs(_bitpix(header)) // 8
+    if kind == "random-groups":
+        axes = axes[1:]  # NAXIS1 = 0 is what marks the convention (section 6)
+    if not axes:
+        return 0
+    if kind == "image" and "XTENSION" not in header:
+        # A primary array has neither groups nor parameters, whatever its header says.
+        return itemsize * math.prod(axes)
+    counts = {key: header.integer(key, default=d) for key, d in (("PCOUNT", 0), ("GCOUNT", 1))}
+    for keyword, count in counts.items():
+        if count < 0:
+            raise header.bad(keyword, count, "0 or more")
+    return itemsize * counts["GCOUNT"] * (counts["PCOUNT"] + math.prod(axes))
+
+
+def _pixels(
+    header: RawHeader, kind: Kind, axes: tuple[int, ...]
+) -> tuple[tuple[int, ...] | None, Scaling | None]:
+    if kind not in ("image", "compressed-image"):
+        return None, None
+    prefix = "Z" if kind == "compressed-image" else ""
+    if prefix:
+        axes = _axes(header, prefix=prefix)
+    if not axes:
+        return (), None
+    if len(axes) > _MAX_NDIM:
+        raise header.bad(f"{prefix}NAXIS", len(axes), f"at most {_MAX_NDIM} axes")
+    bitpix = _bitpix(header, prefix=prefix)
+    return axes[::-1], Scaling(
+        bitpix,
+        _factor(header, "BSCALE", default=1),
+        _factor(header, "BZERO", default=0),
+        _blank(header, bitpix),
+    )
+
+
+def _factor(header: RawHeader, keyword: str, *, default: int) -> float:
+    value = header.value(keyword) if keyword in header else default
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise header.bad(keyword, value, "a number")
+    return value
+
+
+def _blank(header: RawHeader, bitpix: int) -> int | None:
+    # Only integers can be blank (section 4.4.2.5); elsewhere the keyword is ignored.
+    value = header.value("BLANK") if bitpix > 0 else None
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _name(header: RawHeader, kind: Kind, *, primary: bool) -> str:
+    try:
+        name = header.value("EXTNAME")
+    except FitsFormatError:
+        name = None
+    if name is not None:
+        return str(name)
+    if primary:
+        return "" if kind == "other" else "PRIMARY"
+    return "COMPRESSED_IMAGE" if kind == "compressed-image" else ""
+
+
+def _version(header: RawHeader) -> int:
+    try:
+        return header.integer("EXTVER", default=1)
+    except FitsFormatError:
+        return 1

@@ -1,0 +1,1 @@
+"""Picklable array-likes that plan, fetch and decode in ``__getitem__``."""

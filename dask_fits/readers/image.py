@@ -1,0 +1,115 @@
+"""Uncompressed images as an array-like that reads just what it is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dask_fits.format.chunks import Runs, plan_box
+from dask_fits.format.layout import ImageLayout
+from dask_fits.format.selection import Selection, select
+from dask_fits.storage.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class ImageReader:
+    """The pixels of one image HDU, indexed like a NumPy array and read at each indexing.
+
+    It holds the file's place and layout, a few hundred bytes, and no handle: it can be pickled,
+    and indexed from any thread of any process. Integers, slices with any step, Ellipsis, None and
+    at most one 1-D list of integers or booleans are understood, with NumPy's meaning. The result
+    is a new array in native byte order, or a scalar.
+
+    Raises
+    ------
+    IndexError
+        As NumPy does.
+    TruncatedFileError, FileChangedError, StorageError
+        The pixels cannot be had.
+    """
+
+    store: Store
+    layout: ImageLayout
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Array shape, NumPy order."""
+        return self.layout.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the pixels, in native byte order."""
+        return self.layout.dtype
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.layout.shape)
+
+    def __getitem__(self, key: Any) -> Any:
+        selection = select(key, self.shape)
+        runs = self.runs(selection)
+        if selection.result_shape is None:
+            box = np.empty(selection.shape, self.dtype)
+            self._fill(box, runs)
+            found = box[selection.key]
+            return found if found.base is None else found.copy()
+        result = np.empty(selection.result_shape, self.dtype)
+        self._fill(result, runs)
+        return result[()] if selection.is_scalar else result
+
+    def __dask_tokenize__(self) -> tuple[object, ...]:
+        # Not the storage options: they may hold secrets, and do not change the pixels.
+        scaling = self.layout.scaling
+        return (
+            *("dask_fits.ImageReader", self.store.url, self.store.stamp.size, self.store.stamp.tag),
+            *(self.layout.offset, self.layout.shape),
+            *(scaling.bitpix, scaling.bscale, scaling.bzero, scaling.blank),
+        )
+
+    def runs(self, selection: Selection) -> Runs:
+        """Plan the reading of a selection. Pure."""
+        return plan_box(
+            selection.axes,
+            shape=self.shape,
+            itemsize=self.layout.scaling.stored.itemsize,
+            offset=self.layout.offset,
+        )
+
+    def _fill(self, out: npt.NDArray[Any], runs: Runs) -> None:
+        """Fetch the runs and decode them into `out`, which is C-contiguous."""
+        if runs.are_solid:
+            self._stream(out.reshape(-1), runs)
+        else:
+            self._gather(out.reshape(len(runs.starts), runs.count), runs)
+
+    def _stream(self, out: npt.NDArray[Any], runs: Runs) -> None:
+        # The pieces are the wanted pixels one after the other.
+        scaling, done = self.layout.scaling, 0
+        for _, data in self.store.read_ranges(runs.ranges, whole=False):
+            stored = np.frombuffer(data, scaling.stored)
+            scaling.apply(stored, out[done : done + len(stored)])
+            done += len(stored)
+
+    def _gather(self, out: npt.NDArray[Any], runs: Runs) -> None:
+        # Each piece holds several runs with gaps between them.
+        scaling, itemsize, width = self.layout.scaling, runs.itemsize, runs.nbytes // runs.itemsize
+        pieces = self.store.read_ranges(runs.ranges, whole=True)
+        for index, (start, data) in enumerate(pieces):
+            first, last = runs.bounds[index], runs.bounds[index + 1]
+            stored = np.frombuffer(data, scaling.stored)
+            # Every run of the piece is a row of `windows`, without a copy.
+            windows = np.lib.stride_tricks.sliding_window_view(stored, width)[:, :: runs.step]
+            rows = (runs.starts[first:last] - start) // itemsize
+            scaling.apply(windows[_as_slice(rows)], out[first:last])
+
+
+def _as_slice(rows: npt.NDArray[np.int64]) -> slice | npt.NDArray[np.int64]:
+    """Return the slice that picks the same rows, where they are evenly spaced: it spares a copy."""
+    step = int(rows[1] - rows[0]) if len(rows) > 1 else 1
+    if len(rows) > 2 and (np.diff(rows) != step).any():
+        return rows
+    return slice(int(rows[0]), int(rows[-1]) + 1, step)

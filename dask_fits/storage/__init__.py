@@ -1,0 +1,1 @@
+"""Where the bytes are. Knows nothing of FITS."""

@@ -1,0 +1,75 @@
+"""Byte ranges, and the pure planning of which runs of bytes are fetched together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+MAX_GAP = 64 * 1024
+"""Bytes. Two runs with at most this many unwanted bytes between them are fetched as one range.
+
+About one connection's bandwidth times its latency (25 MB/s x 2.5 ms, or 2 MB/s x 30 ms): past it,
+a second concurrent request is cheaper than the bytes that bridging the gap would waste.
+"""
+
+MAX_BRIDGED = 8 * 1024 * 1024
+"""Bytes. No range that bridges a gap grows past this, so that what a sparse selection holds in
+memory at once stays small and its parts are fetched concurrently. A run without gaps is never cut.
+"""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ByteRange:
+    """A half-open range of bytes ``[start, stop)``, counted from the start of the file."""
+
+    start: int
+    """First byte, inclusive."""
+    stop: int
+    """End, exclusive; never less than `start`."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start <= self.stop:
+            raise ValueError(f"not a byte range: [{self.start}, {self.stop})")
+
+    @property
+    def nbytes(self) -> int:
+        """Number of bytes in the range."""
+        return self.stop - self.start
+
+
+def group_runs(
+    starts: npt.NDArray[np.int64], nbytes: int, *, max_gap: int, max_bridged: int
+) -> npt.NDArray[np.int64]:
+    """Decide which neighbouring runs of bytes are fetched together.
+
+    Parameters
+    ----------
+    starts : (n,) int64 array
+        First byte of each run, ascending; the runs do not overlap.
+    nbytes : int
+        Length of every run.
+    max_gap, max_bridged : int
+        See `MAX_GAP` and `MAX_BRIDGED`.
+
+    Returns
+    -------
+    bounds : (g + 1,) int64 array
+        Group ``i`` holds the runs ``bounds[i]:bounds[i + 1]``; every run is in exactly one group.
+    """
+    count = len(starts)
+    if count == 0:
+        return np.zeros(1, np.int64)
+    cuts = np.flatnonzero(np.diff(starts) - nbytes > max_gap) + 1
+    segments = np.concatenate(([0], cuts, [count]))
+    spans = starts[segments[1:] - 1] - starts[segments[:-1]] + nbytes
+    if not (spans > max_bridged).any():
+        return segments.astype(np.int64)
+    bounds = [0]
+    for last in segments[1:].tolist():
+        while (first := bounds[-1]) < last:
+            reach = int(starts[first]) + max_bridged - nbytes
+            within = int(np.searchsorted(starts[first:last], reach, side="right"))
+            bounds.append(first + max(within, 1))
+    return np.asarray(bounds, np.int64)
