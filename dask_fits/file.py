@@ -7,7 +7,7 @@ import os
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
@@ -146,7 +146,7 @@ class HDU:
         if image is None:
             raise self._no_image()
         if not mask_and_scale:
-            image = type(image)(image.offset, image.shape, image.scaling.raw())
+            image = replace(image, scaling=image.scaling.raw())
         return ImageReader(self.store, image)
 
     def _no_image(self) -> Exception:
@@ -278,7 +278,7 @@ class FitsFile:
             return
         text, length = self._complete(start, text, where)
         header = parse_header(text[:length], where=where)
-        layout = hdu_layout(header, start=start, primary=index == 0, file_size=size)
+        layout = hdu_layout(header, index=index, start=start, file_size=size)
         _check_end(layout, size, where)
         self._hdus.append(HDU(index, layout, self._store, header.text))
         self._next = layout.next_header if layout.next_header < size else None

@@ -37,6 +37,8 @@ _XTENSIONS: dict[str, Kind] = {
 class ImageLayout:
     """Where the pixels of an uncompressed image lie and how they are stored."""
 
+    hdu: int
+    """Index of the HDU, for messages."""
     offset: int
     """Position of the first pixel in the file, in bytes."""
     shape: tuple[int, ...]
@@ -75,17 +77,17 @@ class HduLayout:
         return self.data_range.stop + -self.data_range.stop % BLOCK
 
 
-def hdu_layout(header: RawHeader, *, start: int, primary: bool, file_size: int) -> HduLayout:
+def hdu_layout(header: RawHeader, *, index: int, start: int, file_size: int) -> HduLayout:
     """Work out the layout of one HDU.
 
     Parameters
     ----------
     header : RawHeader
         Its header.
+    index : int
+        Position of the HDU in the file, from 0.
     start : int
         Position of the header in the file, in bytes.
-    primary : bool
-        Whether this is the first HDU of the file.
     file_size : int
         Length of the file in bytes.
 
@@ -94,6 +96,7 @@ def hdu_layout(header: RawHeader, *, start: int, primary: bool, file_size: int) 
     FitsFormatError
         A mandatory keyword is missing or cannot be used.
     """
+    primary = index == 0
     header_range = ByteRange(start, start + header.nbytes)
     kind = _kind(header, primary=primary)
     axes = _axes(header)
@@ -108,7 +111,7 @@ def hdu_layout(header: RawHeader, *, start: int, primary: bool, file_size: int) 
     shape, scaling = _pixels(header, kind, axes)
     image = None
     if kind == "image" and shape and scaling:
-        image = ImageLayout(data_range.start, shape, scaling)
+        image = ImageLayout(index, data_range.start, shape, scaling)
     return HduLayout(
         name=_name(header, kind, primary=primary),
         ver=_version(header),

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dask_fits.exceptions import TruncatedFileError
 from dask_fits.format.chunks import Runs, plan_box
 from dask_fits.format.layout import ImageLayout
 from dask_fits.format.selection import Selection, select
@@ -81,10 +82,21 @@ class ImageReader:
 
     def _fill(self, out: npt.NDArray[Any], runs: Runs) -> None:
         """Fetch the runs and decode them into `out`, which is C-contiguous."""
+        self._check_end(runs)
         if runs.are_solid:
             self._stream(out.reshape(-1), runs)
         else:
             self._gather(out.reshape(len(runs.starts), runs.count), runs)
+
+    def _check_end(self, runs: Runs) -> None:
+        size = self.store.stamp.size
+        stop = int(runs.starts[-1]) + runs.nbytes if len(runs.starts) else 0
+        if stop > size:
+            raise TruncatedFileError(
+                f"{self.store.name}: HDU {self.layout.hdu}: the file is truncated: NAXISn = "
+                f"{self.shape[::-1]} puts the wanted pixels before byte {stop}, "
+                f"found the end of the file at byte {size}"
+            )
 
     def _stream(self, out: npt.NDArray[Any], runs: Runs) -> None:
         # The pieces are the wanted pixels one after the other.

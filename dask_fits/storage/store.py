@@ -35,6 +35,9 @@ _BATCH = 32 * 1024 * 1024
 """Bytes of remote ranges that are requested, and held, together."""
 
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "http": "http", "https": "http"}
+_PUBLIC = ("endpoint_url", "region_name", "profile", "project")
+"""Storage options that are no secrets and that a message needs to be of use."""
+
 _MIN_SECRET = 6
 """Characters. Shorter option values are words such as a region, which a message may repeat."""
 
@@ -300,8 +303,8 @@ def _driver_hint(url: str, error: ImportError) -> str:
 def _scrub(text: str, options: object) -> str:
     """Remove every string of `options` that is long enough to be a secret from `text`."""
     if isinstance(options, Mapping):
-        for value in options.values():
-            text = _scrub(text, value)
+        for key, value in options.items():
+            text = text if key in _PUBLIC else _scrub(text, value)
     elif isinstance(options, str) and len(options) >= _MIN_SECRET:
         text = text.replace(options, "***")
     return text
