@@ -257,15 +257,16 @@ def _run() -> int:
         return done.exit_code
     except click.ClickException as error:
         return _complain(error.format_message(), error.exit_code)
-    except (FitsError, OSError) as error:
-        if isinstance(error, BrokenPipeError):  # as in: dask-fits header ... | head
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 1
-        if "--debug" in sys.argv:
-            traceback.print_exc()
-        return _complain(str(error), 1)
     except (KeyboardInterrupt, click.Abort):
         return _complain("interrupted", 1)
+    except BrokenPipeError:  # as in: dask-fits header ... | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:  # noqa: BLE001 (whatever happened, one line says it)
+        if "--debug" in sys.argv:
+            traceback.print_exc()
+        ours = isinstance(error, (FitsError, OSError))
+        return _complain(str(error) if ours else f"{type(error).__name__}: {error}", 1)
     return 0
 
 

@@ -200,8 +200,11 @@ class RemoteStore:
 
     url: str
     stamp: Stamp
-    options: dict[str, Any] = field(repr=False, compare=False)
+    options: dict[str, Any] = field(compare=False)
     """fsspec storage options; they may hold secrets and are shown nowhere."""
+
+    def __repr__(self) -> str:
+        return f"RemoteStore({self.name!r}, {self.stamp})"
 
     @property
     def name(self) -> str:

@@ -1,0 +1,309 @@
+"""The command line, as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import dask
+import numpy as np
+import pytest
+from astropy.io import fits
+from PIL import Image
+
+from dask_fits import cli
+from dask_fits.preview import preview
+from tests.recording import RecordingFileSystem, put
+
+M13 = str(Path(__file__).parent / "data" / "m13.fits")
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["dask-fits", *map(str, arguments)])
+        code = cli._run()
+        return code, *capfd.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def several(tmp_path: Path) -> str:
+    image = np.arange(12, dtype=np.int16).reshape(3, 4)
+    table = fits.BinTableHDU.from_columns([fits.Column("A", "J", array=[1, 2])], name="CAT")
+    science = fits.ImageHDU(image, name="SCI", ver=2)
+    science.header["BSCALE"] = 0.5
+    path = tmp_path / "several.fits"
+    packed = fits.CompImageHDU(image.astype(np.int32), name="PACKED")
+    fits.HDUList([fits.PrimaryHDU(), science, table, packed]).writeto(path)
+    return str(path)
+
+
+def test_info_is_a_line_for_each_hdu(run, several: str) -> None:
+    code, out, err = run("info", several)
+    lines = out.splitlines()
+    assert (code, err, len(lines)) == (0, "", 5)
+    assert lines[0].split() == (
+        [
+            "index",
+            "name",
+            "ver",
+            "kind",
+            "shape",
+            "dtype",
+            "data",
+            "offset",
+            "data",
+            "bytes",
+            "compression",
+            "chunks",
+        ]
+    )
+    assert re.match(r"1 +SCI +2 +image +\(3, 4\) +float32 +\d+ +24 +\(3, 4\)", lines[2])
+    assert re.match(r"2 +CAT +1 +bintable +\d+ +8$", lines[3])
+    assert re.search(r"PACKED +1 +compressed-image +\(3, 4\) +int32 .*RICE_1", lines[4])
+
+
+def test_info_as_json_agrees_with_astropy(run, several: str) -> None:
+    code, out, _ = run("info", several, "--json")
+    records = json.loads(out)
+    assert code == 0
+    with fits.open(several) as file:
+        for record, hdu in zip(records, file, strict=True):
+            assert (record["name"], record["ver"]) == (hdu.name, hdu.ver)
+        assert records[1]["shape"] == list(file["SCI"].shape)
+        assert records[1]["dtype"] == file["SCI"].data.dtype.name
+        assert records[1]["data_offset"] == file["SCI"]._data_offset
+    assert [r["kind"] for r in records] == ["image", "image", "bintable", "compressed-image"]
+    assert records[2]["shape"] is None
+    assert records[2]["dtype"] is None
+
+
+def test_info_reads_headers_only(run) -> None:
+    url = put("m13.fits", Path(M13).read_bytes())
+    assert run("info", url)[0] == 0
+    assert [entry[0] for entry in RecordingFileSystem.log] == ["info", "get"]
+
+
+def test_header_is_astropys(run, several: str) -> None:
+    for hdu, key in (("0", 0), ("sci", "SCI"), ("SCI,2", ("SCI", 2)), ("-1", -1)):
+        code, out, _ = run("header", several, "--hdu", hdu)
+        with fits.open(several, disable_image_compression=True) as file:
+            expected = repr(file[key].header)
+        assert code == 0
+        assert [line.rstrip() for line in out.splitlines()] == [
+            line.rstrip() for line in expected.splitlines()
+        ]
+
+
+def test_plan_says_what_a_read_costs(run) -> None:
+    code, out, _ = run("plan", M13, "--key", "10:20, 30:50", "--json")
+    assert code == 0
+    found = json.loads(out)
+    assert found["requests"] == 1
+    assert found["bytes"] == 9 * 1200 + 80
+    assert found["useful_bytes"] == 800
+    assert found["over_read"] == pytest.approx(13.6)
+    text = run("plan", M13, "--key", "10:20,30:50")[1]
+    assert re.search(r"all +1 +10880 +800 +13\.60", text)
+
+
+@pytest.mark.parametrize("key", ["5", "...,3", "::2,-1", "[3:9]", "-10:,5:7"])
+def test_plan_takes_keys_as_numpy_does(run, key: str) -> None:
+    found = json.loads(run("plan", M13, "--key", key, "--json")[1])
+    numpy_key = eval(f"np.s_[{key.strip('[]')}]", {"np": np})  # the test's own text
+    assert found["useful_bytes"] == fits.getdata(M13)[numpy_key].nbytes
+
+
+def test_plan_chunk_by_chunk(run) -> None:
+    with dask.config.set({"array.chunk-size": "120 kB"}):
+        found = json.loads(run("plan", M13, "--chunks", "--json")[1])
+        text = run("plan", M13, "--chunks")[1]
+    assert [part["bytes"] for part in found["chunks"]] == [120_000] * 3
+    assert (found["requests"], found["bytes"]) == (3, 360_000)
+    assert len(text.splitlines()) == 5
+
+
+@pytest.mark.parametrize("size", ["128 MiB", "7 kB"])
+def test_stats_are_numpys(run, tmp_path: Path, size: str) -> None:
+    values = np.random.default_rng(0).normal(1e6, 1, (50, 70)).astype(np.float32)
+    values[3:5, 7:9] = np.nan
+    path = tmp_path / "nan.fits"
+    fits.PrimaryHDU(values).writeto(path)
+    with dask.config.set({"array.chunk-size": size}):
+        code, out, err = run("stats", path, "--json")
+    assert code == 0
+    assert "100% Completed" in err
+    found = json.loads(out)
+    wide = values.astype(np.float64)
+    assert found["min"] == np.nanmin(values)
+    assert found["max"] == np.nanmax(values)
+    assert found["mean"] == pytest.approx(np.nanmean(wide), rel=1e-12)
+    assert found["std"] == pytest.approx(np.nanstd(wide), rel=1e-9)
+    assert (found["nan"], found["count"]) == (4, 3496)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (np.full((4, 4), np.nan), {"min": None, "mean": None, "std": None, "nan": 16, "count": 0}),
+        (np.array([1.0, np.inf]), {"min": 1.0, "max": "inf", "std": None, "nan": 0}),
+        (np.array([2**62 + 1, 5], np.int64), {"max": 2**62 + 1, "min": 5, "nan": 0}),
+        (np.array([7], np.uint8), {"min": 7, "max": 7, "mean": 7.0, "std": 0.0}),
+        (np.zeros((0, 5), np.float32), {"min": None, "count": 0, "nan": 0}),
+    ],
+)
+def test_stats_of_odd_values(run, tmp_path: Path, values: np.ndarray, expected: dict) -> None:
+    path = tmp_path / "odd.fits"
+    hdu = fits.PrimaryHDU(values if values.size else None)
+    if not values.size:
+        hdu.header["BITPIX"], hdu.header["NAXIS"] = -32, 2
+        hdu.header.insert(3, ("NAXIS1", 5))
+        hdu.header.insert(4, ("NAXIS2", 0))
+        path.write_bytes(hdu.header.tostring().encode())
+    else:
+        hdu.writeto(path)
+    code, out, err = run("stats", path, "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert {key: found[key] for key in expected} == expected
+    assert run("stats", path)[0] == 0
+
+
+def test_preview_is_a_picture_with_the_origin_at_the_lower_left(run, tmp_path: Path) -> None:
+    output = tmp_path / "m13.png"
+    code, out, _ = run("preview", M13, "-o", output)
+    assert code == 0
+    assert str(output) in out
+    with Image.open(output) as picture:
+        grey = np.asarray(picture)
+    assert grey.shape == (300, 300)
+    assert len(np.unique(grey)) > 100
+    pixels = fits.getdata(M13)[::-1]
+    order = np.corrcoef(np.argsort(np.argsort(pixels.ravel())), grey.ravel())[0, 1]
+    assert order > 0.8, "brighter pixels are lighter, in their places"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["m13.png"]
+
+
+def test_preview_thins_a_large_image_and_reads_only_what_it_draws(tmp_path: Path) -> None:
+    wide = np.zeros((300, 40_000), np.uint8)
+    wide[:, 39_000:] = 200
+    path = tmp_path / "wide.fits"
+    fits.PrimaryHDU(np.stack([wide, wide + 1])).writeto(path)
+    from dask_fits import open as open_fits
+
+    hdu = open_fits(put("wide.fits", path.read_bytes()))[0]
+    RecordingFileSystem.log.clear()
+    picture = preview(hdu, size=1000)
+    assert picture.shape == (8, 1000)
+    assert picture[0, 0] < picture[0, -1]
+    # Rows 0, 40, ... 280 of the first plane; 39 rows between are no gap to bridge.
+    assert len(RecordingFileSystem.ranges()) == 8
+    assert RecordingFileSystem.nbytes() == 8 * 39_961
+
+
+def test_preview_of_nan_and_of_nothing(run, tmp_path: Path) -> None:
+    values = np.full((5, 5), np.nan, np.float32)
+    path = tmp_path / "nan.fits"
+    fits.PrimaryHDU(values).writeto(path)
+    assert run("preview", path, "-o", tmp_path / "nan.png")[0] == 0
+    with Image.open(tmp_path / "nan.png") as picture:
+        assert not np.asarray(picture).any()
+    fits.PrimaryHDU(np.zeros(5)).writeto(path, overwrite=True)
+    code, _, err = run("preview", path, "-o", tmp_path / "line.png")
+    assert code == 1
+    assert "two axes" in err
+
+
+FAILURES = {
+    "a missing file": (["info", "nope.fits"], 1, r"nope\.fits: no such file"),
+    "no URL": (["info"], 2, "URL"),
+    "no command": (["frobnicate", M13], 2, "frobnicate"),
+    "a bad option": (["info", M13, "--frob"], 2, "--frob"),
+    "a bad key": (["plan", M13, "--key", "1:2:3:4"], 2, "1:2:3:4"),
+    "a key out of bounds": (["plan", M13, "--key", "300"], 2, "out of bounds"),
+    "a missing HDU": (["header", M13, "--hdu", "SCI"], 1, r"no HDU 'SCI'.*PRIMARY"),
+    "a page, not a file": (["info", __file__], 1, "not a FITS file"),
+    "an option without a value": (["info", M13, "--storage-options", "anon"], 2, "key=value"),
+    "--anon on a disk": (["info", M13, "--anon"], 2, "--anon"),
+    "no output": (["preview", M13], 2, "output"),
+    "an output that cannot be": (["preview", M13, "-o", "/no/such/dir/a.png"], 1, "no/such/dir"),
+}
+
+
+@pytest.mark.parametrize("name", FAILURES)
+def test_an_error_is_one_line_on_stderr(run, name: str) -> None:
+    arguments, expected, message = FAILURES[name]
+    code, out, err = run(*arguments)
+    assert code == expected
+    assert out == ""
+    assert re.fullmatch(rf"dask-fits: .*{message}.*\n", err)
+
+
+def test_debug_shows_the_traceback(run) -> None:
+    code, _, err = run("info", "nope.fits", "--debug")
+    assert code == 1
+    assert "Traceback" in err
+
+
+def test_asking_a_table_or_a_packed_image_for_pixels(run, several: str) -> None:
+    assert "expected an image, found bintable" in run("stats", several, "--hdu", "CAT")[2]
+    assert "RICE_1" in run("stats", several, "--hdu", "PACKED")[2]
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("s3://b/a.fits", {"anon": True}),
+        ("gs://b/a.fits", {"token": "anon"}),
+        ("simplecache::s3://b/a.fits", {"s3": {"anon": True}}),
+    ],
+)
+def test_anon_is_what_the_store_calls_it(
+    run, monkeypatch: pytest.MonkeyPatch, url: str, expected: dict
+) -> None:
+    seen = []
+    monkeypatch.setattr(cli, "open_file", lambda url, storage_options: seen.append(storage_options))
+    run("info", url, "--anon", "--storage-options", "a=1", "--storage-options", 'b={"c": [true]}')
+    run("info", url, "--anon", "--storage-options", "d=text=more")
+    assert seen == [{"a": 1, "b": {"c": [True]}, **expected}, {"d": "text=more", **expected}]
+
+
+def test_help_is_there_for_every_command(run) -> None:
+    code, out, _ = run("--help")
+    assert code == 0
+    for name in ("info", "header", "plan", "stats", "preview"):
+        assert name in out
+        code, text, _ = run(name, "--help")
+        assert code == 0
+        assert "--storage-options" in text
+        assert "--anon" in text
+
+
+def test_the_console_script(tmp_path: Path) -> None:
+    script = Path(sys.executable).with_name("dask-fits")
+    command = [script] if script.exists() else [sys.executable, "-m", "dask_fits.cli"]
+    env = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])}
+    done = subprocess.run([*command, "info", M13], env=env, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "float32" in done.stdout
+    head = subprocess.run(
+        f"{' '.join(map(str, command))} header {M13} | true",
+        env=env,
+        shell=True,
+        capture_output=True,
+        text=True,
+    )
+    assert "Traceback" not in head.stderr
+    cut = tmp_path / "cut.fits"
+    cut.write_bytes(Path(M13).read_bytes()[:100_000])
+    done = subprocess.run([*command, "stats", cut], env=env, capture_output=True, text=True)
+    assert done.returncode == 1
+    lines = done.stderr.replace("\r", "\n").splitlines()
+    assert lines[0].startswith("dask-fits: warning: ")
+    assert re.match(r"dask-fits: .*HDU 0: the file is truncated: .*byte 100000", lines[-1])

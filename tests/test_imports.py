@@ -1,0 +1,93 @@
+"""Imports run one way, and heavy libraries are imported where they are used."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "dask_fits"
+
+ROOMS = ["exceptions", "storage", "format", "codecs", "readers", "file", "array"]
+"""Each imports only from rooms before it; what is not named here is an adapter, then the CLI."""
+
+ONLY_IMPORTER = {
+    "fsspec": {"storage/store.py"},
+    "dask": {"array.py", "stats.py", "cli.py"},
+    "click": {"cli.py"},
+    "PIL": {"preview.py"},
+    "astropy": {"file.py", "preview.py"},
+}
+
+FORWARDERS = {("file.py", "array")}
+"""`HDU.to_dask` and `HDU.plan` hand over to the next room, inside the method."""
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def room(path: str) -> str:
+    return path.split("/", maxsplit=1)[0].removesuffix(".py")
+
+
+def rank(name: str) -> int:
+    if name in ("__init__", "cli"):
+        return len(ROOMS) + 1
+    return ROOMS.index(name) if name in ROOMS else len(ROOMS)
+
+
+def imports(path: Path) -> list[tuple[str, bool]]:
+    """Modules that a file imports, and whether it does so only for the type checker."""
+    tree = ast.parse(path.read_text())
+    typing_only = {
+        node
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+        for node in ast.walk(block)
+    }
+    found = []
+    for node in ast.walk(tree):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names = [node.module or ""]
+        found += [(name, node in typing_only) for name in names]
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_a_room_imports_only_from_rooms_before_it(path: Path) -> None:
+    here = path.relative_to(PACKAGE).as_posix()
+    for name, typing_only in imports(path):
+        top, _, rest = name.partition(".")
+        if top == "dask_fits":
+            target = room(rest.replace(".", "/"))
+            allowed = rank(target) <= rank(room(here))
+            assert allowed or typing_only or (here, target) in FORWARDERS, f"{here}: {name}"
+        elif top in ONLY_IMPORTER:
+            assert here in ONLY_IMPORTER[top] or typing_only, f"{here} imports {top}"
+
+
+def test_importing_the_package_pulls_in_no_heavy_library() -> None:
+    code = (
+        "import sys, dask.array; before = set(sys.modules); import dask_fits; "
+        "print(*{name.split('.')[0] for name in set(sys.modules) - before})"
+    )
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    heavy = {
+        "astropy",
+        "numba",
+        "xarray",
+        "distributed",
+        "s3fs",
+        "gcsfs",
+        "aiohttp",
+        "PIL",
+        "click",
+    }
+    assert "dask_fits" in child.stdout
+    assert heavy.isdisjoint(child.stdout.split())

@@ -1,0 +1,255 @@
+"""Byte ranges, coalescing and the stores."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+import dask_fits
+from dask_fits.exceptions import (
+    FileChangedError,
+    FitsError,
+    FitsFileNotFoundError,
+    StorageError,
+    TruncatedFileError,
+)
+from dask_fits.storage import store as store_module
+from dask_fits.storage.byte_range import ByteRange, group_runs
+from dask_fits.storage.store import LOCAL_BLOCK, LocalStore, RemoteStore, Store, open_store
+from tests.recording import RecordingFileSystem, put
+
+CONTENT = np.random.default_rng(0).bytes(3 * LOCAL_BLOCK + 12345)
+RANGES = [
+    ByteRange(5, 5),
+    ByteRange(7, 8),
+    ByteRange(100, 2 * LOCAL_BLOCK),
+    ByteRange(10**6, 10**6 + 9),
+]
+
+
+@pytest.fixture(params=["local", "remote"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    if request.param == "local":
+        path = tmp_path / "file with spaces [1] 100%.bin"
+        path.write_bytes(CONTENT)
+        return open_store(path, None)
+    return open_store(put("file with spaces.bin", CONTENT), {})
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_ranges_come_in_order_and_complete(store: Store, whole: bool) -> None:
+    got = [(start, bytes(data)) for start, data in store.read_ranges(RANGES, whole=whole)]
+    assert b"".join(data for _, data in got) == b"".join(CONTENT[r.start : r.stop] for r in RANGES)
+    for start, data in got:
+        assert data == CONTENT[start : start + len(data)]
+    if whole:
+        assert [start for start, data in got if data] == [r.start for r in RANGES if r.nbytes]
+
+
+def test_no_ranges_are_no_request(store: Store) -> None:
+    RecordingFileSystem.log.clear()
+    assert list(store.read_ranges([], whole=True)) == []
+    assert RecordingFileSystem.log == []
+
+
+def test_a_store_pickles_and_shows_no_options(store: Store) -> None:
+    copy = pickle.loads(pickle.dumps(store))
+    assert copy == store
+    assert [bytes(d) for _, d in copy.read_ranges([ByteRange(3, 9)], whole=True)] == [CONTENT[3:9]]
+
+
+def test_a_range_past_the_end_raises(store: Store) -> None:
+    with pytest.raises(TruncatedFileError, match=rf"file with.*ends at byte {len(CONTENT)}"):
+        list(store.read_ranges([ByteRange(0, len(CONTENT) + 1)], whole=False))
+
+
+def test_a_local_file_that_changed_raises(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(CONTENT)
+    store = open_store(path, None)
+    os.utime(path, ns=(1, 1))
+    with pytest.raises(FileChangedError, match=r"a\.bin.*changed.*mtime_ns=1\b.*expected"):
+        list(store.read_ranges([ByteRange(0, 4)], whole=True))
+
+
+def test_a_local_file_that_shrinks_during_a_read_raises(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(CONTENT)
+    store = open_store(path, None)
+    pieces = store.read_ranges([ByteRange(0, len(CONTENT))], whole=False)
+    next(pieces)
+    os.truncate(path, LOCAL_BLOCK + 10)
+    with pytest.raises(TruncatedFileError, match=rf"ended at byte {LOCAL_BLOCK + 10}"):
+        list(pieces)
+
+
+def test_local_descriptors_are_closed(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(CONTENT)
+    store = open_store(path, None)
+    before = len(os.listdir("/dev/fd"))
+    for _ in range(20):
+        next(store.read_ranges([ByteRange(0, len(CONTENT))], whole=False))
+        list(store.read_ranges([ByteRange(0, 4)], whole=True))
+    assert len(os.listdir("/dev/fd")) == before
+
+
+@pytest.mark.parametrize("answer", [b"", b"short", CONTENT])
+def test_an_answer_of_another_length_raises(answer: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = open_store(put("a.bin", CONTENT), None)
+    monkeypatch.setattr(RecordingFileSystem, "cat_file", lambda *_, **__: answer)
+    for ranges in ([ByteRange(10, 20)], [ByteRange(10, 20), ByteRange(40, 50)]):
+        with pytest.raises(StorageError, match=rf"recording://a\.bin: .*10 to 20.*{len(answer)} "):
+            list(store.read_ranges(ranges, whole=True))
+
+
+def test_remote_ranges_are_asked_in_bounded_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "_BATCH", 1000)
+    store = open_store(put("a.bin", CONTENT), None)
+    RecordingFileSystem.log.clear()
+    ranges = [ByteRange(n, n + 400) for n in range(0, 5000, 500)]
+    pieces = store.read_ranges(ranges, whole=True)
+    assert bytes(next(pieces)[1]) == CONTENT[:400]
+    assert len(RecordingFileSystem.ranges()) == 2
+    assert len(list(pieces)) == 9
+    assert RecordingFileSystem.ranges() == [(r.start, r.stop) for r in ranges]
+
+
+MISSING = ["nope.fits", "/no/such/dir/nope.fits", "memory://nope.fits", "recording://nope.fits"]
+
+
+@pytest.mark.parametrize("url", MISSING)
+def test_a_missing_file_is_named(url: str) -> None:
+    with pytest.raises(FitsFileNotFoundError, match=r"nope\.fits: no such file") as caught:
+        dask_fits.open(url)
+    assert isinstance(caught.value, FileNotFoundError)
+    assert isinstance(caught.value, FitsError)
+
+
+def test_a_file_that_vanished_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "gone.bin"
+    path.write_bytes(CONTENT)
+    store = open_store(path, None)
+    path.unlink()
+    with pytest.raises(FitsFileNotFoundError, match=r"gone\.bin"):
+        list(store.read_ranges([ByteRange(0, 4)], whole=True))
+
+
+@pytest.mark.parametrize("place", ["local", "memory"])
+def test_a_directory_is_refused(tmp_path: Path, place: str) -> None:
+    MemoryFileSystem().makedirs("/folder", exist_ok=True)
+    url = str(tmp_path) if place == "local" else "memory://folder"
+    with pytest.raises(StorageError, match="is a directory"):
+        dask_fits.open(url)
+
+
+def test_an_unknown_protocol_is_named() -> None:
+    with pytest.raises(StorageError, match="nosuch"):
+        dask_fits.open("nosuch://host/file.fits")
+
+
+@pytest.mark.parametrize(
+    ("url", "driver", "extra"),
+    [
+        ("s3://bucket/a.fits", "s3fs", "s3"),
+        ("gs://bucket/a.fits", "gcsfs", "gcs"),
+        ("https://host/a.fits", "aiohttp", "http"),
+    ],
+)
+def test_a_missing_driver_names_the_extra(url: str, driver: str, extra: str) -> None:
+    code = (
+        f"import sys; sys.modules[{driver!r}] = None\nimport dask_fits\n"
+        f"try: dask_fits.open({url!r})\n"
+        "except dask_fits.MissingDriverError as error: print(error)"
+    )
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert f"pip install 'dask_fits[{extra}]'" in child.stdout, child.stderr
+    assert url in child.stdout
+
+
+def test_credentials_are_shown_nowhere() -> None:
+    url = "https://user:hunter2@host/a.fits?X-Amz-Signature=abc123&X-Amz-Expires=60&part=2"
+    store = RemoteStore(url, store_module.Stamp(5, ""), {"secret": "hunter3hunter3"})
+    assert store.name == "https://host/a.fits?X-Amz-Signature=***&X-Amz-Expires=60&part=2"
+    assert "hunter" not in repr(store)
+    assert "abc123" not in repr(store)
+
+
+def test_secrets_are_taken_out_of_the_errors_of_drivers(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("403 for key AKIA-SECRET with header Bearer-TOKEN at http://here")
+
+    monkeypatch.setattr(RecordingFileSystem, "info", fail)
+    options = {
+        "key": "AKIA-SECRET",
+        "client_kwargs": {"headers": {"Authorization": "Bearer-TOKEN"}},
+        "endpoint_url": "http://here",
+    }
+    with pytest.raises(StorageError) as caught:
+        open_store("recording://a.fits", options)
+    assert str(caught.value) == (
+        "recording://a.fits: 403 for key *** with header *** at http://here (RuntimeError)"
+    )
+
+
+def test_a_server_without_a_size_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RecordingFileSystem, "info", lambda *_, **__: {"size": None})
+    with pytest.raises(StorageError, match=r"recording://a\.fits: .*size"):
+        open_store("recording://a.fits", None)
+
+
+def test_a_local_path_is_the_same_file_however_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(CONTENT)
+    monkeypatch.chdir(tmp_path)
+    stores = {open_store(url, None) for url in (path, str(path), "a.bin", f"file://{path}")}
+    assert len(stores) == 1
+    assert isinstance(stores.pop(), LocalStore)
+
+
+def test_a_path_must_be_text() -> None:
+    with pytest.raises(TypeError, match="url must be a str"):
+        open_store(b"a.fits", None)  # type: ignore[arg-type]
+
+
+def test_a_byte_range_is_checked() -> None:
+    assert ByteRange(3, 10).nbytes == 7
+    for start, stop in ((-1, 5), (5, 4)):
+        with pytest.raises(ValueError, match=rf"\[{start}, {stop}\)"):
+            ByteRange(start, stop)
+
+
+@pytest.mark.parametrize(
+    ("starts", "bounds"),
+    [
+        ([], [0]),
+        ([100], [0, 1]),
+        ([0, 10, 20], [0, 3]),  # adjacent
+        ([0, 15, 30], [0, 3]),  # gaps of 5
+        ([0, 16, 32], [0, 1, 2, 3]),  # gaps of 6
+        ([0, 15, 40, 50], [0, 2, 4]),
+        ([0, 10, 20, 30, 40, 50], [0, 4, 6]),  # no range over 40 bytes
+        ([0, 30, 40, 50, 60, 70, 200], [0, 1, 5, 6, 7]),
+    ],
+)
+def test_runs_are_grouped_across_small_gaps_into_ranges_of_bounded_size(
+    starts: list[int], bounds: list[int]
+) -> None:
+    found = group_runs(np.array(starts, np.int64), 10, max_gap=5, max_bridged=40)
+    assert found.tolist() == bounds
+
+
+def test_a_run_longer_than_the_bound_stays_whole() -> None:
+    found = group_runs(np.array([0, 100, 200], np.int64), 100, max_gap=5, max_bridged=40)
+    assert found.tolist() == [0, 1, 2, 3]
