@@ -46,7 +46,7 @@ def from_fits(
     >>> import dask_fits
     >>> image = dask_fits.from_fits("tests/data/m13.fits")
     >>> float(image[100:110, 100:110].mean().compute())
-    6093.5
+    144.5961...
     """
     file = open_file(url, storage_options=storage_options)
     found = file.first_image() if hdu is None else file[hdu]

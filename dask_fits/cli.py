@@ -23,59 +23,14 @@ from dask_fits.format.listing import text_table
 _PROGRAM = "dask-fits"
 
 
-class Key(click.ParamType[tuple[Any, ...]]):
-    """A NumPy key of integers, slices and ``...``, such as ``10:20,30:50``."""
-
-    name = "key"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[Any, ...]:
-        """Parse the text of a key."""
-        if isinstance(value, tuple):
-            return value
-        try:
-            return tuple(_key_item(item.strip()) for item in value.strip("[] ").split(","))
-        except ValueError:
-            self.fail(f"{value!r} is not a key such as 10:20,30:50 or 0,::2,...", param, ctx)
-
-
-class Hdu(click.ParamType[HduKey]):
-    """An HDU's index, name, or ``name,version``."""
-
-    name = "hdu"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> HduKey:
-        """Parse the text of an HDU key."""
-        if not isinstance(value, str):
-            return value  # type: ignore[no-any-return]
-        name, comma, version = value.rpartition(",")
-        try:
-            return (name, int(version)) if comma else int(value)
-        except ValueError:
-            return value
-
-
-class StorageOption(click.ParamType[tuple[str, Any]]):
-    """One fsspec option, ``key=value``; the value is JSON, or text where it is no JSON."""
-
-    name = "key=value"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, Any]:
-        """Split the text at the first ``=``."""
-        if isinstance(value, tuple):
-            return value
-        key, equals, text = value.partition("=")
-        if not equals or not key:
-            self.fail("expected key=value", param, ctx)  # never the value: it may be a secret
-        try:
-            return key, json.loads(text)
-        except json.JSONDecodeError:
-            return key, text
+def _key(text: str) -> tuple[Any, ...]:
+    """Parse a NumPy key of integers, slices and ``...``, such as ``10:20,30:50``."""
+    try:
+        return tuple(_key_item(item.strip()) for item in text.strip("[] ").split(","))
+    except ValueError:
+        raise click.BadParameter(
+            f"{text!r} is not a key such as 10:20,30:50 or 0,::2,..."
+        ) from None
 
 
 def _key_item(text: str) -> Any:
@@ -89,6 +44,26 @@ def _key_item(text: str) -> Any:
     return slice(*parts)
 
 
+def _hdu_key(text: str) -> HduKey:
+    """Parse an HDU's index, name, or ``name,version``."""
+    name, comma, version = text.rpartition(",")
+    try:
+        return (name, int(version)) if comma else int(text)
+    except ValueError:
+        return text
+
+
+def _storage_option(text: str) -> tuple[str, Any]:
+    """Parse one fsspec option, ``key=value``; the value is JSON, or text where it is no JSON."""
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise click.BadParameter("expected key=value")  # without the text: it may be a secret
+    try:
+        return key, json.loads(value)
+    except json.JSONDecodeError:
+        return key, value
+
+
 def _file_command(function: Callable[..., None]) -> Callable[..., None]:
     """Give a command the URL of a file and what is needed to open it."""
 
@@ -96,7 +71,7 @@ def _file_command(function: Callable[..., None]) -> Callable[..., None]:
     @click.option(
         "--storage-options",
         "options",
-        type=StorageOption(),
+        type=_storage_option,
         multiple=True,
         metavar="KEY=VALUE",
         help="Option of the fsspec filesystem, such as endpoint_url=… or profile=…; repeatable. "
@@ -132,7 +107,10 @@ def _anonymous(url: str) -> dict[str, Any]:
 
 
 _hdu_option = click.option(
-    "--hdu", type=Hdu(), help="Index, name or NAME,VERSION.  [default: the first image]"
+    "--hdu",
+    type=_hdu_key,
+    metavar="HDU",
+    help="Index, name or NAME,VERSION.  [default: the first image]",
 )
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -170,7 +148,12 @@ def info(file: FitsFile, *, as_json: bool) -> None:
 @cli.command()
 @_file_command
 @click.option(
-    "--hdu", type=Hdu(), default=0, show_default=True, help="Index, name or NAME,VERSION."
+    "--hdu",
+    type=_hdu_key,
+    metavar="HDU",
+    default="0",
+    show_default=True,
+    help="Index, name or NAME,VERSION.",
 )
 def header(file: FitsFile, *, hdu: HduKey) -> None:
     """Print the header of one HDU."""
@@ -180,7 +163,13 @@ def header(file: FitsFile, *, hdu: HduKey) -> None:
 @cli.command()
 @_file_command
 @_hdu_option
-@click.option("--key", type=Key(), default="...", help="Selection, as 10:20,30:50.  [default: all]")
+@click.option(
+    "--key",
+    type=_key,
+    metavar="KEY",
+    default="...",
+    help="Selection, as 10:20,30:50.  [default: all]",
+)
 @click.option("--chunks", is_flag=True, help="For the default Dask chunks, a line for each.")
 @_json_option
 def plan(

@@ -342,6 +342,15 @@ def open(  # noqa: A001 (the field's own word: astropy.io.fits.open)
     return FitsFile(open_store(url, storage_options))
 
 
+_PACKED = "; a file compressed as a whole has no byte ranges to read: unpack it first"
+_PAGE = "; the server may have answered with a web page"
+_NOT_FITS = {
+    **dict.fromkeys((b"\x1f\x8b", b"BZh", b"\x1f\x9d", b"PK\x03\x04", b"\xfd7zXZ"), _PACKED),
+    **dict.fromkeys((b"<!", b"<html", b"<HTML", b"<?xml"), _PAGE),
+}
+"""What files that are taken for FITS begin with, and what to say of them."""
+
+
 def _answers(hdu: HDU, name: str) -> bool:
     # As in astropy, "PRIMARY" always finds the first HDU.
     return hdu.name.strip().upper() == name or (name == "PRIMARY" and hdu.index == 0)
@@ -350,12 +359,12 @@ def _answers(hdu: HDU, name: str) -> bool:
 def _check_is_fits(first: bytes, where: str) -> None:
     if not first:
         raise FitsFormatError(f"{where}: the file is empty, expected a FITS file")
-    if first[:8].rstrip(b" =").upper() != b"SIMPLE":
-        page = first.lstrip()[:2].lower() in (b"<!", b"<h", b"<?")
-        hint = "; the server may have answered with a web page" if page else ""
-        raise FitsFormatError(
-            f"{where}: not a FITS file: found {first[:24]!r}, expected the keyword SIMPLE{hint}"
-        )
+    if first[:8].rstrip(b" =").upper() == b"SIMPLE":
+        return
+    hint = next((hint for magic, hint in _NOT_FITS.items() if first.lstrip().startswith(magic)), "")
+    raise FitsFormatError(
+        f"{where}: not a FITS file: found {first[:24]!r}, expected the keyword SIMPLE{hint}"
+    )
 
 
 def _check_end(layout: HduLayout, size: int, where: str) -> None:

@@ -288,6 +288,8 @@ def _storage_errors(url: str, options: Mapping[str, Any]) -> Iterator[None]:
         raise
     except FileNotFoundError as error:
         raise FitsFileNotFoundError(f"{_shown(url)}: no such file") from error
+    except PermissionError as error:
+        raise StorageError(f"{_shown(url)}: access denied{_access_hint(url)}") from error
     except ImportError as error:
         raise MissingDriverError(_driver_hint(url, error)) from error
     except Exception as error:
@@ -296,8 +298,25 @@ def _storage_errors(url: str, options: Mapping[str, Any]) -> Iterator[None]:
         raise StorageError(f"{_shown(url)}: {said or 'failed'} ({type(error).__name__})") from error
 
 
+def _access_hint(url: str) -> str:
+    option = {"s3": "{'anon': True}", "gcs": "{'token': 'anon'}"}.get(
+        _EXTRAS.get(_protocol(url), "")
+    )
+    if option is None:
+        return ""
+    return (
+        "; give credentials in the environment or in storage_options, or for a public bucket "
+        f"storage_options={option} (command line: --anon)"
+    )
+
+
+def _protocol(url: str) -> str:
+    """Name the protocol that reaches the storage: the last of a chained URL."""
+    return url.rpartition("::")[2].partition("://")[0]
+
+
 def _driver_hint(url: str, error: ImportError) -> str:
-    protocol = re.split(r"://|::", url, maxsplit=1)[0]
+    protocol = _protocol(url)
     extra = _EXTRAS.get(protocol)
     hint = f"install it with: pip install 'dask_fits[{extra}]'" if extra else str(error)
     return f"{_shown(url)}: the driver for {protocol}:// is not installed; {hint}"

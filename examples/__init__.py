@@ -1,0 +1,1 @@
+"""Scripts that show how dask_fits is used; each says what it needs."""

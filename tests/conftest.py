@@ -1,0 +1,41 @@
+"""Servers on 127.0.0.1 that tests can ask for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.servers.gcs import GcsServer
+from tests.servers.gcs import gcs_server as run_gcs_server
+from tests.servers.range_server import RangeServer
+from tests.servers.s3 import S3Server
+from tests.servers.s3 import s3_server as run_s3_server
+
+# gcsfs looks at it when it is imported, and else asks the emulator for what it does not have.
+os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
+
+DATA = Path(__file__).parent / "data"
+
+
+@pytest.fixture
+def range_server() -> Iterator[RangeServer]:
+    """An HTTP server for tests/data, with an empty log."""
+    with RangeServer(DATA) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """An S3 server with a private and a public bucket."""
+    with run_s3_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def gcs_server() -> Iterator[GcsServer]:
+    """A Google Cloud Storage server with a bucket."""
+    with run_gcs_server() as server:
+        yield server

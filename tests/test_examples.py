@@ -1,0 +1,201 @@
+"""The examples, the demo and the README's code run, and print what astropy finds."""
+
+from __future__ import annotations
+
+import doctest
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from PIL import Image
+
+from tests.servers.gcs import GcsServer
+from tests.servers.range_server import RangeServer
+from tests.servers.s3 import PUBLIC, S3Server
+
+ROOT = Path(__file__).parents[1]
+M13 = ROOT / "tests" / "data" / "m13.fits"
+PIXELS = fits.getdata(M13).astype(np.float64)
+CENTRE = PIXELS[145:155, 140:160]
+
+FOREIGN = re.compile("AWS_|GOOGLE_|GCS|STORAGE_EMULATOR_HOST|DASK_|FSSPEC_")
+"""Settings of the machine that the tests run on, which an example would follow."""
+
+
+def run(
+    *command: str, environment: Mapping[str, str] | None = None, code: int = 0
+) -> subprocess.CompletedProcess[str]:
+    ours = {name: value for name, value in os.environ.items() if not FOREIGN.match(name)}
+    path = os.pathsep.join(filter(None, [str(ROOT), ours.get("PYTHONPATH")]))
+    done = subprocess.run(
+        [sys.executable, *command],
+        cwd=ROOT,
+        env={**ours, "PYTHONPATH": path, **(environment or {})},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def example(name: str, *arguments: str, environment: Mapping[str, str] | None = None) -> str:
+    return run(f"examples/{name}.py", *arguments, environment=environment).stdout
+
+
+CENTRE_MEAN = f"mean {CENTRE.mean():.3f}"
+PLAN = "<ReadPlan: 1 requests, 10880 bytes, 800 useful, over-read 13.60x>"
+
+
+@pytest.mark.parametrize("arguments", [(), (str(M13),)])
+def test_local_file(arguments: tuple[str, ...]) -> None:
+    said = example("local_file", *arguments)
+    assert "(300, 300)  float32  2880         360000" in said
+    assert "axes: ['RA---TAN', 'DEC--TAN']" in said
+    assert f"centre: shape (10, 20), {CENTRE_MEAN}\n" in said
+    assert f"as one read: {PLAN}\n" in said
+    assert "chunk by chunk: <ReadPlan: 4 requests" in said
+    assert f"mean: {PIXELS.mean():.3f}\n" in said
+    assert f"brightest pixel: {PIXELS.max()}\n" in said
+
+
+def test_over_http(range_server: RangeServer) -> None:
+    said = example("over_http", f"{range_server.url}/m13.fits")
+    assert "a cutout takes 1 request(s) and 10880 bytes\n" in said
+    assert f"centre: shape (10, 20), {CENTRE_MEAN}\n" in said
+    assert "10 chunks are fetched at the same time\n" in said
+    assert f"brightest pixel of the middle rows: {PIXELS[100:200].max()}\n" in said
+    gets = [request.bytes for request in range_server.log if request.method == "GET"]
+    assert gets == [57_600, 10_880, *[10 * 300 * 4] * 10]
+
+
+def test_s3_anonymous(s3_server: S3Server) -> None:
+    url = s3_server.put("m13.fits", M13.read_bytes(), bucket=PUBLIC)
+    said = example("s3_anonymous", url, environment=s3_server.anonymous_environment)
+    assert "0 PRIMARY image (300, 300) float32\n" in said
+    assert f"cutout: {PLAN}\n" in said
+    assert f"centre: {CENTRE_MEAN}\n" in said
+    assert f"brightest pixel of the centre: {CENTRE.max()}\n" in said
+
+
+def test_s3_credentials(s3_server: S3Server) -> None:
+    url = s3_server.put("m13.fits", M13.read_bytes())
+    said = example("s3_credentials", url, environment=s3_server.environment)
+    assert f"cutout: {PLAN}\n" in said
+    assert f"centre: {CENTRE_MEAN}\n" in said
+    assert f"brightest pixel: {PIXELS.max()}\n" in said
+
+
+@pytest.mark.parametrize("wrong", ["AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID"])
+def test_s3_refuses_other_credentials(s3_server: S3Server, wrong: str) -> None:
+    url = s3_server.put("m13.fits", M13.read_bytes())
+    environment = {**s3_server.environment, wrong: "AKIANOTTHERIGHTONE00"}
+    done = run("examples/s3_credentials.py", url, environment=environment, code=1)
+    assert done.stderr.startswith(f"cannot open it: {url}: access denied; give credentials")
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+
+
+def test_gcs(gcs_server: GcsServer) -> None:
+    url = gcs_server.put("m13.fits", M13.read_bytes())
+    said = example("gcs", url, "anon", environment=gcs_server.environment)
+    assert f"cutout: {PLAN}\n" in said
+    assert f"centre: {CENTRE_MEAN}\n" in said
+    assert f"brightest pixel: {PIXELS.max()}\n" in said
+
+
+def test_distributed_cluster() -> None:
+    pytest.importorskip("distributed")
+    said = example("distributed_cluster")
+    assert "6 chunks, held by 2 processes\n" in said
+    assert f"mean: {PIXELS.mean():.3f}, standard deviation: {PIXELS.std():.3f}\n" in said
+    assert f"brightest pixel: {PIXELS.max()}\n" in said
+
+
+@pytest.mark.parametrize("name", ["s3_credentials", "gcs"])
+def test_examples_that_need_a_url_say_so(name: str) -> None:
+    done = run(f"examples/{name}.py", code=1)
+    assert f"python examples/{name}.py" in done.stderr
+
+
+def test_every_example_is_tested_and_says_what_it_needs() -> None:
+    tests = Path(__file__).read_text(encoding="utf-8")
+    for script in (ROOT / "examples").glob("[!_]*.py"):
+        assert f"def test_{script.stem}(" in tests, script.name
+        assert "\nNeeds: " in script.read_text(encoding="utf-8"), script.name
+
+
+def test_demo(tmp_path: Path) -> None:
+    said = run("-m", "examples.demo", str(tmp_path / "new" / "folder")).stdout
+    for command in ("info", "plan", "stats", "preview"):
+        assert re.search(
+            rf"^\$ .*dask-fits {command} http://127\.0\.0\.1:\d+/m13\.fits", said, re.MULTILINE
+        )
+    assert f"max    {PIXELS.max()}\n" in said
+    assert "  -> the server saw 1 HEAD and 7 GET requests and sent 417,600 bytes\n" in said
+    picture = tmp_path / "new" / "folder" / "m13.png"
+    assert f"The picture is in {picture}\n" in said
+    with Image.open(picture) as image:
+        image.load()
+        assert image.format == "PNG"
+        assert image.size == PIXELS.shape[::-1]
+        assert len(image.convert("L").getcolors()) > 2
+
+
+def test_demo_fails_when_a_step_fails(tmp_path: Path) -> None:
+    (tmp_path / "m13.png").mkdir()  # where the picture should go
+    (tmp_path / "m13.png" / "in the way").touch()
+    done = run("-m", "examples.demo", str(tmp_path), code=2)
+    assert "that step failed with exit code 2\n" in done.stderr
+
+
+@dataclass(frozen=True)
+class Block:
+    """A code block of the README."""
+
+    line: int
+    code: str
+    runs: bool
+    output: str | None
+    """The block of text right after it, which is what it prints."""
+
+
+def readme_blocks() -> list[Block]:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    found = re.finditer(
+        r"(?m)^(<!-- needs network -->\n+)?^```python\n(.*?)^```\n(?:\n*```text\n(.*?)^```)?",
+        text,
+        re.DOTALL,
+    )
+    return [
+        Block(text[: block.start(2)].count("\n"), block[2], not block[1], block[3])
+        for block in found
+    ]
+
+
+def test_readme(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(ROOT)
+    namespace: dict[str, Any] = {"__name__": "readme"}
+    blocks = readme_blocks()
+    assert any(block.runs for block in blocks)
+    for block in blocks:
+        code = compile("\n" * block.line + block.code, "README.md", "exec")
+        if not block.runs:
+            continue
+        capsys.readouterr()
+        exec(code, namespace)
+        printed = capsys.readouterr().out
+        if block.output is not None:
+            flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+            alike = doctest.OutputChecker().check_output(block.output, printed, flags)
+            assert alike, f"README.md line {block.line}: printed\n{printed}\nnot\n{block.output}"
