@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, cast
 
 import dask
@@ -16,7 +16,7 @@ from dask.utils import parse_bytes
 from dask_fits.file import HDU, HduKey
 from dask_fits.file import open as open_file
 from dask_fits.format.chunks import ReadPlan, chunk_boxes, plan_box, slab_shape
-from dask_fits.format.selection import select
+from dask_fits.format.selection import Selection, select
 from dask_fits.readers.image import ImageReader
 
 
@@ -121,8 +121,18 @@ def plan(hdu: HDU, *, key: Any = ..., chunks: Any = None) -> ReadPlan:
             itemsize=reader.layout.scaling.stored.itemsize,
             offset=reader.layout.offset,
         ).plan()
-        for axes in chunk_boxes(selection.axes, chunk_grid(reader, chunks))
+        for axes in chunk_boxes(
+            selection.axes, chunk_grid(reader, chunks), whole=_read_whole(key, selection)
+        )
     )
+
+
+def _read_whole(key: Any, selection: Selection) -> Collection[int]:
+    """Axes along which Dask reads whole chunks, because it cannot pass the key on to the reader."""
+    items = key if isinstance(key, tuple) else (key,)
+    if any(item is None or (isinstance(item, slice) and (item.step or 1) < 0) for item in items):
+        return range(len(selection.axes))
+    return () if selection.listed is None else (selection.listed,)
 
 
 def chunk_grid(reader: ImageReader, chunks: Any = "auto") -> tuple[tuple[int, ...], ...]:
@@ -134,8 +144,18 @@ def chunk_grid(reader: ImageReader, chunks: Any = "auto") -> tuple[tuple[int, ..
     whole = _normalized(slab, reader)
     if isinstance(chunks, str):
         return whole
+    if 0 in reader.shape:  # Dask divides by the size of a chunk to find an axis left to it
+        chunks = _without_auto(chunks)
     # With our slabs as the previous chunks, Dask keeps an axis that is left to it contiguous.
     return _normalized(chunks, reader, previous_chunks=whole)
+
+
+def _without_auto(chunks: Any) -> Any:
+    if isinstance(chunks, Mapping):
+        return {axis: -1 if part == "auto" else part for axis, part in chunks.items()}
+    if isinstance(chunks, (tuple, list)):
+        return tuple(-1 if part == "auto" else part for part in chunks)
+    return chunks
 
 
 def _normalized(chunks: Any, reader: ImageReader, **previous: Any) -> tuple[tuple[int, ...], ...]:

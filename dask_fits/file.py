@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import io
 import os
 import threading
 import warnings
@@ -106,7 +107,8 @@ class HDU:
         """The whole header, as a new `astropy.io.fits.Header` at each call."""
         from astropy.io import fits
 
-        return fits.Header.fromstring(self.header_text)
+        # From a file, astropy mends what it can: bytes beyond ASCII, an END card padded with NULs.
+        return fits.Header.fromfile(io.BytesIO(self.header_text))
 
     @property
     def data(self) -> da.Array:
@@ -271,7 +273,7 @@ class FitsFile:
         text = self._ahead or self._fetch(start, HEADER_READ)
         if index == 0:
             _check_is_fits(text, where)
-        elif not text.startswith(b"XTENSION"):
+        elif text[:8].upper() != b"XTENSION":
             if text.strip(b"\0 "):
                 _warn(f"{where}: {size - start} bytes after the last HDU are not FITS; ignored")
             self._next, self._ahead = None, b""
@@ -292,22 +294,30 @@ class FitsFile:
         while (length := find_end(text, start=searched)) is None:
             whole = len(text) - len(text) % BLOCK
             check_text(text[:whole], start=searched, where=where)
-            if len(text) > MAX_HEADER or start + len(text) >= self._store.stamp.size:
+            if len(text) >= MAX_HEADER or start + len(text) >= self._store.stamp.size:
                 raise FitsFormatError(
                     f"{where}: found no END card in {len(text)} bytes of header, expected one"
                 )
-            searched, read = whole, 2 * read
+            searched, read = whole, min(2 * read, MAX_HEADER - len(text))
             text += self._fetch(start + len(text), read)
         if length > len(text):
             raise FitsFormatError(
                 f"{where}: the file ends inside the header: found {len(text)} bytes, "
                 f"expected {length}"
             )
+        for position in range(BLOCK, length, BLOCK):
+            if text.startswith(b"XTENSION", position):
+                raise FitsFormatError(
+                    f"{where}: no END card: found the next XTENSION at byte {position} of the "
+                    "header, expected END before it"
+                )
         return text, length
 
     def _fetch(self, start: int, count: int) -> bytes:
         wanted = ByteRange(start, min(start + count, self._store.stamp.size))
-        return b"".join(data for _, data in self._store.read_ranges([wanted], whole=True))
+        if not wanted.nbytes:
+            return b""
+        return b"".join(bytes(data) for _, data in self._store.read_ranges([wanted], whole=True))
 
 
 def open(  # noqa: A001 (the field's own word: astropy.io.fits.open)

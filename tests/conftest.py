@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.servers.gcs import GcsServer
 from tests.servers.gcs import gcs_server as run_gcs_server
@@ -16,6 +17,11 @@ from tests.servers.s3 import s3_server as run_s3_server
 
 # gcsfs looks at it when it is imported, and else asks the emulator for what it does not have.
 os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
+
+# In continuous integration a failure must be of the change; fresh examples are for people's machines.
+settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI"):
+    settings.load_profile("ci")
 
 DATA = Path(__file__).parent / "data"
 

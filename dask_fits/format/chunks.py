@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -184,9 +184,9 @@ def _span(count: int, step: int) -> int:
 
 
 def chunk_boxes(
-    axes: tuple[Axis, ...], chunks: tuple[tuple[int, ...], ...]
+    axes: tuple[Axis, ...], chunks: tuple[tuple[int, ...], ...], *, whole: Collection[int]
 ) -> Iterator[tuple[Axis, ...]]:
-    """Cut a box along a chunk grid: what is wanted of each chunk that the box touches.
+    """Cut a box along a chunk grid: what is read of each chunk that the box touches.
 
     Parameters
     ----------
@@ -194,16 +194,20 @@ def chunk_boxes(
         Wanted indices along each axis of the whole array.
     chunks : tuple of tuple of int
         Chunk lengths along each axis, as Dask gives them.
+    whole : collection of int
+        Axes along which a chunk that is touched is read from end to end.
     """
-    pieces = [list(_cut(axis, lengths)) for axis, lengths in zip(axes, chunks, strict=True)]
+    pieces = [
+        list(_cut(axis, lengths, whole=number in whole))
+        for number, (axis, lengths) in enumerate(zip(axes, chunks, strict=True))
+    ]
     yield from itertools.product(*pieces)
 
 
-def _cut(axis: Axis, lengths: tuple[int, ...]) -> Iterator[Axis]:
+def _cut(axis: Axis, lengths: tuple[int, ...], *, whole: bool) -> Iterator[Axis]:
     start = 0
     for length in lengths:
         low, high = bisect_left(axis, start), bisect_left(axis, start + length)
         if low < high:
-            # Dask cannot pass a list on to the reader: it reads the chunk's whole axis.
-            yield axis[low:high] if isinstance(axis, range) else range(start, start + length)
+            yield range(start, start + length) if whole else axis[low:high]
         start += length

@@ -17,7 +17,7 @@ BLOCK = 2880
 CARD = 80
 """Bytes in a header card."""
 
-MAX_HEADER = 16 * 1024 * 1024
+MAX_HEADER = 6000 * BLOCK
 """Bytes. A header that has no END card by then is taken for damaged."""
 
 Value = bool | int | float | str | None
@@ -151,15 +151,11 @@ def find_end(text: bytes, *, start: int) -> int | None:
     while position >= 0:
         if position % CARD == 0:
             stop = position - position % BLOCK + BLOCK
-            if text.startswith(_END, position) or _is_sloppy_end(text[position:stop]):
+            # Writers have padded the END card, or the block after it, with NULs.
+            if text.startswith(_END, position) or not text[position + 3 : stop].strip(b" \0"):
                 return stop
-        position = text.find(b"END", position + 1)
+        position = text.find(b"END", position - position % CARD + CARD)
     return None
-
-
-def _is_sloppy_end(rest: bytes) -> bool:
-    # Writers have padded the END card, or the block after it, with NULs.
-    return not rest[3:].strip(b" \0")
 
 
 def check_text(text: bytes, *, start: int, where: str) -> None:
@@ -195,7 +191,7 @@ def parse_header(text: bytes, *, where: str) -> RawHeader:
             if image.startswith("END     ", position):
                 break
             continue
-        name = image[position:equals].rstrip().upper()
+        name = image[position:equals].strip().upper()
         if _STRUCTURAL.fullmatch(name) and not _is_settled(name, cards, image):
             cards[name] = position
     return RawHeader(text, where, cards)

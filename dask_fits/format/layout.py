@@ -22,6 +22,9 @@ it is a damaged header."""
 _MAX_NAXIS = 999
 """Standard 4.0, section 4.4.1.1."""
 
+_MAX_PIXELS = (1 << 63) // 8 - 1
+"""Pixels that NumPy can count the bytes of, whatever their type."""
+
 _MAX_NDIM = 64
 """Axes that a NumPy array can have."""
 
@@ -99,14 +102,18 @@ def hdu_layout(header: RawHeader, *, index: int, start: int, file_size: int) -> 
     primary = index == 0
     header_range = ByteRange(start, start + header.nbytes)
     kind = _kind(header, primary=primary)
-    axes = _axes(header)
-    nbytes = _data_nbytes(header, kind, axes)
     if kind == "other" and primary:  # SIMPLE = F: everything after the header (section 4.4.1.1)
+        axes: tuple[int, ...] = ()
         nbytes = max(file_size - header_range.stop, 0)
+    else:
+        axes = _axes(header)
+        nbytes = _data_nbytes(header, kind, axes)
     data_range = ByteRange(header_range.stop, header_range.stop + nbytes)
     if data_range.stop - file_size > _MAX_MISSING:
         raise header.bad(
-            "NAXISn", axes, f"axes whose data ({nbytes} bytes) fit the file ({file_size} bytes)"
+            "NAXISn, PCOUNT, GCOUNT",
+            (axes, header.value("PCOUNT"), header.value("GCOUNT")),
+            f"data ({nbytes} bytes) that fit the file ({file_size} bytes)",
         )
     shape, scaling = _pixels(header, kind, axes)
     image = None
@@ -188,6 +195,8 @@ def _pixels(
     if len(axes) > _MAX_NDIM:
         raise header.bad(f"{prefix}NAXIS", len(axes), f"at most {_MAX_NDIM} axes")
     bitpix = _bitpix(header, prefix=prefix)
+    if math.prod(filter(None, axes)) > _MAX_PIXELS:  # with an axis of length 0 the others may lie
+        raise header.bad(f"{prefix}NAXISn", axes, f"at most {_MAX_PIXELS} pixels")
     return axes[::-1], Scaling(
         bitpix,
         _factor(header, "BSCALE", default=1),

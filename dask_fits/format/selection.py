@@ -24,6 +24,8 @@ class Selection:
     result_shape: tuple[int, ...] | None
     """Shape of the result where it holds the box's pixels in their order; None where it does not
     and `key` has to be applied."""
+    listed: int | None
+    """Axis that was indexed with a list; None where none was."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -63,6 +65,7 @@ def select(key: Any, shape: tuple[int, ...]) -> Selection:
     axes: list[Axis] = []
     post: list[Any] = []
     in_order: list[int] | None = []
+    listed = None
     for item in items:
         if item is None:
             post.append(None)
@@ -76,12 +79,15 @@ def select(key: Any, shape: tuple[int, ...]) -> Selection:
             axis, kept = _select_axis(item, len(axes), shape[len(axes)])
             axes.append(axis)
             post.append(kept)
+            if isinstance(kept, np.ndarray):
+                listed = len(axes) - 1
             lengths = [] if isinstance(kept, int) else [len(axis)]
             if isinstance(kept, np.ndarray) or (isinstance(kept, slice) and kept.step == -1):
                 in_order = None
         if in_order is not None:
             in_order += lengths
-    return Selection(tuple(axes), tuple(post), None if in_order is None else tuple(in_order))
+    result_shape = None if in_order is None else tuple(in_order)
+    return Selection(tuple(axes), tuple(post), result_shape, listed)
 
 
 def _with_full_axes(items: tuple[Any, ...], ndim: int) -> tuple[Any, ...]:
@@ -116,7 +122,10 @@ def _select_axis(item: Any, axis: int, length: int) -> tuple[Axis, int | slice |
             "only integers, slices, ellipsis, None and 1-D lists of integers or booleans are valid "
             f"indices, not {type(item).__name__}"
         )
-    index = operator.index(item)
+    try:
+        index = operator.index(item)
+    except TypeError:  # an array of no axes that holds a float or a bool
+        raise IndexError(f"an array of {item.dtype} is no valid index") from None
     if not -length <= index < length:
         raise IndexError(f"index {index} is out of bounds for axis {axis} with size {length}")
     index %= length
@@ -133,7 +142,7 @@ def _select_list(item: Any, axis: int, length: int) -> tuple[Axis, npt.NDArray[A
                 f"boolean index of length {len(indices)} on axis {axis} with size {length}"
             )
         indices = np.flatnonzero(indices)
-    elif indices.size and indices.dtype.kind not in "iu":
+    elif indices.dtype.kind not in "iu" and (indices.size or isinstance(item, np.ndarray)):
         raise IndexError(f"a list index must hold integers or booleans, not {indices.dtype}")
     indices = indices.astype(np.int64)
     outside = indices[(indices < -length) | (indices >= length)]

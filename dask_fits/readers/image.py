@@ -52,6 +52,7 @@ class ImageReader:
 
     def __getitem__(self, key: Any) -> Any:
         selection = select(key, self.shape)
+        self._check_end(selection)
         runs = self.runs(selection)
         if selection.result_shape is None:
             box = np.empty(selection.shape, self.dtype)
@@ -82,15 +83,20 @@ class ImageReader:
 
     def _fill(self, out: npt.NDArray[Any], runs: Runs) -> None:
         """Fetch the runs and decode them into `out`, which is C-contiguous."""
-        self._check_end(runs)
         if runs.are_solid:
             self._stream(out.reshape(-1), runs)
         else:
             self._gather(out.reshape(len(runs.starts), runs.count), runs)
 
-    def _check_end(self, runs: Runs) -> None:
+    def _check_end(self, selection: Selection) -> None:
+        # Before anything is allocated: a damaged header can ask for more than there is memory.
+        if 0 in selection.shape:
+            return
+        last = 0
+        for axis, length in zip(selection.axes, self.shape, strict=True):
+            last = last * length + int(axis[-1])
+        stop = self.layout.offset + (last + 1) * self.layout.scaling.stored.itemsize
         size = self.store.stamp.size
-        stop = int(runs.starts[-1]) + runs.nbytes if len(runs.starts) else 0
         if stop > size:
             raise TruncatedFileError(
                 f"{self.store.name}: HDU {self.layout.hdu}: the file is truncated: NAXISn = "

@@ -1,0 +1,282 @@
+"""Indexing a reader gives what indexing the array gives."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from dask_fits.format.selection import select
+from tests.fits_files import same_bits, watched_reader
+
+DTYPES = ["u1", "i2", "i4", "i8", "f4", "f8"]
+
+shapes = st.lists(st.sampled_from([0, 1, 1, 2, 3, 4, 5, 7]), min_size=1, max_size=5).map(tuple)
+
+
+def pixels(shape: tuple[int, ...], dtype: str = "i4") -> np.ndarray:
+    """An array of distinct values, as far as the type has them."""
+    return np.arange(math.prod(shape)).reshape(shape).astype(dtype)
+
+
+@st.composite
+def ints(draw: st.DrawFn, length: int, *, beyond: int = 0) -> Any:
+    index = draw(st.integers(-length - beyond, length - 1 + beyond))
+    return draw(st.sampled_from([int, int, np.int8, np.int64, np.array]))(index)
+
+
+@st.composite
+def slices(draw: st.DrawFn, length: int) -> slice:
+    bound = st.none() | st.integers(-length - 3, length + 3) | st.sampled_from([-(2**70), 2**70])
+    step = st.none() | st.integers(-length - 2, length + 2).filter(bool) | st.sampled_from([-1, 2])
+    return slice(draw(bound), draw(bound), draw(step))
+
+
+@st.composite
+def lists(draw: st.DrawFn, length: int, *, beyond: int = 0) -> Any:
+    kind = draw(st.sampled_from(["ints", "mask", "empty"]))
+    if kind == "mask":
+        count = length + draw(st.integers(0, beyond))
+        chosen: list[Any] = draw(st.lists(st.booleans(), min_size=count, max_size=count))
+        return np.array(chosen, bool) if draw(st.booleans()) or not chosen else chosen
+    if kind == "empty" or not length + beyond:
+        return draw(st.sampled_from([[], np.array([], int)]))
+    chosen = draw(
+        st.lists(
+            st.integers(-length - beyond, length - 1 + beyond), min_size=1, max_size=2 * length + 1
+        )
+    )
+    chosen = draw(st.sampled_from([chosen, sorted(chosen), sorted(set(chosen))]))
+    return draw(st.sampled_from([list, np.array, lambda c: np.array(c, np.int16)]))(chosen)
+
+
+@st.composite
+def keys(draw: st.DrawFn, shape: tuple[int, ...], *, beyond: int = 0) -> Any:
+    """A key for an array: at most one list, None and Ellipsis anywhere."""
+    count = draw(st.integers(0, len(shape) + (draw(st.integers(0, 1)) if beyond else 0)))
+    gap = draw(st.integers(0, count))  # the axes that Ellipsis or the key's end leave out go here
+    lengths = [*shape, 1]
+    lengths = lengths[:gap] + lengths[len(shape) - (count - gap) :] if gap < count else lengths
+    with_list = draw(st.integers(0, 2 * count)) if count else -1
+    items: list[Any] = []
+    for axis in range(count):
+        length = lengths[min(axis, len(lengths) - 1)]
+        if axis == with_list:
+            one = lists(length, beyond=beyond)
+        elif length + beyond:
+            one = ints(length, beyond=beyond) | slices(length)
+        else:
+            one = slices(length)
+        items.append(draw(one))
+    if draw(st.booleans()) or gap < count:
+        items.insert(gap, Ellipsis)
+    for _ in range(draw(st.integers(0, 2))):
+        items.insert(draw(st.integers(0, len(items))), None)
+    if len(items) == 1 and draw(st.booleans()):
+        return items[0]
+    return tuple(items)
+
+
+def assert_as_numpy(array: np.ndarray, key: Any) -> None:
+    reader = watched_reader(array)
+    try:
+        expected = array[key]
+    except IndexError:
+        with pytest.raises(IndexError):
+            reader[key]
+        assert reader.store.asked == []
+        return
+    found = reader[key]
+    assert isinstance(found, np.ndarray) == isinstance(expected, np.ndarray)
+    assert same_bits(found, expected)
+    assert found.dtype == array.dtype
+    assert found.dtype.isnative
+    if isinstance(found, np.ndarray):
+        assert found.base is None
+        assert found.flags.owndata
+        assert found.flags.writeable
+        assert found.flags.c_contiguous
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.data(), shapes, st.sampled_from(DTYPES))
+def test_a_valid_key(data: st.DataObject, shape: tuple[int, ...], dtype: str) -> None:
+    assert_as_numpy(pixels(shape, dtype), data.draw(keys(shape)))
+
+
+@settings(max_examples=250, deadline=None)
+@given(st.data(), shapes)
+def test_a_key_that_may_be_out_of_bounds(data: st.DataObject, shape: tuple[int, ...]) -> None:
+    assert_as_numpy(pixels(shape), data.draw(keys(shape, beyond=2)))
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data(), shapes)
+@example(None, (2, 3, 4))
+def test_the_box_and_the_key_into_it_make_the_result(
+    data: st.DataObject | None, shape: tuple[int, ...]
+) -> None:
+    array = pixels(shape)
+    key = data.draw(keys(shape)) if data else (..., [2, 0, 2], 1)
+    selection = select(key, shape)
+    for axis, length in zip(selection.axes, shape, strict=True):
+        indices = list(axis)
+        assert indices == sorted(set(indices)) == [i for i in indices if 0 <= i < length]
+    box = array[np.ix_(*map(np.asarray, (np.array(axis, int) for axis in selection.axes)))]
+    assert selection.shape == box.shape
+    assert same_bits(box[selection.key], array[key])
+    if selection.result_shape is not None:
+        assert same_bits(box.reshape(selection.result_shape), array[key])
+
+
+ARRAY = pixels((4, 3, 5))
+
+FEW = [
+    0,
+    -1,
+    slice(None),
+    slice(None, None, -2),
+    slice(3, 1),
+    None,
+    ...,
+    [2, 0, 2],
+    [True, False, True],
+]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_every_combination_of_a_few_items(count: int) -> None:
+    for key in itertools.product(FEW, repeat=count):
+        if sum(isinstance(item, list) for item in key) <= 1:
+            assert_as_numpy(ARRAY, key)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        (0, slice(None), [1, 2]),  # NumPy puts the list's axis first
+        ([1, 2], slice(None), 0),
+        (slice(None), [1, 2], 0),
+        (0, None, [1, 2]),
+        (None, [1, 2], None, 0),
+        (slice(None), 0, [2, 2, 1]),
+        (0, ..., [1]),
+        (0, [], 0),
+        (slice(None, None, -1), [0, 2], slice(None, None, -1)),
+        np.array(2),
+        (np.array(2), np.array(-1), np.array(0)),
+        (np.array(2), ..., np.array(0)),
+        np.uint8(3),
+        np.array([3, 0], np.uint64),
+        [np.int8(1), 2],
+        np.array([True, False, True, False]),
+        [np.True_, np.False_, np.True_, np.False_],
+        (),
+        (...,),
+        (None,),
+        (None, None, 1, 2, 3),
+    ],
+)
+def test_keys_with_rules_of_their_own(key: Any) -> None:
+    assert_as_numpy(ARRAY, key)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        4,
+        -5,
+        2**70,
+        (0, 0, 5),
+        (0, 0, 0, 0),
+        (..., 0, 0, 0, 0),
+        (..., ...),
+        [4],
+        [0, -5],
+        [2**70],
+        [True],
+        [True] * 5,
+        [0.0, 1.0],
+        ["a"],
+        [None],
+        "a",
+        1.0,
+        1j,
+        np.float64(1),
+        np.array(1.0),
+        np.array(["a"]),
+        np.array([], float),
+        {},
+        object(),
+        b"a",
+        (slice(None), np.zeros((3, 3, 3), bool)),
+    ],
+    ids=repr,
+)
+def test_what_numpy_refuses_with_an_index_error(key: Any) -> None:
+    with pytest.raises(IndexError):
+        ARRAY[key]
+    assert_as_numpy(ARRAY, key)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        ([0, 1], [0, 1]),
+        [[0, 1], [1, 0]],
+        np.zeros(ARRAY.shape, bool),
+        np.array([[0]]),
+        True,
+        np.False_,
+        np.array(True),
+        (0, True),
+    ],
+    ids=repr,
+)
+def test_what_is_understood_by_numpy_and_refused_here(key: Any) -> None:
+    ARRAY[key]
+    with pytest.raises(IndexError):
+        watched_reader(ARRAY)[key]
+
+
+def test_a_slice_that_is_no_slice_fails_as_in_numpy() -> None:
+    for key, error in (
+        (slice(0, 4, 0), ValueError),
+        (slice(1.5), TypeError),
+        (slice("a"), TypeError),
+    ):
+        with pytest.raises(error):
+            ARRAY[key]
+        with pytest.raises(error):
+            watched_reader(ARRAY)[key]
+
+
+def test_messages_name_index_axis_and_size() -> None:
+    reader = watched_reader(ARRAY)
+    with pytest.raises(IndexError, match="index -4 is out of bounds for axis 1 with size 3"):
+        reader[0, -4]
+    with pytest.raises(IndexError, match="index 7 is out of bounds for axis 2 with size 5"):
+        reader[..., [0, 7]]
+    with pytest.raises(IndexError, match="array is 3-dimensional, but 4 were indexed"):
+        reader[0, 0, None, 0, 0]
+
+
+def test_each_result_is_its_own() -> None:
+    reader = watched_reader(ARRAY)
+    for key in (..., slice(None, None, -1), [0, 1], (slice(None), 1)):
+        first = reader[key]
+        first[...] = -1
+        assert same_bits(reader[key], ARRAY[key])
+
+
+def test_an_index_array_may_change_after_it_was_used() -> None:
+    index = np.array([3, 1])
+    selection = select(index, (4, 3, 5))
+    index[:] = 0
+    assert list(selection.axes[0]) == [1, 3]
+    assert watched_reader(ARRAY)[np.array([3, 1])].tolist() == ARRAY[[3, 1]].tolist()
