@@ -28,7 +28,7 @@ from dask_fits.exceptions import (
 )
 from dask_fits.storage.byte_range import ByteRange
 
-LOCAL_BLOCK = 512 * 1024
+LOCAL_BLOCK = 1024 * 1024
 """Bytes that a local read hands over at a time: small enough to be converted from cache."""
 
 _BATCH = 32 * 1024 * 1024

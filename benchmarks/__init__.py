@@ -1,0 +1,1 @@
+"""Speed and memory of dask_fits beside its peers, in one run on the same files."""

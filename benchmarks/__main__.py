@@ -1,0 +1,60 @@
+"""Run the benchmarks: ``python -m benchmarks``."""
+
+import argparse
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks.harness import Table, environment, write_json
+from benchmarks.headers import measure_headers
+from benchmarks.images import write_images
+from benchmarks.imports import measure_imports
+from benchmarks.memory import measure_memory
+from benchmarks.reads import measure_reads
+
+RESULTS = Path(__file__).parent / "results" / "latest.json"
+SUBJECTS = ("reads", "headers", "imports")
+
+
+def main() -> None:
+    """Measure, print a table for each subject as it is done, and write the JSON."""
+    options = _options()
+    described = environment()
+    print("  ".join(f"{name} {value}" for name, value in described.items()))
+    print("Figures are medians; a ratio divides the two that its heading names.")
+    tables = []
+    for table in _measure(options):
+        print(f"\n{table}", flush=True)
+        tables.append(table)
+    aims = [check.is_met for table in tables for row in table.rows for check in row.checks]
+    print(f"\n{aims.count(True)} aims met, {aims.count(False)} missed")
+    write_json(options.output, described, tables)
+    print(f"Raw figures: {options.output}")
+
+
+def _measure(options: argparse.Namespace) -> Iterator[Table]:
+    wanted = (options.only,) if options.only else SUBJECTS
+    if "reads" in wanted:
+        with tempfile.TemporaryDirectory(prefix="dask-fits-bench-") as folder:
+            images = write_images(Path(folder), size_mb=options.size_mb)
+            yield measure_reads(images, rounds=options.rounds)
+            yield measure_memory(images)
+    if "headers" in wanted:
+        yield measure_headers(rounds=options.rounds)
+    if "imports" in wanted:
+        yield measure_imports(rounds=options.rounds)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument(
+        "--size-mb", type=int, default=1024, help="MiB of stored pixels in each image"
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="rounds after the one of warm-up")
+    parser.add_argument("--only", choices=SUBJECTS, help="one subject; all by default")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="where the JSON goes")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
