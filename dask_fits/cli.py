@@ -53,6 +53,15 @@ def _hdu_key(text: str) -> HduKey:
         return text
 
 
+def _chunks(text: str) -> Any:
+    """Parse chunks as Dask takes them: ``auto``, a size, a length, or lengths with commas."""
+    try:
+        lengths = [part if part == "auto" else int(part) for part in text.split(",")]
+    except ValueError:
+        return text
+    return lengths[0] if len(lengths) == 1 else tuple(lengths)
+
+
 def _storage_option(text: str) -> tuple[str, Any]:
     """Parse one fsspec option, ``key=value``; the value is JSON, or text where it is no JSON."""
     key, equals, value = text.partition("=")
@@ -170,10 +179,18 @@ def header(file: FitsFile, *, hdu: HduKey) -> None:
     default="...",
     help="Selection, as 10:20,30:50.  [default: all]",
 )
-@click.option("--chunks", is_flag=True, help="For the default Dask chunks, a line for each.")
+@click.option(
+    "--chunks",
+    type=_chunks,
+    is_flag=False,
+    flag_value="auto",
+    metavar="[CHUNKS]",
+    help="As Dask reads it, a line for each chunk: auto (where no value is given), a size such as "
+    "64MiB, or lengths such as 64,-1.",
+)
 @_json_option
 def plan(
-    file: FitsFile, *, hdu: HduKey | None, key: tuple[Any, ...], chunks: bool, as_json: bool
+    file: FitsFile, *, hdu: HduKey | None, key: tuple[Any, ...], chunks: Any, as_json: bool
 ) -> None:
     """Tell what reading a selection costs; reads headers only.
 
@@ -181,11 +198,15 @@ def plan(
     """
     found = _image(file, hdu)
     try:
-        costs = found.plan(key, chunks="auto" if chunks else None)
+        costs = found.plan(key, chunks=chunks)
     except IndexError as error:
         raise click.UsageError(f"--key: {error}") from error
+    except FitsError:
+        raise
+    except ValueError as error:
+        raise click.UsageError(f"--chunks: {error}") from error
     if as_json:
-        parts = {"chunks": [_plan_record(part) for part in costs.chunks]} if chunks else {}
+        parts = {"chunks": [_plan_record(part) for part in costs.chunks]} if costs.chunks else {}
         _print_json({"hdu": found.index, **_plan_record(costs), **parts})
         return
     rows = [_plan_row("all", costs)]

@@ -129,6 +129,27 @@ def test_plan_chunk_by_chunk(run) -> None:
     assert len(text.splitlines()) == 5
 
 
+@pytest.mark.parametrize(
+    ("chunks", "requests"),
+    [
+        (["--chunks"], 1),
+        (["--chunks", "64,-1"], 5),
+        (["--chunks", "100"], 9),
+        (["--chunks", "auto"], 1),
+        (["--chunks", "120kB"], 3),
+        (["--chunks=30,auto"], 10),
+    ],
+)
+def test_plan_for_other_chunks(run, chunks: list[str], requests: int) -> None:
+    code, out, err = run("plan", M13, "--json", *chunks)
+    assert code == 0, err
+    found = json.loads(out)
+    assert (found["requests"], len(found["chunks"]), found["useful_bytes"]) == (
+        *(requests, requests),
+        360_000,
+    )
+
+
 @pytest.mark.parametrize("size", ["128 MiB", "7 kB"])
 def test_stats_are_numpys(run, tmp_path: Path, size: str) -> None:
     values = np.random.default_rng(0).normal(1e6, 1, (50, 70)).astype(np.float32)
@@ -227,6 +248,8 @@ FAILURES = {
     "a bad option": (["info", M13, "--frob"], 2, "--frob"),
     "a bad key": (["plan", M13, "--key", "1:2:3:4"], 2, "1:2:3:4"),
     "a key out of bounds": (["plan", M13, "--key", "300"], 2, "out of bounds"),
+    "chunks of another shape": (["plan", M13, "--chunks", "10,20,30"], 2, "--chunks"),
+    "chunks that are none": (["plan", M13, "--chunks", "much"], 2, "--chunks.*much"),
     "a missing HDU": (["header", M13, "--hdu", "SCI"], 1, r"no HDU 'SCI'.*PRIMARY"),
     "a page, not a file": (["info", __file__], 1, "not a FITS file"),
     "an option without a value": (["info", M13, "--storage-options", "anon"], 2, "key=value"),

@@ -6,10 +6,12 @@ import os
 import pickle
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from astropy.io import fits
 from fsspec.implementations.memory import MemoryFileSystem
 
 import dask_fits
@@ -25,6 +27,7 @@ from dask_fits.storage.byte_range import ByteRange, group_runs
 from dask_fits.storage.store import LOCAL_BLOCK, LocalStore, RemoteStore, Store, open_store
 from tests.recording import RecordingFileSystem, put
 
+M13 = Path(__file__).parent / "data" / "m13.fits"
 CONTENT = np.random.default_rng(0).bytes(3 * LOCAL_BLOCK + 12345)
 RANGES = [
     ByteRange(5, 5),
@@ -216,6 +219,21 @@ def test_a_local_path_is_the_same_file_however_it_is_written(
     stores = {open_store(url, None) for url in (path, str(path), "a.bin", f"file://{path}")}
     assert len(stores) == 1
     assert isinstance(stores.pop(), LocalStore)
+
+
+def test_chained_urls(tmp_path: Path) -> None:
+    packed = tmp_path / "packed.zip"
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.write(M13, "folder/m13.fits")
+    MemoryFileSystem().pipe_file("/m13.fits", M13.read_bytes())
+    expected = fits.getdata(M13)
+    cache = {"simplecache": {"cache_storage": str(tmp_path / "cache")}}
+    for url, options in (
+        (f"zip://folder/m13.fits::{packed}", None),
+        ("simplecache::memory://m13.fits", cache),
+    ):
+        file = dask_fits.open(url, storage_options=options)
+        assert np.array_equal(file[0].data[50:60, 3:9].compute(), expected[50:60, 3:9])
 
 
 def test_a_path_must_be_text() -> None:
