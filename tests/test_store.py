@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import os
 import pickle
+import socket
 import subprocess
 import sys
+import threading
 import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -145,6 +151,60 @@ def test_a_file_that_vanished_is_named(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(FitsFileNotFoundError, match=r"gone\.bin"):
         list(store.read_ranges([ByteRange(0, 4)], whole=True))
+
+
+@contextmanager
+def serving(handler: Callable[..., BaseHTTPRequestHandler]) -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def test_a_server_that_is_not_there_is_no_missing_file() -> None:
+    with pytest.raises(StorageError, match=r"m13\.fits: Cannot connect") as caught:
+        dask_fits.open(f"http://127.0.0.1:{free_port()}/m13.fits")
+    assert not isinstance(caught.value, FileNotFoundError)
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [(404, "no such file"), (403, "access denied"), (401, "access denied"), (500, "500, message")],
+)
+def test_what_a_web_server_says_is_said(status: int, message: str) -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(status)
+
+        do_HEAD = do_GET  # noqa: N815
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with serving(Handler) as url, pytest.raises(StorageError, match=rf"fits: {message}") as caught:
+        dask_fits.open(f"{url}/m13.fits")
+    assert isinstance(caught.value, FileNotFoundError) == (status == 404)
+
+
+def test_a_server_that_ignores_ranges_is_found_out() -> None:
+    class Handler(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    expected = r"0 to 57600 .* got 362880 bytes; the server"
+    serve = partial(Handler, directory=str(M13.parent))
+    with serving(serve) as url, pytest.raises(StorageError, match=expected):
+        dask_fits.open(f"{url}/m13.fits")
 
 
 @pytest.mark.parametrize("place", ["local", "memory"])

@@ -286,16 +286,31 @@ def _storage_errors(url: str, options: Mapping[str, Any]) -> Iterator[None]:
         yield
     except FitsError:
         raise
-    except FileNotFoundError as error:
-        raise FitsFileNotFoundError(f"{_shown(url)}: no such file") from error
-    except PermissionError as error:
-        raise StorageError(f"{_shown(url)}: access denied{_access_hint(url)}") from error
-    except ImportError as error:
-        raise MissingDriverError(_driver_hint(url, error)) from error
     except Exception as error:
-        said = str(error).removeprefix(f"[Errno {getattr(error, 'errno', None)}] ")
-        said = _scrub(said.replace(url, _shown(url)), options)
-        raise StorageError(f"{_shown(url)}: {said or 'failed'} ({type(error).__name__})") from error
+        raise _translated(error, url, options) from error
+
+
+def _translated(error: Exception, url: str, options: Mapping[str, Any]) -> FitsError:
+    error = _reason(error)
+    status = getattr(error, "status", None)
+    if isinstance(error, FileNotFoundError) or status in (404, 410):
+        return FitsFileNotFoundError(f"{_shown(url)}: no such file")
+    if isinstance(error, PermissionError) or status in (401, 403):
+        return StorageError(f"{_shown(url)}: access denied{_access_hint(url)}")
+    if isinstance(error, ImportError):
+        return MissingDriverError(_driver_hint(url, error))
+    said = str(error).removeprefix(f"[Errno {getattr(error, 'errno', None)}] ")
+    said = _scrub(said.replace(url, _shown(url)), options)
+    return StorageError(f"{_shown(url)}: {said or 'failed'} ({type(error).__name__})")
+
+
+def _reason(error: Exception) -> Exception:
+    """Look behind fsspec's HTTP, which calls whatever keeps it from a file a missing file."""
+    cause = error.__cause__
+    told = isinstance(cause, OSError) or isinstance(getattr(cause, "status", None), int)
+    if isinstance(error, FileNotFoundError) and isinstance(cause, Exception) and told:
+        return cause
+    return error
 
 
 def _access_hint(url: str) -> str:
