@@ -101,6 +101,13 @@ def test_an_image_with_an_axis_of_length_zero_is_an_empty_array(make: Make, axes
         assert same_bits(found, np.empty(axes[::-1], np.float32))
 
 
+def test_the_longest_axis_beside_one_of_length_zero(make: Make) -> None:
+    longest = 2**60 - 1  # times 8 bytes is what NumPy can count
+    assert make(primary(longest, 0, bitpix=-64))[0].reader()[...].shape == (0, longest)
+    with pytest.raises(FitsFormatError, match=rf"HDU 0: NAXISn: found .*{longest + 1}"):
+        make(primary(longest + 1, 0))
+
+
 def test_naxis_0_is_an_image_without_pixels(make: Make) -> None:
     file = make(primary() + extension(extra=[card("EXTNAME", "E")]))
     for hdu in file:

@@ -134,7 +134,7 @@ def test_the_box_and_the_key_into_it_make_the_result(
         assert same_bits(box.reshape(selection.result_shape), array[key])
 
 
-ARRAY = pixels((4, 3, 5))
+ARRAY = pixels((4, 3, 7))
 
 FEW = [
     0,
@@ -173,6 +173,9 @@ def test_every_combination_of_a_few_items(count: int) -> None:
         (np.array(2), ..., np.array(0)),
         np.uint8(3),
         np.array([3, 0], np.uint64),
+        (..., [0, 2, 3, 6]),  # begins, ends and counts like range(0, 7, 2)
+        (..., [0, 2, 3]),
+        (..., [0, 1, 3]),
         [np.int8(1), 2],
         np.array([True, False, True, False]),
         [np.True_, np.False_, np.True_, np.False_],
@@ -192,7 +195,7 @@ def test_keys_with_rules_of_their_own(key: Any) -> None:
         4,
         -5,
         2**70,
-        (0, 0, 5),
+        (0, 0, 7),
         (0, 0, 0, 0),
         (..., 0, 0, 0, 0),
         (..., ...),
@@ -260,7 +263,7 @@ def test_messages_name_index_axis_and_size() -> None:
     reader = watched_reader(ARRAY)
     with pytest.raises(IndexError, match="index -4 is out of bounds for axis 1 with size 3"):
         reader[0, -4]
-    with pytest.raises(IndexError, match="index 7 is out of bounds for axis 2 with size 5"):
+    with pytest.raises(IndexError, match="index 7 is out of bounds for axis 2 with size 7"):
         reader[..., [0, 7]]
     with pytest.raises(IndexError, match="array is 3-dimensional, but 4 were indexed"):
         reader[0, 0, None, 0, 0]
@@ -276,7 +279,7 @@ def test_each_result_is_its_own() -> None:
 
 def test_an_index_array_may_change_after_it_was_used() -> None:
     index = np.array([3, 1])
-    selection = select(index, (4, 3, 5))
+    selection = select(index, (4, 3, 7))
     index[:] = 0
     assert list(selection.axes[0]) == [1, 3]
     assert watched_reader(ARRAY)[np.array([3, 1])].tolist() == ARRAY[[3, 1]].tolist()
