@@ -211,10 +211,10 @@ MALFORMED = {
 def test_the_message_says_where_what_was_found_and_expected(write: Write, name: str) -> None:
     content, words = MALFORMED[name]
     path = write(content)
-    start = time.perf_counter()
+    start = time.process_time()
     with raises(*words):
         read_all(path)
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
 
 
 @pytest.mark.parametrize(
@@ -284,10 +284,10 @@ def test_a_large_file_without_end_is_given_up_soon_and_in_little_memory(
     tmp_path: Path, kind: str
 ) -> None:
     path = large(tmp_path / "bad.fits", kind)
-    start = time.perf_counter()
+    start = time.process_time()
     with raises("HDU 0", "END"):
         dask_fits.open(path)
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
     tracemalloc.start()
     with raises("HDU 0", "END"):
         dask_fits.open(path)
@@ -363,10 +363,10 @@ def test_a_damaged_size_costs_neither_time_nor_memory(write: Write, axes, key) -
     with pytest.warns(FitsWarning, match="truncated"):
         reader = dask_fits.open(write(primary(*axes) + bytes(BLOCK)))[0].reader()
     tracemalloc.start()
-    start = time.perf_counter()
+    start = time.process_time()
     with raises("HDU 0", "NAXIS", error=TruncatedFileError):
         reader[key]
-    took, peak = time.perf_counter() - start, tracemalloc.get_traced_memory()[1]
+    took, peak = time.process_time() - start, tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert took < 1
     assert peak < 1_000_000
@@ -381,7 +381,7 @@ def survives(content: bytes) -> None:
         warnings.simplefilter("error")
         warnings.simplefilter("ignore", FitsWarning)
         warnings.simplefilter("ignore", RuntimeWarning)  # NumPy's, of overflow and NaN
-        start = time.perf_counter()
+        start = time.process_time()
         with contextlib.suppress(FitsError):
             file = FitsFile(WatchedStore(content, ByteRange(0, len(content))))
             with contextlib.suppress(FitsError):
@@ -394,7 +394,7 @@ def survives(content: bytes) -> None:
                     assert (found.shape, found.dtype) == (hdu.shape, hdu.dtype)
             assert repr(file)
             assert file._repr_html_()
-        assert time.perf_counter() - start < 2
+        assert time.process_time() - start < 2
 
 
 def several_hdus() -> bytes:

@@ -189,10 +189,10 @@ def assert_as_described(hdu: HDU, expected: dict[str, Any]) -> None:
 @each([entry for entry in COVERED if not entry.get("hdus")])
 def test_a_file_that_nobody_can_read(entry: dict[str, Any]) -> None:
     with placed(entry) as (url, _):
-        start = time.perf_counter()
+        start = time.process_time()
         with pytest.raises(FitsError) as caught:
             list(dask_fits.open(url))
-        assert time.perf_counter() - start < 1
+        assert time.process_time() - start < 1
     assert url.removeprefix("memory://") in str(caught.value)
     assert "HDU 0" in str(caught.value)
 
