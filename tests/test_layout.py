@@ -281,6 +281,7 @@ ENDS = {
     "binary junk": END + b"\xff" * 2000,
     "text": END + b"junk" * 200,
     "a card": END + card("BITPIX", 64),
+    "nul bytes, then a card": b"END" + b"\0" * 77 + card("BITPIX", 64),
 }
 
 
