@@ -15,7 +15,7 @@ from dask.utils import parse_bytes
 
 from dask_fits.file import HDU, HduKey
 from dask_fits.file import open as open_file
-from dask_fits.format.chunks import ReadPlan, chunk_boxes, plan_box, slab_shape
+from dask_fits.format.chunks import ReadPlan, chunk_boxes, slab_shape
 from dask_fits.format.selection import Selection, select
 from dask_fits.readers.image import ImageReader
 
@@ -113,14 +113,9 @@ def plan(hdu: HDU, *, key: Any = ..., chunks: Any = None) -> ReadPlan:
     reader = hdu.reader()
     selection = select(key, reader.shape)
     if chunks is None:
-        return reader.runs(selection).plan()
+        return reader.runs(selection.axes).plan()
     return ReadPlan.of_chunks(
-        plan_box(
-            axes,
-            shape=reader.shape,
-            itemsize=reader.layout.scaling.stored.itemsize,
-            offset=reader.layout.offset,
-        ).plan()
+        reader.runs(axes).plan()
         for axes in chunk_boxes(
             selection.axes, chunk_grid(reader, chunks), whole=_read_whole(key, selection)
         )

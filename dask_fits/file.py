@@ -143,6 +143,8 @@ class HDU:
             The HDU holds no image, or an image without pixels (NAXIS = 0).
         UnsupportedHduError
             The image is tile-compressed.
+        FitsFormatError
+            BSCALE or BZERO is no finite number.
         """
         image = self.layout.image
         if image is None:
@@ -152,6 +154,8 @@ class HDU:
         return ImageReader(self.store, image)
 
     def _no_image(self) -> Exception:
+        if self.layout.defect:
+            return FitsFormatError(self.layout.defect)
         where = f"{self.store.name}: HDU {self.index} ({self.name or 'unnamed'})"
         if self.kind == "compressed-image":
             return UnsupportedHduError(
@@ -226,7 +230,7 @@ class FitsFile:
             No HDU does.
         """
         for hdu in self:
-            if hdu.dtype is not None:
+            if hdu.dtype is not None or hdu.layout.defect:
                 return hdu
         raise NotAnImageError(f"{self.url}: none of the {len(self)} HDUs holds an image")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from pathlib import Path
 
 import pytest
 from astropy.io import fits
@@ -11,6 +12,7 @@ from astropy.io.fits.card import Undefined
 from hypothesis import given
 from hypothesis import strategies as st
 
+import dask_fits
 from dask_fits import FitsFormatError
 from dask_fits.format.header import check_text, find_end, parse_header, parse_value
 from tests.fits_files import BLOCK, CARD, blocks, card, extension, header, primary
@@ -357,7 +359,15 @@ def test_pixels_are_not_taken_for_cards() -> None:
     check_text(b"\xff" * BLOCK + FILLER * 36, start=BLOCK, where="")
     for bad in (b"\x01EYWORD ", b"KEYWOR\x7f ", b"\xffEYWORD "):
         with pytest.raises(FitsFormatError, match=r"HDU 1: no END card.* byte 2880 of the header"):
-            check_text(FILLER * 36 + bad.ljust(BLOCK), start=0, where="f: HDU 1")
+            check_text(FILLER * 36 + bad.ljust(CARD) * 4, start=0, where="f: HDU 1")
+
+
+def test_a_long_header_with_a_few_strange_keywords_is_read(tmp_path: Path) -> None:
+    strange = b"CAF\xc9".ljust(CARD)
+    cards = card("SIMPLE", True) + card("BITPIX", 8) + card("NAXIS", 0) + strange * 3
+    text = blocks(cards + FILLER * 1000 + END, fill=b" ")
+    (tmp_path / "long.fits").write_bytes(text)
+    assert dask_fits.open(tmp_path / "long.fits")[0].header_range.nbytes == len(text)
 
 
 # Whole headers, as astropy writes them

@@ -263,10 +263,15 @@ def test_any_scaling(
 @pytest.mark.parametrize("value", [b"'1.0'", b"T", b"", b"1E400", b"-1E400", b"1,5"])
 def test_a_scale_that_is_no_finite_number(tmp_path: Path, keyword: str, value: bytes) -> None:
     path = write(tmp_path / "bad.fits", special_values(16), 16, **{keyword: value})
-    with pytest.raises(
-        FitsFormatError, match=rf"bad\.fits: HDU 0: {keyword}: found .*, expected a"
-    ):
-        dask_fits.open(path)
+    with path.open("ab") as file:
+        file.write(bytes(fits.ImageHDU(np.arange(6, dtype="i2")).header.tostring(), "ascii"))
+        file.write(np.arange(6, dtype=">i2").tobytes().ljust(2880, b"\0"))
+    file = dask_fits.open(path)
+    assert file[1].data.compute().tolist() == [0, 1, 2, 3, 4, 5]
+    found = rf"bad\.fits: HDU 0: {keyword}: found .*, expected a"
+    for ask in (file[0].reader, lambda: file[0].data, lambda: dask_fits.from_fits(path)):
+        with pytest.raises(FitsFormatError, match=found):
+            ask()
 
 
 def test_scaling_leaves_what_was_read_alone() -> None:

@@ -73,6 +73,8 @@ class HduLayout:
     """ZCMPTYPE of a tile-compressed image, else None."""
     image: ImageLayout | None
     """Set where the pixels can be read by byte ranges."""
+    defect: str | None
+    """What keeps the pixels from being read, though the data unit's place is known; else None."""
 
     @property
     def next_header(self) -> int:
@@ -115,7 +117,7 @@ def hdu_layout(header: RawHeader, *, index: int, start: int, file_size: int) -> 
             (axes, header.value("PCOUNT"), header.value("GCOUNT")),
             f"data ({nbytes} bytes) that fit the file ({file_size} bytes)",
         )
-    shape, scaling = _pixels(header, kind, axes)
+    shape, scaling, defect = _pixels(header, kind, axes)
     image = None
     if kind == "image" and shape and scaling:
         image = ImageLayout(index, data_range.start, shape, scaling)
@@ -130,6 +132,7 @@ def hdu_layout(header: RawHeader, *, index: int, start: int, file_size: int) -> 
         dtype=scaling.dtype if scaling else None,
         compression=str(header.value("ZCMPTYPE")) if kind == "compressed-image" else None,
         image=image,
+        defect=defect,
     )
 
 
@@ -184,25 +187,24 @@ def _data_nbytes(header: RawHeader, kind: Kind, axes: tuple[int, ...]) -> int:
 
 def _pixels(
     header: RawHeader, kind: Kind, axes: tuple[int, ...]
-) -> tuple[tuple[int, ...] | None, Scaling | None]:
+) -> tuple[tuple[int, ...] | None, Scaling | None, str | None]:
     if kind not in ("image", "compressed-image"):
-        return None, None
+        return None, None, None
     prefix = "Z" if kind == "compressed-image" else ""
     if prefix:
         axes = _axes(header, prefix=prefix)
     if not axes:
-        return (), None
+        return (), None, None
     if len(axes) > _MAX_NDIM:
         raise header.bad(f"{prefix}NAXIS", len(axes), f"at most {_MAX_NDIM} axes")
     bitpix = _bitpix(header, prefix=prefix)
     if math.prod(filter(None, axes)) > _MAX_PIXELS:  # with an axis of length 0 the others may lie
         raise header.bad(f"{prefix}NAXISn", axes, f"at most {_MAX_PIXELS} pixels")
-    return axes[::-1], Scaling(
-        bitpix,
-        _factor(header, "BSCALE", default=1),
-        _factor(header, "BZERO", default=0),
-        _blank(header, bitpix),
-    )
+    try:
+        factors = _factor(header, "BSCALE", default=1), _factor(header, "BZERO", default=0)
+    except FitsFormatError as error:  # the HDUs after this one can be found all the same
+        return axes[::-1], None, str(error)
+    return axes[::-1], Scaling(bitpix, *factors, _blank(header, bitpix)), None
 
 
 def _factor(header: RawHeader, keyword: str, *, default: int) -> float:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from dask_fits.exceptions import TruncatedFileError
 from dask_fits.format.chunks import Runs, plan_box
 from dask_fits.format.layout import ImageLayout
-from dask_fits.format.selection import Selection, select
+from dask_fits.format.selection import Axis, Selection, select
 from dask_fits.storage.store import Store
 
 
@@ -53,7 +53,7 @@ class ImageReader:
     def __getitem__(self, key: Any) -> Any:
         selection = select(key, self.shape)
         self._check_end(selection)
-        runs = self.runs(selection)
+        runs = self.runs(selection.axes)
         if selection.result_shape is None:
             box = np.empty(selection.shape, self.dtype)
             self._fill(box, runs)
@@ -72,10 +72,10 @@ class ImageReader:
             *(scaling.bitpix, scaling.bscale, scaling.bzero, scaling.blank),
         )
 
-    def runs(self, selection: Selection) -> Runs:
-        """Plan the reading of a selection. Pure."""
+    def runs(self, axes: tuple[Axis, ...]) -> Runs:
+        """Plan the reading of a box of pixels: the wanted indices along each axis. Pure."""
         return plan_box(
-            selection.axes,
+            axes,
             shape=self.shape,
             itemsize=self.layout.scaling.stored.itemsize,
             offset=self.layout.offset,
