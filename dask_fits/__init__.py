@@ -2,6 +2,7 @@
 
 from dask_fits.array import from_fits
 from dask_fits.exceptions import (
+    AccessDeniedError,
     FileChangedError,
     FitsError,
     FitsFileNotFoundError,
@@ -12,16 +13,19 @@ from dask_fits.exceptions import (
     NotAnImageError,
     StorageError,
     TruncatedFileError,
+    UnstampedFileWarning,
     UnsupportedHduError,
 )
 from dask_fits.file import HDU, FitsFile, open  # noqa: A004 (the field's own word)
 from dask_fits.format.chunks import ReadPlan
 from dask_fits.storage.byte_range import ByteRange
+from dask_fits.storage.transfer import TransferConfig
 
 __version__ = "0.1.0"
 
 __all__ = [
     "HDU",
+    "AccessDeniedError",
     "ByteRange",
     "FileChangedError",
     "FitsError",
@@ -34,7 +38,9 @@ __all__ = [
     "NotAnImageError",
     "ReadPlan",
     "StorageError",
+    "TransferConfig",
     "TruncatedFileError",
+    "UnstampedFileWarning",
     "UnsupportedHduError",
     "from_fits",
     "open",

@@ -18,6 +18,7 @@ from dask_fits.file import open as open_file
 from dask_fits.format.chunks import ReadPlan, chunk_boxes, slab_shape
 from dask_fits.format.selection import Selection, select
 from dask_fits.readers.image import ImageReader
+from dask_fits.storage.transfer import TransferConfig
 
 
 def from_fits(
@@ -27,6 +28,7 @@ def from_fits(
     chunks: Any = "auto",
     mask_and_scale: bool = True,
     storage_options: Mapping[str, Any] | None = None,
+    transfer: TransferConfig | None = None,
 ) -> da.Array:
     """Open one image of a FITS file as a lazy Dask array.
 
@@ -38,8 +40,8 @@ def from_fits(
         Index, name, or name and version; by default the first HDU that holds an image.
     chunks, mask_and_scale
         See `to_dask`.
-    storage_options : mapping, optional
-        Arguments of the fsspec filesystem.
+    storage_options, transfer
+        See `dask_fits.open`.
 
     Examples
     --------
@@ -48,7 +50,7 @@ def from_fits(
     >>> float(image[100:110, 100:110].mean().compute())
     144.5961...
     """
-    file = open_file(url, storage_options=storage_options)
+    file = open_file(url, storage_options=storage_options, transfer=transfer)
     found = file.first_image() if hdu is None else file[hdu]
     return to_dask(found, chunks=chunks, mask_and_scale=mask_and_scale)
 
@@ -113,9 +115,9 @@ def plan(hdu: HDU, *, key: Any = ..., chunks: Any = None) -> ReadPlan:
     reader = hdu.reader()
     selection = select(key, reader.shape)
     if chunks is None:
-        return reader.runs(selection.axes).plan()
+        return reader.plan(selection.axes)
     return ReadPlan.of_chunks(
-        reader.runs(axes).plan()
+        reader.plan(axes)
         for axes in chunk_boxes(
             selection.axes, chunk_grid(reader, chunks), whole=_read_whole(key, selection)
         )

@@ -19,6 +19,7 @@ from dask_fits.file import HDU, FitsFile, HduKey
 from dask_fits.file import open as open_file
 from dask_fits.format.chunks import ReadPlan
 from dask_fits.format.listing import text_table
+from dask_fits.storage.errors import anonymous_options, protocol_of
 
 _PROGRAM = "dask-fits"
 
@@ -103,14 +104,9 @@ def _file_command(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def _anonymous(url: str) -> dict[str, Any]:
-    """Options for unsigned access; the two stores name it differently."""
-    link = url.rpartition("::")[2]
-    protocol = link.partition("://")[0]
-    if protocol in ("s3", "s3a"):
-        option: dict[str, Any] = {"anon": True}
-    elif protocol in ("gs", "gcs"):
-        option = {"token": "anon"}
-    else:
+    """Options for unsigned access."""
+    option, protocol = anonymous_options(url), protocol_of(url)
+    if option is None:
         raise click.UsageError(f"--anon is for s3:// and gs:// URLs, not {protocol}://")
     return {protocol: option} if "::" in url else option
 

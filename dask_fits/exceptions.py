@@ -1,4 +1,4 @@
-"""The errors and the warning of dask_fits.
+"""The errors and the warnings of dask_fits.
 
 Every error is a :class:`FitsError` and also the builtin that a caller would expect, so that both
 ``except FitsError`` and ``except OSError`` read naturally. A message says where (file, HDU), what
@@ -40,6 +40,10 @@ class FitsFileNotFoundError(StorageError, FileNotFoundError):
     """Nothing is stored at that path or URL."""
 
 
+class AccessDeniedError(StorageError, PermissionError):
+    """The storage does not let the caller read the file (status 401 or 403)."""
+
+
 class TruncatedFileError(FitsError, OSError):
     """The file ends before the bytes that its header promises."""
 
@@ -54,3 +58,7 @@ class MissingDriverError(FitsError, ImportError):
 
 class FitsWarning(UserWarning):
     """The file departs from the FITS Standard, but its meaning is clear and it was read."""
+
+
+class UnstampedFileWarning(UserWarning):
+    """The storage tells nothing by which a file that was replaced could be recognized."""

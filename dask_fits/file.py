@@ -25,6 +25,7 @@ from dask_fits.format.listing import hdu_html, hdu_table
 from dask_fits.readers.image import ImageReader
 from dask_fits.storage.byte_range import ByteRange
 from dask_fits.storage.store import Store, open_store
+from dask_fits.storage.transfer import TransferConfig
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -325,7 +326,10 @@ class FitsFile:
 
 
 def open(  # noqa: A001 (the field's own word: astropy.io.fits.open)
-    url: str | os.PathLike[str], *, storage_options: Mapping[str, Any] | None = None
+    url: str | os.PathLike[str],
+    *,
+    storage_options: Mapping[str, Any] | None = None,
+    transfer: TransferConfig | None = None,
 ) -> FitsFile:
     """Open a FITS file: one metadata request and one range request for the first headers.
 
@@ -336,6 +340,9 @@ def open(  # noqa: A001 (the field's own word: astropy.io.fits.open)
         chained ones included.
     storage_options : mapping, optional
         Arguments of the fsspec filesystem, such as ``{"anon": True}`` for a public S3 bucket.
+    transfer : TransferConfig, optional
+        How a remote file is read: sizes, concurrency, time-outs and retries. The defaults suit a
+        cluster.
 
     Raises
     ------
@@ -343,6 +350,8 @@ def open(  # noqa: A001 (the field's own word: astropy.io.fits.open)
         There is no such file.
     FitsFormatError
         It is not a FITS file, or its first header cannot be understood.
+    AccessDeniedError
+        The storage does not let you read it.
     MissingDriverError, StorageError
         The storage cannot be reached.
 
@@ -353,7 +362,7 @@ def open(  # noqa: A001 (the field's own word: astropy.io.fits.open)
     >>> f[0].shape, f[0].dtype
     ((300, 300), dtype('float32'))
     """
-    return FitsFile(open_store(url, storage_options))
+    return FitsFile(open_store(url, storage_options, transfer))
 
 
 _PACKED = "; a file compressed as a whole has no byte ranges to read: unpack it first"

@@ -12,7 +12,7 @@ from dask_fits.format.layout import ImageLayout
 from dask_fits.format.scaling import Scaling
 from dask_fits.readers.image import ImageReader
 from dask_fits.storage.byte_range import ByteRange
-from dask_fits.storage.store import Stamp
+from dask_fits.storage.stamp import Stamp
 
 BLOCK = 2880
 CARD = 80
@@ -81,6 +81,10 @@ class WatchedStore:
     @property
     def stamp(self) -> Stamp:
         return Stamp(len(self.content), "watched")
+
+    @property
+    def part_size(self) -> None:
+        return None
 
     def read_ranges(
         self, ranges: Sequence[ByteRange], *, whole: bool

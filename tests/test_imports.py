@@ -15,7 +15,11 @@ ROOMS = ["exceptions", "storage", "format", "codecs", "readers", "file", "array"
 """Each imports only from rooms before it; what is not named here is an adapter, then the CLI."""
 
 ONLY_IMPORTER = {
-    "fsspec": {"storage/store.py"},
+    "fsspec": {"storage/filesystem.py"},
+    "aiohttp": {"storage/http.py", "storage/s3.py"},
+    "botocore": {"storage/s3.py"},
+    "s3fs": set(),
+    "gcsfs": set(),
     "dask": {"array.py", "stats.py", "cli.py"},
     "click": {"cli.py"},
     "PIL": {"preview.py"},

@@ -68,8 +68,7 @@ def test_every_wanted_byte_is_fetched_once(data, shape, dtype, gap: int, bridged
     key = data.draw(keys(shape))
     reader = watched_reader(array, offset=OFFSET)
     with limits(gap, bridged):
-        runs = reader.runs(select(key, shape).axes)
-        plan = runs.plan()
+        plan = reader.plan(select(key, shape).axes)
         found = reader[key]
     assert same_bits(found, array[key])
     size = array.dtype.itemsize
@@ -127,11 +126,9 @@ def test_a_range_of_exactly_max_bridged_is_not_cut(span: int) -> None:
 def test_a_run_longer_than_max_bridged_is_not_cut() -> None:
     reader = watched_reader(pixels((100, 100), "u1"))
     with limits(4, 50):
-        plan = reader.runs(select(..., (100, 100)).axes).plan()
-        assert [r.nbytes for r in plan.ranges] == [10_000]
-        assert [
-            r.nbytes for r in reader.runs(select(slice(7, 90), (100, 100)).axes).plan().ranges
-        ] == [8300]
+        for key, nbytes in ((..., 10_000), (slice(7, 90), 8300)):
+            plan = reader.plan(select(key, (100, 100)).axes)
+            assert [r.nbytes for r in plan.ranges] == [nbytes]
 
 
 def test_a_plan_holds_positions_past_four_gigabytes() -> None:
@@ -142,9 +139,8 @@ def test_a_plan_holds_positions_past_four_gigabytes() -> None:
 
 
 def test_the_over_read_is_bytes_fetched_for_each_useful_byte() -> None:
-    plan = (
-        watched_reader(pixels((10, 10), "u1")).runs(select((slice(0, 3), 0), (10, 10)).axes).plan()
-    )
+    axes = select((slice(0, 3), 0), (10, 10)).axes
+    plan = watched_reader(pixels((10, 10), "u1")).plan(axes)
     assert plan.ranges == (ByteRange(OFFSET, OFFSET + 21),)
     assert (plan.bytes, plan.useful_bytes, plan.over_read) == (21, 3, 7.0)
     assert ReadPlan((), 0).over_read == 1.0

@@ -10,10 +10,11 @@ import sys
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,11 +29,16 @@ from dask_fits.exceptions import (
     StorageError,
     TruncatedFileError,
 )
-from dask_fits.storage import store as store_module
+from dask_fits.storage import remote
 from dask_fits.storage.byte_range import ByteRange, group_runs
-from dask_fits.storage.store import LOCAL_BLOCK, LocalStore, RemoteStore, Store, open_store
+from dask_fits.storage.local import LOCAL_BLOCK, LocalStore
+from dask_fits.storage.remote import RemoteStore
+from dask_fits.storage.stamp import Stamp
+from dask_fits.storage.store import Store, open_store
+from dask_fits.storage.transfer import TransferConfig
 from tests.recording import RecordingFileSystem, put
 
+QUICK = TransferConfig(attempts=2, backoff=0.01)
 M13 = Path(__file__).parent / "data" / "m13.fits"
 CONTENT = np.random.default_rng(0).bytes(3 * LOCAL_BLOCK + 12345)
 RANGES = [
@@ -48,8 +54,8 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     if request.param == "local":
         path = tmp_path / "file with spaces [1] 100%.bin"
         path.write_bytes(CONTENT)
-        return open_store(path, None)
-    return open_store(put("file with spaces.bin", CONTENT), {})
+        return open_store(path, None, None)
+    return open_store(put("file with spaces.bin", CONTENT), {}, QUICK)
 
 
 @pytest.mark.parametrize("whole", [True, False])
@@ -82,9 +88,9 @@ def test_a_range_past_the_end_raises(store: Store) -> None:
 def test_a_local_file_that_changed_raises(tmp_path: Path) -> None:
     path = tmp_path / "a.bin"
     path.write_bytes(CONTENT)
-    store = open_store(path, None)
+    store = open_store(path, None, None)
     os.utime(path, ns=(1, 1))
-    with pytest.raises(FileChangedError, match=r"a\.bin.*changed.*mtime_ns=1\b.*expected"):
+    with pytest.raises(FileChangedError, match=r"a\.bin.*changed.*mtime_ns 1; .*expected"):
         list(store.read_ranges([ByteRange(0, 4)], whole=True))
 
 
@@ -93,7 +99,7 @@ def test_a_local_file_that_shrinks_during_a_read_raises(
 ) -> None:
     path = tmp_path / "a.bin"
     path.write_bytes(CONTENT)
-    store = open_store(path, None)
+    store = open_store(path, None, None)
     pieces = store.read_ranges([ByteRange(0, len(CONTENT))], whole=False)
     next(pieces)
     os.truncate(path, LOCAL_BLOCK + 10)
@@ -104,7 +110,7 @@ def test_a_local_file_that_shrinks_during_a_read_raises(
 def test_local_descriptors_are_closed(tmp_path: Path) -> None:
     path = tmp_path / "a.bin"
     path.write_bytes(CONTENT)
-    store = open_store(path, None)
+    store = open_store(path, None, None)
     before = len(os.listdir("/dev/fd"))
     for _ in range(20):
         next(store.read_ranges([ByteRange(0, len(CONTENT))], whole=False))
@@ -114,7 +120,7 @@ def test_local_descriptors_are_closed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("answer", [b"", b"short", CONTENT])
 def test_an_answer_of_another_length_raises(answer: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = open_store(put("a.bin", CONTENT), None)
+    store = open_store(put("a.bin", CONTENT), None, QUICK)
     monkeypatch.setattr(RecordingFileSystem, "cat_file", lambda *_, **__: answer)
     for ranges in ([ByteRange(10, 20)], [ByteRange(10, 20), ByteRange(40, 50)]):
         with pytest.raises(StorageError, match=rf"recording://a\.bin: .*10 to 20.*{len(answer)} "):
@@ -122,13 +128,13 @@ def test_an_answer_of_another_length_raises(answer: bytes, monkeypatch: pytest.M
 
 
 def test_remote_ranges_are_asked_in_bounded_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "_BATCH", 1000)
-    store = open_store(put("a.bin", CONTENT), None)
+    monkeypatch.setattr(remote, "_AHEAD", 1000)
+    store = open_store(put("a.bin", CONTENT), None, QUICK)
     RecordingFileSystem.log.clear()
     ranges = [ByteRange(n, n + 400) for n in range(0, 5000, 500)]
     pieces = store.read_ranges(ranges, whole=True)
     assert bytes(next(pieces)[1]) == CONTENT[:400]
-    assert len(RecordingFileSystem.ranges()) == 2
+    assert len(RecordingFileSystem.ranges()) == 1  # one at a time: it is not asynchronous
     assert len(list(pieces)) == 9
     assert RecordingFileSystem.ranges() == [(r.start, r.stop) for r in ranges]
 
@@ -147,7 +153,7 @@ def test_a_missing_file_is_named(url: str) -> None:
 def test_a_file_that_vanished_is_named(tmp_path: Path) -> None:
     path = tmp_path / "gone.bin"
     path.write_bytes(CONTENT)
-    store = open_store(path, None)
+    store = open_store(path, None, None)
     path.unlink()
     with pytest.raises(FitsFileNotFoundError, match=r"gone\.bin"):
         list(store.read_ranges([ByteRange(0, 4)], whole=True))
@@ -179,7 +185,12 @@ def test_a_server_that_is_not_there_is_no_missing_file() -> None:
 
 @pytest.mark.parametrize(
     ("status", "message"),
-    [(404, "no such file"), (403, "access denied"), (401, "access denied"), (500, "500, message")],
+    [
+        (404, "no such file"),
+        (403, "access denied"),
+        (401, "access denied"),
+        (501, "the server answered 501 Not Impl"),
+    ],
 )
 def test_what_a_web_server_says_is_said(status: int, message: str) -> None:
     class Handler(BaseHTTPRequestHandler):
@@ -196,15 +207,19 @@ def test_what_a_web_server_says_is_said(status: int, message: str) -> None:
     assert isinstance(caught.value, FileNotFoundError) == (status == 404)
 
 
-def test_a_server_that_ignores_ranges_is_found_out() -> None:
+def test_a_server_that_ignores_ranges_is_read_up_to_what_is_wanted() -> None:
     class Handler(SimpleHTTPRequestHandler):
         def log_message(self, *_: object) -> None:
             pass
 
-    expected = r"0 to 57600 .* got 362880 bytes; the server"
+        def copyfile(self, source: Any, outputfile: Any) -> None:
+            with suppress(ConnectionError):  # the client hangs up when it has what it wants
+                super().copyfile(source, outputfile)
+
     serve = partial(Handler, directory=str(M13.parent))
-    with serving(serve) as url, pytest.raises(StorageError, match=expected):
-        dask_fits.open(f"{url}/m13.fits")
+    with serving(serve) as url:
+        image = dask_fits.open(f"{url}/m13.fits")[0].data
+        assert np.array_equal(image[280:].compute(), fits.getdata(M13)[280:])
 
 
 @pytest.mark.parametrize("place", ["local", "memory"])
@@ -241,7 +256,7 @@ def test_a_missing_driver_names_the_extra(url: str, driver: str, extra: str) -> 
 
 def test_credentials_are_shown_nowhere() -> None:
     url = "https://user:hunter2@host/a.fits?X-Amz-Signature=abc123&X-Amz-Expires=60&part=2"
-    store = RemoteStore(url, store_module.Stamp(5, ""), {"secret": "hunter3hunter3"})
+    store = RemoteStore(url, Stamp(5), {"secret": "hunter3hunter3"}, QUICK, parallel=True)
     assert store.name == "https://host/a.fits?X-Amz-Signature=***&X-Amz-Expires=60&part=2"
     assert "hunter" not in repr(store)
     assert "abc123" not in repr(store)
@@ -258,7 +273,7 @@ def test_secrets_are_taken_out_of_the_errors_of_drivers(monkeypatch: pytest.Monk
         "endpoint_url": "http://here",
     }
     with pytest.raises(StorageError) as caught:
-        open_store("recording://a.fits", options)
+        open_store("recording://a.fits", options, QUICK)
     assert str(caught.value) == (
         "recording://a.fits: 403 for key *** with header *** at http://here (RuntimeError)"
     )
@@ -267,7 +282,7 @@ def test_secrets_are_taken_out_of_the_errors_of_drivers(monkeypatch: pytest.Monk
 def test_a_server_without_a_size_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(RecordingFileSystem, "info", lambda *_, **__: {"size": None})
     with pytest.raises(StorageError, match=r"recording://a\.fits: .*size"):
-        open_store("recording://a.fits", None)
+        open_store("recording://a.fits", None, QUICK)
 
 
 def test_a_local_path_is_the_same_file_however_it_is_written(
@@ -276,7 +291,7 @@ def test_a_local_path_is_the_same_file_however_it_is_written(
     path = tmp_path / "a.bin"
     path.write_bytes(CONTENT)
     monkeypatch.chdir(tmp_path)
-    stores = {open_store(url, None) for url in (path, str(path), "a.bin", f"file://{path}")}
+    stores = {open_store(url, None, None) for url in (path, str(path), "a.bin", f"file://{path}")}
     assert len(stores) == 1
     assert isinstance(stores.pop(), LocalStore)
 
@@ -298,7 +313,7 @@ def test_chained_urls(tmp_path: Path) -> None:
 
 def test_a_path_must_be_text() -> None:
     with pytest.raises(TypeError, match="url must be a str"):
-        open_store(b"a.fits", None)  # type: ignore[arg-type]
+        open_store(b"a.fits", None, QUICK)  # type: ignore[arg-type]
 
 
 def test_a_byte_range_is_checked() -> None:

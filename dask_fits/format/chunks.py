@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dask_fits.format.selection import Axis
-from dask_fits.storage.byte_range import MAX_BRIDGED, MAX_GAP, ByteRange, group_runs
+from dask_fits.storage.byte_range import MAX_BRIDGED, MAX_GAP, ByteRange, group_runs, split_range
 
 
 def slab_shape(shape: tuple[int, ...], *, itemsize: int, limit: int) -> tuple[int, ...]:
@@ -122,9 +122,10 @@ class Runs:
             ByteRange(first, last + self.nbytes) for first, last in zip(firsts, lasts, strict=True)
         )
 
-    def plan(self) -> ReadPlan:
-        """Tell what reading the box costs."""
-        return ReadPlan(self.ranges, len(self.starts) * self.count * self.itemsize)
+    def plan(self, *, part_size: int | None) -> ReadPlan:
+        """Tell what reading the box costs, where a range is fetched in parts of `part_size`."""
+        parts = tuple(part for whole in self.ranges for part in split_range(whole, part_size))
+        return ReadPlan(parts, len(self.starts) * self.count * self.itemsize)
 
 
 def plan_box(axes: tuple[Axis, ...], *, shape: tuple[int, ...], itemsize: int, offset: int) -> Runs:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dask_fits.exceptions import TruncatedFileError
-from dask_fits.format.chunks import Runs, plan_box
+from dask_fits.format.chunks import ReadPlan, Runs, plan_box
 from dask_fits.format.layout import ImageLayout
 from dask_fits.format.selection import Axis, Selection, select
 from dask_fits.storage.store import Store
@@ -65,9 +65,10 @@ class ImageReader:
 
     def __dask_tokenize__(self) -> tuple[object, ...]:
         # Not the storage options: they may hold secrets, and do not change the pixels.
-        scaling = self.layout.scaling
+        scaling, stamp = self.layout.scaling, self.store.stamp
         return (
-            *("dask_fits.ImageReader", self.store.url, self.store.stamp.size, self.store.stamp.tag),
+            *("dask_fits.ImageReader", self.store.url),
+            *(stamp.size, stamp.kind, stamp.value),
             *(self.layout.offset, self.layout.shape),
             *(scaling.bitpix, scaling.bscale, scaling.bzero, scaling.blank),
         )
@@ -80,6 +81,10 @@ class ImageReader:
             itemsize=self.layout.scaling.stored.itemsize,
             offset=self.layout.offset,
         )
+
+    def plan(self, axes: tuple[Axis, ...]) -> ReadPlan:
+        """Tell what reading a box of pixels costs. Pure."""
+        return self.runs(axes).plan(part_size=self.store.part_size)
 
     def _fill(self, out: npt.NDArray[Any], runs: Runs) -> None:
         """Fetch the runs and decode them into `out`, which is C-contiguous."""

@@ -20,6 +20,10 @@ memory at once stays small and its parts are fetched concurrently. A run without
 """
 
 
+_LARGEST_PIXEL = 8
+"""Bytes: BITPIX = 64 and -64."""
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class ByteRange:
     """A half-open range of bytes ``[start, stop)``, counted from the start of the file."""
@@ -37,6 +41,37 @@ class ByteRange:
     def nbytes(self) -> int:
         """Number of bytes in the range."""
         return self.stop - self.start
+
+
+def split_range(wanted: ByteRange, part_size: int | None) -> list[ByteRange]:
+    """Cut a range into parts of about equal length, to be fetched at the same time.
+
+    Parameters
+    ----------
+    wanted : ByteRange
+    part_size : int or None
+        Greatest length of a part in bytes, a multiple of 8; None for one part.
+
+    Returns
+    -------
+    parts : list of ByteRange
+        Ascending, one after the other; all but the last of a length that is a multiple of 8 bytes,
+        so that no pixel of an image that begins with the range lies in two of them.
+
+    Examples
+    --------
+    >>> [part.nbytes for part in split_range(ByteRange(0, 1000), 400)]
+    [336, 336, 328]
+    """
+    if part_size is None or wanted.nbytes <= part_size:
+        return [wanted]
+    count = -(-wanted.nbytes // part_size)
+    length = -(-wanted.nbytes // count)
+    length += -length % _LARGEST_PIXEL
+    return [
+        ByteRange(start, min(start + length, wanted.stop))
+        for start in range(wanted.start, wanted.stop, length)
+    ]
 
 
 def group_runs(

@@ -1,0 +1,271 @@
+"""A server's answer to a ranged request: what it must say, and its bytes into a buffer.
+
+The HTTP of web servers, S3 and Google Cloud Storage is the same here (RFC 9110): one place decides
+what counts as the bytes that were asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Protocol
+
+from dask_fits.exceptions import (
+    AccessDeniedError,
+    FitsError,
+    FitsFileNotFoundError,
+    StorageError,
+)
+from dask_fits.storage.byte_range import ByteRange
+from dask_fits.storage.stamp import Stamp, changed
+from dask_fits.storage.transfer import PassingFaultError, retry_after
+
+MAX_SKIPPED = 8 * 1024 * 1024
+"""Bytes that are read and thrown away to reach a range, where a server ignores Range. A range that
+begins further on is refused: it would cost a download of what lies before it, at every read."""
+
+_MIN_RATE = 1024
+"""Bytes a second, over a whole request, below which it is given up as if nothing came."""
+
+_PASSING = frozenset((408, 425, 429, 500, 502, 503, 504))
+_STAMP_HEADERS = {
+    "ETag": "etag",
+    "Last-Modified": "last-modified",
+    "VersionId": "x-amz-version-id",
+    "generation": "x-goog-generation",
+}
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)", re.IGNORECASE)
+_UNSATISFIED = re.compile(r"bytes \*/(\d+)", re.IGNORECASE)
+_PLAIN = ("", "identity", "aws-chunked")
+"""Content-Encoding of bytes that are the file's own. S3 keeps the last one as a label only."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One ranged request."""
+
+    name: str
+    """The file, as it may be shown."""
+    wanted: ByteRange
+    stamp: Stamp
+    timeout: float
+    """Seconds without a byte after which it is given up."""
+    access_hint: str = ""
+    """What to say to who is refused."""
+
+    @property
+    def header(self) -> str:
+        """Value of the Range header; its end is inclusive."""
+        return f"bytes={self.wanted.start}-{self.wanted.stop - 1}"
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    nothing: tuple[bytes, ...] = ()
+    for piece in nothing:
+        yield piece
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a server answered to one request."""
+
+    status: int
+    headers: Mapping[str, str]
+    """With lower-case names, or a mapping that ignores case."""
+    body: AsyncIterator[bytes] = field(default_factory=_nothing)
+    said: str = ""
+    """The service's own name for an error."""
+
+
+class Transport(Protocol):
+    """One way to reach one file; used in the event loop, by any number of tasks at once."""
+
+    @property
+    def parallel(self) -> bool:
+        """Whether requests may run at the same time."""
+
+    @property
+    def confirms(self) -> bool:
+        """Whether every read is held to its request's stamp; else it is asked for afterwards."""
+
+    async def stat(self, request: Request) -> Stamp:
+        """Make one metadata request (two where the server wants it so): the file's stamp."""
+
+    async def read(self, request: Request, into: memoryview) -> None:
+        """Read one range into a buffer of its size; raises as `read_answer` does."""
+
+    def passing(self, error: Exception) -> bool:
+        """Whether an exception of the driver may be over at the next attempt."""
+
+
+class PreconditionFailedError(Exception):
+    """The file is no longer the version that the request was held to (status 412)."""
+
+
+async def read_answer(
+    opening: AbstractAsyncContextManager[Answer], request: Request, into: memoryview
+) -> None:
+    """Make a request and read what was asked for into a buffer.
+
+    Parameters
+    ----------
+    opening : async context manager of Answer
+        Sends the request when entered; leaving it before the body's end closes the connection.
+    request : Request
+    into : memoryview of ``request.wanted.nbytes`` bytes
+
+    Raises
+    ------
+    PassingFaultError
+        The answer is not what was asked for, but the next may be.
+    PreconditionFailedError, FileChangedError
+        The file is another version.
+    AccessDeniedError, FitsFileNotFoundError, StorageError
+        The server refuses, or cannot serve ranges.
+    """
+    try:
+        async with asyncio.timeout(request.timeout) as limit, opening as answer:
+            done = await _receive(answer, request, into, limit)
+    except TimeoutError as error:
+        raise PassingFaultError(f"nothing came for {request.timeout} s") from error
+    if done < len(into):
+        raise PassingFaultError(f"{done} bytes came of the {len(into)} that were asked for")
+
+
+async def _receive(
+    answer: Answer, request: Request, into: memoryview, limit: asyncio.Timeout
+) -> int:
+    clock = asyncio.get_running_loop().time
+    started, done = clock(), 0
+    skip = _to_skip(answer, request)
+    async for chunk in answer.body:
+        useful = memoryview(chunk)[skip:] if skip else chunk
+        skip = max(skip - len(chunk), 0)
+        fits = min(len(useful), len(into) - done)
+        if fits < len(useful) and answer.status == HTTPStatus.PARTIAL_CONTENT:
+            raise PassingFaultError(f"more than the {len(into)} bytes that were asked for came")
+        into[done : done + fits] = useful[:fits]
+        done += fits
+        if done == len(into) and answer.status == HTTPStatus.OK:
+            break  # the rest of the file is not read
+        slowest = started + request.timeout + done / _MIN_RATE
+        limit.reschedule(min(clock() + request.timeout, slowest))
+    return done
+
+
+def _to_skip(answer: Answer, request: Request) -> int:
+    """Check everything that an answer says before its body; bytes to skip at the body's start."""
+    if answer.status not in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
+        raise refusal(answer, request)
+    check_plain(answer.headers, request.name)
+    stamp, wanted = request.stamp, request.wanted
+    found = answer.headers.get(_STAMP_HEADERS.get(stamp.kind, ""), stamp.value)
+    whole = answer.status == HTTPStatus.OK
+    size = _whole_size(answer, stamp) if whole else _ranged_size(answer, request)
+    if found != stamp.value or size != stamp.size:
+        raise changed(request.name, found=Stamp(size, stamp.kind, found), expected=stamp)
+    if whole and wanted.start > MAX_SKIPPED:
+        raise StorageError(
+            f"{request.name}: the server ignores range requests (asked for bytes {wanted.start} to "
+            f"{wanted.stop}, it sends the whole file); make a local copy and open that"
+        )
+    return wanted.start if whole else 0
+
+
+def _whole_size(answer: Answer, stamp: Stamp) -> int:
+    return _integer(answer.headers.get("content-length")) or stamp.size
+
+
+def _ranged_size(answer: Answer, request: Request) -> int:
+    """Check that a partial answer is the range that was asked for; the size of the file."""
+    wanted, said = request.wanted, answer.headers.get("content-range", "")
+    found = _CONTENT_RANGE.fullmatch(said.strip())
+    if found is None:
+        raise PassingFaultError(f"Content-Range: found {said!r}, expected {_expected(request)!r}")
+    start, last, total = found.groups()
+    size = request.stamp.size if total == "*" else int(total)
+    if size == request.stamp.size and (int(start), int(last) + 1) != (wanted.start, wanted.stop):
+        raise PassingFaultError(f"Content-Range: found {said!r}, expected {_expected(request)!r}")
+    length = _integer(answer.headers.get("content-length"))
+    if size == request.stamp.size and length not in (None, wanted.nbytes):
+        raise PassingFaultError(f"Content-Length: found {length}, expected {wanted.nbytes}")
+    return size
+
+
+def _expected(request: Request) -> str:
+    wanted = request.wanted
+    return f"bytes {wanted.start}-{wanted.stop - 1}/{request.stamp.size}"
+
+
+def _integer(text: str | None) -> int | None:
+    return int(text) if text and text.isascii() and text.isdigit() else None
+
+
+def check_plain(headers: Mapping[str, str], name: str) -> None:
+    """Raise where a server sends a compressed form of the file, whose ranges are not the file's."""
+    encoding = headers.get("content-encoding", "").strip().lower()
+    if encoding not in _PLAIN:
+        raise StorageError(
+            f"{name}: the server sends the file compressed (Content-Encoding: {encoding}), "
+            "expected its own bytes"
+        )
+
+
+def stamp_of(headers: Mapping[str, str], size: int, *kinds: str) -> Stamp:
+    """Take a stamp from an answer's headers: the first of `kinds` that it has."""
+    for kind in kinds:
+        if value := headers.get(_STAMP_HEADERS[kind]):
+            return Stamp(size, kind, value)
+    return Stamp(size)
+
+
+def total_size(answer: Answer) -> int | None:
+    """Length of the whole file, as an answer to a request for a part of it tells."""
+    if answer.status == HTTPStatus.OK:
+        return _integer(answer.headers.get("content-length"))
+    said = answer.headers.get("content-range", "").strip()
+    found = _CONTENT_RANGE.fullmatch(said)
+    if found:
+        return _integer(found[3])
+    empty = _UNSATISFIED.fullmatch(said)  # of an empty file no byte can be asked for
+    return int(empty[1]) if empty else None
+
+
+def refusal(answer: Answer, request: Request) -> Exception:
+    """Build the exception for a status that is no success."""
+    status, name = answer.status, request.name
+    told = " ".join(filter(None, (str(status), _phrase(status), answer.said)))
+    if status in _PASSING:
+        wait = retry_after(answer.headers.get("retry-after"))
+        return PassingFaultError(f"the server answered {told}", wait=wait)
+    if status == HTTPStatus.PRECONDITION_FAILED:
+        return PreconditionFailedError(told)
+    if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+        return AccessDeniedError(f"{name}: access denied ({told}){request.access_hint}")
+    if status in (HTTPStatus.NOT_FOUND, HTTPStatus.GONE):
+        return FitsFileNotFoundError(f"{name}: no such file ({told})")
+    if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+        return _unsatisfied(answer, request, told)
+    return StorageError(f"{name}: the server answered {told}")
+
+
+def _unsatisfied(answer: Answer, request: Request, told: str) -> FitsError:
+    size, stamp = total_size(answer), request.stamp
+    if size not in (None, stamp.size):
+        return changed(request.name, found=Stamp(size or 0), expected=stamp)
+    wanted = request.wanted
+    return StorageError(
+        f"{request.name}: the server cannot serve bytes {wanted.start} to {wanted.stop} of a file "
+        f"of {stamp.size} bytes ({told})"
+    )
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return ""

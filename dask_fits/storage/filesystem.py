@@ -1,0 +1,59 @@
+"""From a URL to a way of reading it: the only file that imports fsspec."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+import fsspec
+from fsspec.asyn import get_loop
+from fsspec.implementations.local import LocalFileSystem
+
+from dask_fits.storage.answer import Transport
+from dask_fits.storage.errors import protocol_of
+from dask_fits.storage.transfer import TransferConfig
+
+_TRANSPORTS = {
+    "fsspec.implementations.http": ("dask_fits.storage.http", "HttpTransport"),
+    "s3fs.core": ("dask_fits.storage.s3", "S3Transport"),
+    "gcsfs.core": ("dask_fits.storage.gcs", "GcsTransport"),
+}
+"""Module of a filesystem's class, or of one that it derives from -> what reads through it."""
+
+_OTHER = ("dask_fits.storage.other", "OtherTransport")
+
+
+def local_path(url: str, options: Mapping[str, Any]) -> str | None:
+    """Absolute path of a file on a mounted disk; None where it is elsewhere."""
+    fs, path = fsspec.core.url_to_fs(url, **options)
+    return str(path) if isinstance(fs, LocalFileSystem) else None
+
+
+def connect(
+    url: str, options: Mapping[str, Any], transfer: TransferConfig
+) -> tuple[Transport, asyncio.AbstractEventLoop]:
+    """Find the transport for a URL, and the event loop that it runs in.
+
+    fsspec keeps its filesystems, and with them the connections: this costs some microseconds.
+    """
+    if _is_s3fs(url):
+        from dask_fits.storage.s3 import s3_options
+
+        options = s3_options(options, transfer)
+    fs, path = fsspec.core.url_to_fs(url, **options)
+    module, name = _transport(type(fs))
+    loop = fs.loop if fs.async_impl else get_loop()
+    return getattr(import_module(module), name)(fs, path), loop
+
+
+def _is_s3fs(url: str) -> bool:
+    if "::" in url or protocol_of(url) not in ("s3", "s3a"):
+        return False
+    return _transport(fsspec.get_filesystem_class("s3")) == _TRANSPORTS["s3fs.core"]
+
+
+def _transport(filesystem: type) -> tuple[str, str]:
+    modules = (cls.__module__ for cls in filesystem.__mro__)
+    return next((_TRANSPORTS[name] for name in modules if name in _TRANSPORTS), _OTHER)

@@ -1,0 +1,106 @@
+"""Web servers: conditional ranged requests in the session of fsspec's HTTP filesystem.
+
+Not through its ``cat_file``, which hides the status and the headers of the answer, does not ask for
+the bytes uncompressed, and takes whatever comes for the range.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from typing import Any
+
+import aiohttp
+
+from dask_fits.exceptions import StorageError
+from dask_fits.storage.answer import (
+    Answer,
+    Request,
+    check_plain,
+    read_answer,
+    refusal,
+    stamp_of,
+    total_size,
+)
+from dask_fits.storage.stamp import Stamp
+
+_NO_HEAD = (400, 403, 405, 501)
+"""What servers answer to HEAD alone: a URL signed for GET, a method that they do not know."""
+
+_CERTAIN = (aiohttp.ClientSSLError, aiohttp.ServerFingerprintMismatch)
+"""Failures to connect that the next attempt would meet again."""
+
+
+class HttpTransport:
+    """One file of a web server."""
+
+    parallel = True
+    confirms = True
+
+    def __init__(self, fs: Any, path: str) -> None:
+        self._fs = fs
+        self._path = path
+
+    async def stat(self, request: Request) -> Stamp:
+        """HEAD; where a server refuses that or tells no size, GET of the first byte."""
+        async with self._ask("HEAD", {}) as answer:
+            size = total_size(answer) if answer.status == HTTPStatus.OK else None
+            if answer.status != HTTPStatus.OK and answer.status not in _NO_HEAD:
+                raise refusal(answer, request)
+        if size is None:
+            async with self._ask("GET", {"Range": request.header}) as answer:
+                size = total_size(answer)
+                if answer.status >= HTTPStatus.BAD_REQUEST and size is None:
+                    raise refusal(answer, request)
+        check_plain(answer.headers, request.name)
+        if size is None:
+            raise StorageError(
+                f"{request.name}: the server does not tell the size of the file, "
+                "without which its parts cannot be read"
+            )
+        return stamp_of(answer.headers, size, "ETag", "Last-Modified")
+
+    async def read(self, request: Request, into: memoryview) -> None:
+        """GET of a range, on condition that the file is the one that was opened."""
+        headers = {"Range": request.header, **_condition(request.stamp)}
+        await read_answer(self._ask("GET", headers), request, into)
+
+    def passing(self, error: Exception) -> bool:
+        """Whether an exception of aiohttp may be over at the next attempt."""
+        return passing_in_aiohttp(error)
+
+    @asynccontextmanager
+    async def _ask(self, method: str, headers: Mapping[str, str]) -> AsyncIterator[Answer]:
+        fs = self._fs
+        options = {"allow_redirects": True, "timeout": NO_TOTAL, **fs.kwargs}
+        options["headers"] = {
+            **options.get("headers", {}),
+            "Accept-Encoding": "identity",  # a server that compresses drops ranges
+            **headers,
+        }
+        session = await fs.set_session()
+        url = fs.encode_url(self._path)
+        async with session.request(method, url, **options) as response:
+            yield Answer(response.status, response.headers, response.content.iter_any())
+
+
+NO_TOTAL = aiohttp.ClientTimeout(total=None)
+"""Without aiohttp's five minutes for a whole request: a slow line is no fault while bytes come."""
+
+
+def passing_in_aiohttp(error: Exception) -> bool:
+    """Whether an exception of aiohttp may be over at the next attempt."""
+    if isinstance(error, _CERTAIN):
+        return False
+    return isinstance(
+        error,
+        (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, ConnectionError, TimeoutError),
+    )
+
+
+def _condition(stamp: Stamp) -> dict[str, str]:
+    # A weak ETag never matches (RFC 9110, 13.1.1): it is compared with the answer's instead.
+    if stamp.kind == "ETag" and not stamp.value.startswith("W/"):
+        return {"If-Match": stamp.value}
+    return {"If-Unmodified-Since": stamp.value} if stamp.kind == "Last-Modified" else {}

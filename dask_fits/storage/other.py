@@ -1,0 +1,79 @@
+"""Any other filesystem of fsspec: WebDAV, FTP, SFTP, Azure, memory, zip, caches, ..."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from dask_fits.exceptions import StorageError
+from dask_fits.storage.answer import Request
+from dask_fits.storage.stamp import Stamp
+from dask_fits.storage.transfer import PassingFaultError
+
+_STAMP_KEYS = (
+    *("ETag", "etag", "VersionId", "version_id", "generation", "md5Hash", "content_hash", "CRC"),
+    *("Last-Modified", "LastModified", "last_modified", "updated", "mtime", "modified", "modify"),
+    *("created", "date_time"),
+)
+"""Names under which filesystems tell what changes when a file does, the surest first."""
+
+_CERTAIN = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+
+
+class OtherTransport:
+    """One file of a filesystem that takes no conditions: its stamp is asked for after each read.
+
+    A filesystem that is not asynchronous gets one request at a time, with the time-outs and in the
+    manner of its driver, in a thread.
+    """
+
+    confirms = False
+
+    def __init__(self, fs: Any, path: str) -> None:
+        self._fs = fs
+        self._path = path
+
+    @property
+    def parallel(self) -> bool:
+        """Whether the filesystem is asynchronous."""
+        return bool(self._fs.async_impl)
+
+    async def stat(self, request: Request) -> Stamp:
+        """Ask for the file's metadata."""
+        self._fs.invalidate_cache(self._path)  # a listing from before may be of an older version
+        info = await self._call("info", self._path)
+        if info.get("type") == "directory":
+            raise IsADirectoryError("is a directory, not a file")
+        if info.get("size") is None:
+            raise StorageError(
+                f"{request.name}: the server does not tell the size of the file, "
+                "without which its parts cannot be read"
+            )
+        return _stamp(info)
+
+    async def read(self, request: Request, into: memoryview) -> None:
+        """Read a range."""
+        wanted = request.wanted
+        # By keyword: the second positional argument of some drivers is not `start`.
+        reading = self._call("cat_file", self._path, start=wanted.start, end=wanted.stop)
+        async with asyncio.timeout(request.timeout if self.parallel else None):
+            data = await reading
+        if len(data) != wanted.nbytes:
+            raise PassingFaultError(f"{len(data)} bytes came of the {wanted.nbytes} asked for")
+        into[:] = data
+
+    def passing(self, error: Exception) -> bool:
+        """Whether an exception of a driver may be over at the next attempt."""
+        return isinstance(error, (OSError, EOFError)) and not isinstance(error, _CERTAIN)
+
+    async def _call(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        if self.parallel:
+            return await getattr(self._fs, f"_{method}")(*args, **kwargs)
+        return await asyncio.to_thread(getattr(self._fs, method), *args, **kwargs)
+
+
+def _stamp(info: Mapping[str, Any]) -> Stamp:
+    size = int(info["size"])
+    kind = next((key for key in _STAMP_KEYS if info.get(key)), "")
+    return Stamp(size, kind, str(info[kind])) if kind else Stamp(size)

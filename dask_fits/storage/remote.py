@@ -1,0 +1,212 @@
+"""Files that are not on a mounted disk: concurrent requests, each held to the file's stamp."""
+
+from __future__ import annotations
+
+import asyncio
+import warnings
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, Self, TypeVar, cast
+from urllib.parse import urlsplit
+
+from dask_fits.exceptions import FitsError, UnstampedFileWarning
+from dask_fits.storage.answer import PreconditionFailedError, Request
+from dask_fits.storage.byte_range import ByteRange, split_range
+from dask_fits.storage.errors import access_hint, shown, storage_errors, told
+from dask_fits.storage.filesystem import connect
+from dask_fits.storage.stamp import Stamp, changed, check_within
+from dask_fits.storage.transfer import PassingFaultError, TransferConfig, retrying
+
+_T = TypeVar("_T")
+
+_AHEAD = 64 * 1024 * 1024
+"""Bytes that one read asks for, and holds, ahead of what its caller has taken."""
+
+_PATIENCE = 10.0
+"""Seconds that cancelled requests have to end in; they take milliseconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteStore:
+    """A file behind a web server, an object store or any other fsspec filesystem."""
+
+    url: str
+    stamp: Stamp
+    options: dict[str, Any] = field(compare=False)
+    """fsspec storage options; they may hold secrets and are shown nowhere."""
+    transfer: TransferConfig = field(compare=False)
+    parallel: bool = field(compare=False)
+    """Whether the filesystem takes several requests at a time."""
+
+    def __repr__(self) -> str:
+        return f"RemoteStore({self.name!r}, {self.stamp})"
+
+    @property
+    def name(self) -> str:
+        """The path or URL as it may be shown."""
+        return shown(self.url)
+
+    @property
+    def part_size(self) -> int | None:
+        """Longest part that a range is cut into, in bytes; None where a range is one request."""
+        return self.transfer.part_size if self.parallel else None
+
+    def read_ranges(
+        self, ranges: Sequence[ByteRange], *, whole: bool
+    ) -> Iterator[tuple[int, memoryview]]:
+        """Read byte ranges; see `Store.read_ranges`."""
+        pieces = deque(wanted for wanted in ranges if wanted.nbytes)
+        if not whole:
+            pieces = deque(p for wanted in pieces for p in split_range(wanted, self.part_size))
+        if not pieces:
+            return
+        check_within(self.name, pieces[-1], self.stamp)
+        with storage_errors(self.url, self.options):
+            file = _RemoteFile(self.url, self.options, self.transfer)
+            most = 2 * self.transfer.max_concurrency if self.parallel else 1
+            ahead, coming = 0, deque[tuple[ByteRange, memoryview, list[Future[None]]]]()
+            with _Flight(file.loop) as flight:
+                while pieces or coming:
+                    while pieces and _has_room(ahead + pieces[0].nbytes, len(coming), most):
+                        piece = pieces.popleft()
+                        coming.append((piece, *self._start(flight, file, piece)))
+                        ahead += piece.nbytes
+                    piece, buffer, parts = coming.popleft()
+                    for part in parts:
+                        part.result()
+                    yield piece.start, buffer
+                    ahead -= piece.nbytes
+                flight.start(file.confirm(self.stamp)).result()
+
+    def _start(
+        self, flight: _Flight, file: _RemoteFile, piece: ByteRange
+    ) -> tuple[memoryview, list[Future[None]]]:
+        """Have the parts of a piece fetched into one buffer."""
+        buffer = memoryview(bytearray(piece.nbytes))
+        parts = split_range(piece, self.part_size)
+        places = (buffer[part.start - piece.start : part.stop - piece.start] for part in parts)
+        return buffer, [
+            flight.start(file.read(part, place, self.stamp))
+            for part, place in zip(parts, places, strict=True)
+        ]
+
+
+def open_remote(url: str, options: dict[str, Any], transfer: TransferConfig) -> RemoteStore:
+    """Look a file up: one metadata request, or two where the server needs it so.
+
+    Raises
+    ------
+    FitsFileNotFoundError, AccessDeniedError, MissingDriverError, StorageError
+    """
+    with storage_errors(url, options):
+        file = _RemoteFile(url, options, transfer)
+        with _Flight(file.loop) as flight:
+            stamp = flight.start(file.stat()).result()
+    if not stamp.kind and transfer.warn_without_stamp:
+        # Of the server, not of the file: so Python's filters show it once for all of its files.
+        place = urlsplit(shown(url).rpartition("::")[2])
+        warnings.warn(
+            f"{place.scheme}://{place.netloc} tells neither ETag nor modification time: that a "
+            "file is replaced by one of the same length while it is read cannot be noticed there "
+            "(silence this with transfer=TransferConfig(warn_without_stamp=False))",
+            UnstampedFileWarning,
+            stacklevel=4,  # who called dask_fits.open
+        )
+    return RemoteStore(url, stamp, options, transfer, file.transport.parallel)
+
+
+def _has_room(ahead: int, coming: int, most: int) -> bool:
+    return not coming or (ahead <= _AHEAD and coming < most)
+
+
+class _RemoteFile:
+    """A file's transport: makes requests in the event loop, again where a fault may pass."""
+
+    def __init__(self, url: str, options: Mapping[str, Any], transfer: TransferConfig) -> None:
+        self.transport, self.loop = connect(url, options, transfer)
+        self._name = shown(url)
+        self._hint = access_hint(url)
+        self._options = options
+        self._transfer = transfer
+
+    async def stat(self) -> Stamp:
+        request = self._request(ByteRange(0, 1), Stamp(0))
+        timeout = self._transfer.timeout if self.transport.parallel else None
+
+        async def ask() -> Stamp:
+            async with asyncio.timeout(timeout):
+                return await self.transport.stat(request)
+
+        return await self._retrying(ask, self._name)
+
+    async def read(self, part: ByteRange, into: memoryview, stamp: Stamp) -> None:
+        request = self._request(part, stamp)
+        what = f"{self._name}: bytes {part.start} to {part.stop}"
+        try:
+            await self._retrying(lambda: self.transport.read(request, into), what)
+        except PreconditionFailedError:
+            raise changed(self._name, found=await self.stat(), expected=stamp) from None
+
+    async def confirm(self, stamp: Stamp) -> None:
+        """Check the stamp, where the answers to the reads before did not tell it."""
+        if not self.transport.confirms and (found := await self.stat()) != stamp:
+            raise changed(self._name, found=found, expected=stamp)
+
+    def _request(self, wanted: ByteRange, stamp: Stamp) -> Request:
+        return Request(self._name, wanted, stamp, self._transfer.timeout, self._hint)
+
+    async def _retrying(self, make: Callable[[], Awaitable[_T]], what: str) -> _T:
+        def passing(error: Exception) -> bool:
+            if isinstance(error, FitsError):
+                return False
+            return isinstance(error, PassingFaultError) or self.transport.passing(error)
+
+        def say(error: Exception) -> str:
+            return f"{what}: {told(error, self._options)}"
+
+        return await retrying(make, config=self._transfer, passing=passing, told=say)
+
+
+class _Flight:
+    """The requests of one read: run in the event loop, waited for in the thread that asked."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def start(self, request: Coroutine[Any, Any, _T]) -> Future[_T]:
+        return asyncio.run_coroutine_threadsafe(self._run(request), self._loop)
+
+    def __enter__(self) -> Self:
+        if _is_running_in(self._loop):
+            raise RuntimeError("cannot wait for a file in the event loop that reads it")
+        return self
+
+    def __exit__(self, failed: object, *_: object) -> None:
+        """Cancel the requests that nobody waits for any more, and see them end."""
+        if failed:
+            asyncio.run_coroutine_threadsafe(self._cancel(), self._loop).result(_PATIENCE)
+
+    async def _run(self, request: Coroutine[Any, Any, _T]) -> _T:
+        task = cast("asyncio.Task[Any]", asyncio.current_task())
+        self._tasks.add(task)
+        try:
+            return await request
+        finally:
+            self._tasks.discard(task)
+
+    async def _cancel(self) -> None:
+        # What was started before this has had its first step, so it is in the set or done.
+        if running := self._tasks.copy():
+            for task in running:
+                task.cancel()
+            await asyncio.wait(running)
+
+
+def _is_running_in(loop: asyncio.AbstractEventLoop) -> bool:
+    try:
+        return asyncio.get_running_loop() is loop
+    except RuntimeError:  # none is running in this thread
+        return False

@@ -1,0 +1,105 @@
+"""S3: conditional ranged requests through the client of s3fs.
+
+Not through its ``cat_file``, which takes the bytes of an object that was replaced, nor its
+``call_s3``, which has retries of its own beneath ours and hides what the server said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from typing import Any
+
+import aiohttp
+from botocore.exceptions import (
+    ClientError,
+    ConnectionError,  # noqa: A004 (botocore's own; it is no OSError)
+    HTTPClientError,
+    IncompleteReadError,
+    SSLError,
+)
+from botocore.parsers import ResponseParserError
+
+from dask_fits.storage.answer import Answer, Request, read_answer, refusal, stamp_of
+from dask_fits.storage.stamp import Stamp
+from dask_fits.storage.transfer import TransferConfig
+
+_READ = 256 * 1024
+"""Bytes that are taken from a connection at a time."""
+
+_PASSING = (
+    *(HTTPClientError, ConnectionError, IncompleteReadError, ResponseParserError),
+    *(aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, OSError),
+)
+
+
+class S3Transport:
+    """One object of a bucket."""
+
+    parallel = True
+    confirms = True
+
+    def __init__(self, fs: Any, path: str) -> None:
+        self._fs = fs
+        self._bucket, self._key, self._version = fs.split_path(path)
+
+    async def stat(self, request: Request) -> Stamp:
+        """HeadObject."""
+        async with self._ask("head_object", self._pinned(self._version)) as answer:
+            if answer.status != HTTPStatus.OK:
+                raise refusal(answer, request)
+            size = int(answer.headers["content-length"])
+            # An id that S3 tells of a version need not be one that the caller may ask for.
+            kinds = ("VersionId", "ETag") if self._fs.version_aware else ("ETag",)
+            return stamp_of(answer.headers, size, *kinds, "Last-Modified")
+
+    async def read(self, request: Request, into: memoryview) -> None:
+        """GetObject of a range, of a pinned version or on condition of the ETag."""
+        stamp = request.stamp
+        held = {"IfMatch": stamp.value} if stamp.kind == "ETag" else {}
+        held |= self._pinned(stamp.value if stamp.kind == "VersionId" else self._version)
+        await read_answer(self._ask("get_object", {"Range": request.header, **held}), request, into)
+
+    def passing(self, error: Exception) -> bool:
+        """Whether an exception of botocore may be over at the next attempt."""
+        return isinstance(error, _PASSING) and not isinstance(error, SSLError)
+
+    @asynccontextmanager
+    async def _ask(self, operation: str, arguments: Mapping[str, str]) -> AsyncIterator[Answer]:
+        await self._fs.set_session()
+        client = await self._fs.get_s3(self._bucket)
+        place = {"Bucket": self._bucket, "Key": self._key, **self._fs.req_kw}
+        try:
+            found = await getattr(client, operation)(**place, **arguments)
+        except ClientError as error:
+            about = error.response["ResponseMetadata"]
+            code = error.response.get("Error", {}).get("Code", "")
+            said = "" if code.isdigit() else code
+            yield Answer(about["HTTPStatusCode"], about.get("HTTPHeaders", {}), said=said)
+            return
+        about, body = found["ResponseMetadata"], found.get("Body")
+        try:
+            yield Answer(about["HTTPStatusCode"], about["HTTPHeaders"], _chunks(body))
+        finally:
+            if body is not None:
+                body.close()  # does nothing where it was read to its end
+
+    def _pinned(self, version: str | None) -> dict[str, str]:
+        return {"VersionId": version} if version else {}
+
+
+def s3_options(options: Mapping[str, Any], transfer: TransferConfig) -> dict[str, Any]:
+    """Make s3fs's options: one layer of retries, which is ours, and as many connections."""
+    defaults = {
+        "retries": {"max_attempts": 0},
+        "max_pool_connections": transfer.max_concurrency,
+        "connect_timeout": transfer.timeout,
+        "read_timeout": transfer.timeout,
+    }
+    return {**options, "config_kwargs": {**defaults, **options.get("config_kwargs", {})}}
+
+
+async def _chunks(body: Any) -> AsyncIterator[bytes]:
+    while chunk := await body.read(_READ):
+        yield chunk

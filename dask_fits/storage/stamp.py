@@ -1,0 +1,39 @@
+"""What tells one version of a file from another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dask_fits.exceptions import FileChangedError, TruncatedFileError
+from dask_fits.storage.byte_range import ByteRange
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """Identity of one version of a file, taken when it is opened and checked at every read."""
+
+    size: int
+    """Length of the file in bytes."""
+    kind: str = ""
+    """What tells versions apart: ``"ETag"``, ``"VersionId"``, ``"generation"``, ``"mtime_ns"`` or
+    whatever else the storage has; empty where it has nothing but the size."""
+    value: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.size} bytes, {self.kind} {self.value}" if self.kind else f"{self.size} bytes"
+
+
+def changed(name: str, *, found: Stamp | str, expected: Stamp) -> FileChangedError:
+    """Build the error for a file that is not the version that was opened."""
+    return FileChangedError(
+        f"{name}: the file changed after it was opened: found {found}; expected {expected}"
+    )
+
+
+def check_within(name: str, wanted: ByteRange, stamp: Stamp) -> None:
+    """Raise where a range reaches past the end of the file."""
+    if wanted.stop > stamp.size:
+        raise TruncatedFileError(
+            f"{name}: bytes {wanted.start} to {wanted.stop} are needed, "
+            f"but the file ends at byte {stamp.size}"
+        )
