@@ -9,11 +9,15 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.servers.caddy import CaddyServer
+from tests.servers.caddy import caddy_server as run_caddy_server
 from tests.servers.gcs import GcsServer
 from tests.servers.gcs import gcs_server as run_gcs_server
 from tests.servers.range_server import RangeServer
 from tests.servers.s3 import S3Server
 from tests.servers.s3 import s3_server as run_s3_server
+from tests.servers.webdav import WebdavServer
+from tests.servers.webdav import webdav_server as run_webdav_server
 
 # gcsfs looks at it when it is imported, and else asks the emulator for what it does not have.
 os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
@@ -35,7 +39,7 @@ def range_server() -> Iterator[RangeServer]:
 
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[S3Server]:
-    """An S3 server with a private and a public bucket."""
+    """An S3 server with a private, a public and a versioned bucket."""
     with run_s3_server() as server:
         yield server
 
@@ -44,4 +48,18 @@ def s3_server() -> Iterator[S3Server]:
 def gcs_server() -> Iterator[GcsServer]:
     """A Google Cloud Storage server with a bucket."""
     with run_gcs_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def caddy_server() -> Iterator[CaddyServer]:
+    """A file server over HTTP, as it stands on the Web."""
+    with run_caddy_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def webdav_server() -> Iterator[WebdavServer]:
+    """A WebDAV server that asks for a password."""
+    with run_webdav_server() as server:
         yield server

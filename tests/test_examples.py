@@ -101,7 +101,9 @@ def test_s3_refuses_other_credentials(s3_server: S3Server, wrong: str) -> None:
     url = s3_server.put("m13.fits", M13.read_bytes())
     environment = {**s3_server.environment, wrong: "AKIANOTTHERIGHTONE00"}
     done = run("examples/s3_credentials.py", url, environment=environment, code=1)
-    assert done.stderr.startswith(f"cannot open it: {url}: access denied (403 Forbidden); give credentials")
+    assert done.stderr.startswith(
+        f"cannot open it: {url}: access denied (403 Forbidden); give credentials"
+    )
     assert done.stderr.count("\n") == 1
     assert done.stdout == ""
 

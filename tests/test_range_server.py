@@ -157,6 +157,28 @@ def test_if_match(connection: HTTPConnection, directory: Path) -> None:
         assert (response.status, body) == (412, b"")
 
 
+def test_if_match_is_logged(server: RangeServer, connection: HTTPConnection) -> None:
+    ask(connection, If_Match="*")
+    assert server.log == [Request("GET", "/a.bin", None, 200, SIZE, if_match="*")]
+
+
+def test_if_unmodified_since(connection: HTTPConnection) -> None:
+    modified = ask(connection)[0].headers["Last-Modified"]
+    past, future = "Mon, 01 Jan 2001 00:00:00 GMT", "Fri, 01 Jan 2100 00:00:00 GMT"
+    for method in ("GET", "HEAD"):
+        for date in (modified, future, "no date"):
+            assert ask(connection, method=method, If_Unmodified_Since=date)[0].status == 200
+        response, body = ask(connection, method=method, If_Unmodified_Since=past)
+        assert (response.status, body) == (412, b"")
+    # If-Match is the better of the two, and the other is not looked at.
+    assert ask(connection, If_Match="*", If_Unmodified_Since=past)[0].status == 200
+
+
+def test_if_match_with_a_weak_tag(connection: HTTPConnection) -> None:
+    tag = ask(connection)[0].headers["ETag"]
+    assert ask(connection, If_Match=f"W/{tag}")[0].status == 412
+
+
 def test_keep_alive_and_close(connection: HTTPConnection) -> None:
     ask(connection)
     port = connection.sock.getsockname()

@@ -242,7 +242,7 @@ def refusal(answer: Answer, request: Request) -> Exception:
     if status in _PASSING:
         wait = retry_after(answer.headers.get("retry-after"))
         return PassingFaultError(f"the server answered {told}", wait=wait)
-    if status == HTTPStatus.PRECONDITION_FAILED:
+    if status == HTTPStatus.PRECONDITION_FAILED and request.stamp.kind:
         return PreconditionFailedError(told)
     if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
         return AccessDeniedError(f"{name}: access denied ({told}){request.access_hint}")

@@ -146,8 +146,15 @@ class _RemoteFile:
         what = f"{self._name}: bytes {part.start} to {part.stop}"
         try:
             await self._retrying(lambda: self.transport.read(request, into), what)
-        except PreconditionFailedError:
-            raise changed(self._name, found=await self.stat(), expected=stamp) from None
+        except PreconditionFailedError as error:
+            found = f"{await self._version()} ({error})"
+            raise changed(self._name, found=found, expected=stamp) from None
+
+    async def _version(self) -> str:
+        try:
+            return str(await self.stat())
+        except Exception:  # noqa: BLE001 (it is asked for only to be told)
+            return "another version"
 
     async def confirm(self, stamp: Stamp) -> None:
         """Check the stamp, where the answers to the reads before did not tell it."""

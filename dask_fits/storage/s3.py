@@ -21,7 +21,7 @@ from botocore.exceptions import (
 )
 from botocore.parsers import ResponseParserError
 
-from dask_fits.storage.answer import Answer, Request, read_answer, refusal, stamp_of
+from dask_fits.storage.answer import Answer, Request, check_plain, read_answer, refusal, stamp_of
 from dask_fits.storage.stamp import Stamp
 from dask_fits.storage.transfer import TransferConfig
 
@@ -49,6 +49,7 @@ class S3Transport:
         async with self._ask("head_object", self._pinned(self._version)) as answer:
             if answer.status != HTTPStatus.OK:
                 raise refusal(answer, request)
+            check_plain(answer.headers, request.name)
             size = int(answer.headers["content-length"])
             # An id that S3 tells of a version need not be one that the caller may ask for.
             kinds = ("VersionId", "ETag") if self._fs.version_aware else ("ETag",)

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
-from http.server import ThreadingHTTPServer
-from threading import Thread
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 from urllib.request import Request, urlopen
 
-from tests.servers.process import serve_until_told, server_process
+from tests.servers.process import server_process
 
 BUCKET = "images"
 
@@ -22,8 +18,8 @@ BUCKET = "images"
 class GcsServer:
     """A running server; it asks for no credentials.
 
-    Each write gives an object a new generation; there is no ETag, and ``ifGenerationMatch`` is
-    ignored.
+    Each write gives an object a new generation, which ``ifGenerationMatch`` compares; there is no
+    ETag, and If-Match is ignored.
     """
 
     endpoint: str
@@ -33,6 +29,11 @@ class GcsServer:
     def storage_options(self) -> dict[str, Any]:
         """Options of gcsfs."""
         return {"token": "anon", "endpoint_url": self.endpoint}
+
+    def media(self, name: str, **parameters: str) -> str:
+        """The address from which an object's bytes are downloaded."""
+        query = urlencode({"alt": "media", **parameters})
+        return f"{self.endpoint}/download/storage/v1/b/{BUCKET}/o/{quote(name, safe='')}?{query}"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -55,30 +56,5 @@ class GcsServer:
 @contextmanager
 def gcs_server() -> Iterator[GcsServer]:
     """Run a server with an empty bucket while the ``with`` block runs."""
-    with server_process(__name__) as said:
+    with server_process("tests.servers.gcs_emulator") as said:
         yield GcsServer(**said)
-
-
-class _Server(ThreadingHTTPServer):
-    # The emulator's own server answers one request at a time and queues five.
-    request_queue_size = 512
-
-
-def _main() -> None:
-    from gcp_storage_emulator.handlers.buckets import create_bucket
-    from gcp_storage_emulator.server import RequestHandler
-    from gcp_storage_emulator.storage import Storage
-
-    logging.disable(logging.ERROR)
-    storage = Storage(use_memory_fs=True)
-    create_bucket(BUCKET, storage)
-    with _Server(("127.0.0.1", 0), partial(RequestHandler, storage)) as server:
-        thread = Thread(target=server.serve_forever)
-        thread.start()
-        serve_until_told(endpoint=f"http://127.0.0.1:{server.server_port}")
-        server.shutdown()
-        thread.join()
-
-
-if __name__ == "__main__":
-    _main()

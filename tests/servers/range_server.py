@@ -1,70 +1,78 @@
 """A small HTTP server for one directory of files, with byte ranges and a log of what it sent.
 
 HTTP/1.1 (RFC 9110 and 9112) as far as a reader of files needs it: GET and HEAD, a single range,
-ETag and Last-Modified, If-Match, persistent connections. A range that it does not understand, and
-several ranges at once, get the whole file, as the RFC allows.
+ETag and Last-Modified, If-Match and If-Unmodified-Since, persistent connections. A range that it
+does not understand, and several ranges at once, get the whole file, as the RFC allows.
+
+It can be made slow, be held up, and be told to misbehave (see `faults`). To a client of S3 it is an
+endpoint with the folders of the directory as buckets, good for reading single objects.
 """
 
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
-import re
+import socket
+import struct
+import termios
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from email.utils import formatdate
 from http import HTTPStatus
 from pathlib import Path
-from typing import Self
-from urllib.parse import unquote, urlsplit
+from typing import Any, Self
+
+from tests.servers.faults import Fault, Faults, Kind, distort, hear, pieces, stamp
+from tests.servers.messages import Request, Response, parse, preconditions_hold, span
 
 BLOCK = 256 * 1024
 """Bytes of a file that are read and sent at a time."""
 
-_RANGE = re.compile(r"bytes=\s*([0-9]*)-([0-9]*)\s*", re.IGNORECASE)
+PATIENCE = 10.0
+"""Seconds that a client has to take what it is sent before its connection is reset."""
 
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One request, and how it was answered."""
-
-    method: str
-    path: str
-    """Decoded, without the query."""
-    range: str | None
-    """The Range header, as it came."""
-    status: int
-    bytes: int
-    """Bytes of body that were sent."""
-
-
-@dataclass(frozen=True, slots=True)
-class Response:
-    """An answer before it is sent: the status, the headers, and where the body is."""
-
-    status: HTTPStatus
-    headers: Mapping[str, str] = field(default_factory=lambda: {"Content-Length": "0"})
-    file: Path | None = None
-    """None where there is no body."""
-    start: int = 0
-    """First byte of the body in the file."""
-    length: int = 0
-    """Bytes of the body."""
+MOMENT = 0.01
+"""Seconds between two looks at whether it has."""
 
 
 class RangeServer:
     """Serve the files of a directory on 127.0.0.1 while the ``with`` block runs.
 
     The server runs in a thread of its own, on a free port, for any number of connections at once.
+
+    Parameters
+    ----------
+    directory
+        What is served, links within it followed.
+    latency
+        Seconds before each answer begins; requests on other connections do not wait for them.
+    bandwidth
+        Bytes of body per second on each connection; None: as many as the machine can.
+
+    Notes
+    -----
+    `latency` and `bandwidth` can be changed at any time, for the answers after that.
     """
 
-    def __init__(self, directory: str | os.PathLike[str]) -> None:
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        latency: float = 0.0,
+        bandwidth: float | None = None,
+    ) -> None:
+        self.latency = latency
+        self.bandwidth = bandwidth
         self._root = Path(directory).resolve(strict=True)
         self._log: list[Request] = []
         self._connections: set[asyncio.Task[None]] = set()
+        self._faults = Faults()
+        self._gates: list[asyncio.Event] = []
+        self._waiting = self._busy = self._peak = 0
 
     @property
     def url(self) -> str:
@@ -86,9 +94,66 @@ class RangeServer:
         """How many bytes of body were sent."""
         return sum(request.bytes for request in self.log)
 
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for the end of a `hold`."""
+        return self._waiting
+
+    @property
+    def peak(self) -> int:
+        """The most requests that were in progress at one time, those that wait included."""
+        return self._peak
+
+    @property
+    def connections(self) -> int:
+        """How many connections are open; one that a client closes counts until it is noticed."""
+        return len(self._connections)
+
     def clear(self) -> None:
-        """Forget the requests until now."""
+        """Forget the requests until now, and the `peak`; pending faults stay."""
         self._log.clear()
+        self._peak = self._busy
+
+    def fail(
+        self,
+        kind: Kind,
+        *,
+        first: int = 1,
+        count: int | None = 1,
+        method: str | None = None,
+        **details: Any,
+    ) -> None:
+        """Misbehave for the `first`-th request from now on, and for the ``count - 1`` after it.
+
+        Where several orders meet a request, the earliest wins; each counts all requests. HEAD
+        requests suffer the kinds of `faults.WITH_HEAD`; for the others they do not count.
+
+        Parameters
+        ----------
+        kind
+            See `faults.Kind`, which has the details of each.
+        first, count
+            From 1; a `count` of None is for ever.
+        method
+            Count only ``"GET"`` or only ``"HEAD"``.
+        """
+        self._faults.add(Fault(kind, first, count, method, details))
+
+    def heal(self) -> None:
+        """Drop all that `fail` ordered."""
+        self._faults.clear()
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Let requests that arrive wait while the block runs; then they are answered."""
+        gate = asyncio.Event()
+        self._gates.append(gate)
+        try:
+            yield
+        finally:
+            self._gates.remove(gate)
+            with suppress(RuntimeError):  # the server stopped in the meantime
+                self._loop.call_soon_threadsafe(gate.set)
 
     def __enter__(self) -> Self:
         started: Future[int] = Future()
@@ -139,62 +204,105 @@ class RangeServer:
         """Answer one request; return whether the connection stays open for another."""
         try:
             head = await reader.readuntil(b"\r\n\r\n")
-            method, path, headers, stay = _parse(head.decode("latin-1"))
+            method, path, headers, stay = parse(head.decode("latin-1"))
         except (asyncio.LimitOverrunError, ValueError):
             method, path, headers, stay = "", "", {}, False
-        response = self._response(method, path, headers)
-        request = Request(method, path, headers.get("range"), response.status.value, 0)
-        await self._send(writer, request, response, stay=stay)
-        return stay
+        fault = self._faults.claim(method)
+        kind = None if fault is None else fault.kind
+        asked, match = headers.get("range"), headers.get("if-match")
+        request = Request(method, path, asked, 0, 0, kind, match)
+        with self._in_progress():
+            await self._wait(fault)
+            if kind == "reset":
+                self._log.append(request)
+                _reset(writer)
+            response = distort(self._response(method, path, hear(headers, fault), fault), fault)
+            request = replace(request, status=response.status.value)
+            await self._send(writer, request, response, fault, stay=stay)
+            if kind == "reset-midway":
+                await _taken(writer)
+                _reset(writer)
+        return stay and kind != "truncate"
+
+    @contextmanager
+    def _in_progress(self) -> Iterator[None]:
+        self._busy += 1
+        self._peak = max(self._peak, self._busy)
+        try:
+            yield
+        finally:
+            self._busy -= 1
+
+    async def _wait(self, fault: Fault | None) -> None:
+        """Wait for all that is between a request and the first byte of its answer."""
+        while self._gates:
+            self._waiting += 1
+            try:
+                await self._gates[0].wait()
+            finally:
+                self._waiting -= 1
+        silence = self.latency
+        if fault is not None and fault.kind == "slow":
+            silence += fault.details["seconds"]
+        await _pause(silence)
 
     async def _send(
-        self, writer: asyncio.StreamWriter, request: Request, response: Response, *, stay: bool
+        self,
+        writer: asyncio.StreamWriter,
+        request: Request,
+        response: Response,
+        fault: Fault | None,
+        *,
+        stay: bool,
     ) -> None:
         """Send a response and log it: the one place where anything goes out."""
-        piece, sent = _head(response, stay=stay), 0
+        bandwidth, block = self.bandwidth, BLOCK
+        if bandwidth is not None:
+            block = min(max(int(bandwidth / 20), 1), BLOCK)
+        piece, sent = response.head(stay=stay), 0
         try:
-            for block in _blocks(response):
+            for silence, following in pieces(response, fault, block):
                 writer.write(piece)
                 await writer.drain()
-                piece, sent = block, sent + len(block)
+                await _pause(silence + (len(following) / bandwidth if bandwidth else 0.0))
+                piece, sent = following, sent + len(following)
         finally:
             # Before the last piece goes: a client that has it all finds its request in the log.
             self._log.append(replace(request, bytes=sent))
         writer.write(piece)
         await writer.drain()
 
-    def _response(self, method: str, path: str, headers: Mapping[str, str]) -> Response:
+    def _response(
+        self, method: str, path: str, headers: Mapping[str, str], fault: Fault | None
+    ) -> Response:
         if not method:
             return Response(HTTPStatus.BAD_REQUEST)
         if method not in ("GET", "HEAD"):
             allow = {"Allow": "GET, HEAD", "Content-Length": "0"}
             return Response(HTTPStatus.METHOD_NOT_ALLOWED, allow)
+        if fault is not None and fault.kind == "status":
+            more = {"Content-Length": "0", **fault.details["headers"]}
+            return Response(HTTPStatus(fault.details["status"]), more)
         file = self._find(path)
         if file is None:
             return Response(HTTPStatus.NOT_FOUND)
         found = file.stat()
         size, tag = found.st_size, f'"{found.st_mtime_ns:x}-{found.st_size:x}"'
-        if "if-match" in headers and not {"*", tag} & set(
-            re.split(r"\s*,\s*", headers["if-match"])
-        ):
+        stamps = stamp(tag, formatdate(found.st_mtime, usegmt=True), fault)
+        if not preconditions_hold(headers, stamps.get("ETag", ""), found.st_mtime):
             return Response(HTTPStatus.PRECONDITION_FAILED)
-        about = {
-            "ETag": tag,
-            "Last-Modified": formatdate(found.st_mtime, usegmt=True),
-            "Accept-Ranges": "bytes",
-            "Content-Type": "application/octet-stream",
-        }
-        span = _span(headers.get("range", ""), size) if method == "GET" else None
-        if span is None:
+        about = {**stamps, "Accept-Ranges": "bytes", "Content-Type": "application/octet-stream"}
+        part = span(headers.get("range", ""), size) if method == "GET" else None
+        if part is None:
             length = size if method == "GET" else 0
             about["Content-Length"] = str(size)
-            return Response(HTTPStatus.OK, about, file, length=length)
-        about["Content-Length"] = str(len(span))
-        if not span:
+            return Response(HTTPStatus.OK, about, file, length=length, size=size)
+        about["Content-Length"] = str(len(part))
+        if not part:
             about["Content-Range"] = f"bytes */{size}"
             return Response(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, about)
-        about["Content-Range"] = f"bytes {span.start}-{span.stop - 1}/{size}"
-        return Response(HTTPStatus.PARTIAL_CONTENT, about, file, span.start, len(span))
+        about["Content-Range"] = f"bytes {part.start}-{part.stop - 1}/{size}"
+        return Response(HTTPStatus.PARTIAL_CONTENT, about, file, part.start, len(part), size)
 
     def _find(self, path: str) -> Path | None:
         """Find a file below the directory, links followed; None where there is none."""
@@ -205,51 +313,32 @@ class RangeServer:
         return file if file.is_relative_to(self._root) and file.is_file() else None
 
 
-def _parse(head: str) -> tuple[str, str, dict[str, str], bool]:
-    """Split a request's head: method, path, headers, whether the connection stays open after."""
-    first, *lines = head.removesuffix("\r\n\r\n").split("\r\n")
-    method, target, version = first.split(" ")
-    pairs = [line.split(":", 1) for line in lines]
-    headers = {name.strip().lower(): value.strip() for name, value in pairs}
-    stay = version == "HTTP/1.1" and "close" not in headers.get("connection", "").lower()
-    # The body of a request is not read, so nothing can follow it.
-    stay = stay and not {"content-length", "transfer-encoding"} & headers.keys()
-    return method, unquote(urlsplit(target).path), headers, stay
+async def _pause(seconds: float) -> None:
+    if seconds > 0:
+        await asyncio.sleep(seconds)
 
 
-def _span(text: str, size: int) -> range | None:
-    """Resolve a Range header: empty where it cannot be satisfied, None where it is ignored."""
-    found = _RANGE.fullmatch(text)
-    if found is None or found.groups() == ("", ""):
-        return None
-    first, last = found.groups()
-    if not first:
-        return range(max(size - int(last), 0), size)
-    if last and int(last) < int(first):
-        return None
-    return range(int(first), min(int(last) + 1, size) if last else size)
+async def _taken(writer: asyncio.StreamWriter) -> None:
+    """Wait until the client's side has all that was written: a reset discards what is under way."""
+    writer.transport.set_write_buffer_limits(0)
+    await writer.drain()
+    connection = writer.transport.get_extra_info("socket")
+    await asyncio.sleep(MOMENT)  # has to do where the system does not tell
+    with suppress(OSError):
+        for _ in range(int(PATIENCE / MOMENT)):
+            if not any(fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(4))):
+                break
+            await asyncio.sleep(MOMENT)
 
 
-def _head(response: Response, *, stay: bool) -> bytes:
-    lines = [f"HTTP/1.1 {response.status.value} {response.status.phrase}"]
-    lines += [f"{name}: {value}" for name, value in response.headers.items()]
-    lines += [
-        f"Date: {formatdate(usegmt=True)}",
-        f"Connection: {'keep-alive' if stay else 'close'}",
-    ]
-    return "\r\n".join([*lines, "", ""]).encode("latin-1")
+def _reset(writer: asyncio.StreamWriter) -> None:
+    """End a connection without ceremony, the peer told so with RST.
 
-
-def _blocks(response: Response) -> Iterator[bytes]:
-    """Read the body, block by block."""
-    if response.file is None or not response.length:
-        return
-    with response.file.open("rb") as file:
-        file.seek(response.start)
-        left = response.length
-        while left:
-            block = file.read(min(left, BLOCK))
-            if not block:
-                raise ConnectionError(f"{response.file} shrank while it was sent")
-            left -= len(block)
-            yield block
+    Raises
+    ------
+    ConnectionResetError
+        Always, which ends the conversation.
+    """
+    connection = writer.transport.get_extra_info("socket")
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    raise ConnectionResetError

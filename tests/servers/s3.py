@@ -1,4 +1,4 @@
-"""An S3 server (moto) that checks credentials, with a private and a public bucket."""
+"""An S3 server (moto) that checks credentials, with a private, a public and a versioned bucket."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ PRIVATE = "private-images"
 PUBLIC = "public-images"
 """The bucket that anybody may read."""
 
+VERSIONED = "versioned-images"
+"""The bucket that needs the credentials, and keeps what is replaced."""
+
 REGION = "us-east-1"
 
 
@@ -26,6 +29,9 @@ REGION = "us-east-1"
 class S3Server:
     """A running server. Signed requests with other credentials are refused (403), and so are
     unsigned ones, except for reading `PUBLIC`.
+
+    ETag is the MD5 of the content, the same for the same content; If-Match and If-Unmodified-Since
+    are honoured (412).
 
     moto copies a whole object for each range of it: keep objects under a few megabytes.
     """
@@ -72,6 +78,13 @@ class S3Server:
         client.close()
         return f"s3://{bucket}/{name}"
 
+    def versions(self, name: str) -> list[str]:
+        """The ids of all versions of an object in `VERSIONED`, the oldest first."""
+        client = _client("s3", self.endpoint, self.key, self.secret)
+        found = client.list_object_versions(Bucket=VERSIONED, Prefix=name).get("Versions", [])
+        client.close()
+        return [one["VersionId"] for one in reversed(found) if one["Key"] == name]
+
     @property
     def _place(self) -> dict[str, Any]:
         return {"endpoint_url": self.endpoint, "client_kwargs": {"region_name": REGION}}
@@ -79,7 +92,7 @@ class S3Server:
 
 @contextmanager
 def s3_server() -> Iterator[S3Server]:
-    """Run a server with two empty buckets while the ``with`` block runs."""
+    """Run a server with three empty buckets while the ``with`` block runs."""
     with server_process(__name__) as said:
         yield S3Server(**said)
 
@@ -122,8 +135,10 @@ def _main() -> None:
     server.start()
     endpoint = "http://{}:{}".format(*server.get_host_and_port())
     s3 = _client("s3", endpoint, "any", "any")
-    for bucket in (PRIVATE, PUBLIC):
+    for bucket in (PRIVATE, PUBLIC, VERSIONED):
         s3.create_bucket(Bucket=bucket)
+    keep = {"Status": "Enabled"}
+    s3.put_bucket_versioning(Bucket=VERSIONED, VersioningConfiguration=keep)
     iam = _client("iam", endpoint, "any", "any")
     iam.create_user(UserName="astronomer")
     everything = {"Effect": "Allow", "Action": "s3:*", "Resource": "*"}

@@ -1,0 +1,155 @@
+"""What a read makes of a server that misbehaves: right pixels, or the error that the table names."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import fsspec
+import numpy as np
+import pytest
+from astropy.io import fits
+
+import dask_fits
+from dask_fits import (
+    AccessDeniedError,
+    FileChangedError,
+    FitsError,
+    FitsFileNotFoundError,
+    StorageError,
+    TransferConfig,
+)
+from tests.servers.range_server import RangeServer
+
+PIXELS = np.random.default_rng(3).random((400, 300), dtype=np.float32)
+QUICK = TransferConfig(
+    part_size=65536, attempts=3, backoff=0.01, retry_time=2, timeout=0.3, max_concurrency=4
+)
+BOUND = 5.0
+"""Seconds: three attempts of 0.3 s each, and room for a busy machine."""
+
+RIGHT = None
+"""The outcome of a fault that does no harm: right pixels."""
+
+FAULTS: list[tuple[str, dict[str, Any], type[FitsError] | None, type[FitsError] | None]] = [
+    # kind, its details, the outcome where it happens once, and where it goes on
+    *(("status", {"status": s}, RIGHT, StorageError) for s in (408, 429, 500, 502, 503, 504)),
+    ("status", {"status": 429, "headers": {"Retry-After": "0.05"}}, RIGHT, StorageError),
+    ("status", {"status": 503, "headers": {"Retry-After": "60"}}, StorageError, StorageError),
+    ("status", {"status": 401}, AccessDeniedError, AccessDeniedError),
+    ("status", {"status": 403}, AccessDeniedError, AccessDeniedError),
+    ("status", {"status": 404}, FitsFileNotFoundError, FitsFileNotFoundError),
+    ("status", {"status": 412}, FileChangedError, FileChangedError),
+    ("status", {"status": 416}, StorageError, StorageError),
+    ("reset", {}, RIGHT, StorageError),
+    ("reset-midway", {}, RIGHT, StorageError),
+    ("truncate", {}, RIGHT, StorageError),
+    ("slow", {"seconds": 0.6}, RIGHT, StorageError),
+    ("stall", {"seconds": 0.6}, RIGHT, StorageError),
+    ("trickle", {"seconds": 0.05}, RIGHT, StorageError),
+    ("no-range", {}, RIGHT, RIGHT),
+    ("short", {}, RIGHT, StorageError),
+    ("short", {"by": 2000}, RIGHT, StorageError),
+    ("long", {}, RIGHT, StorageError),
+    ("shifted", {"by": 4}, RIGHT, StorageError),
+    ("wrong-total", {}, FileChangedError, FileChangedError),
+    ("no-content-range", {}, RIGHT, StorageError),
+    ("gzip", {}, StorageError, StorageError),
+    ("gzip-whole", {}, StorageError, StorageError),
+    ("ignore-if-match", {}, RIGHT, RIGHT),
+]
+
+OF_OPENING = {
+    # A HEAD that a URL signed for GET does not allow is made good by a GET.
+    ("status", 403, "http"): (RIGHT, AccessDeniedError),
+    # Nothing was opened yet that could have changed.
+    ("status", 412, "http"): (StorageError, StorageError),
+    ("status", 412, "s3"): (StorageError, StorageError),
+}
+"""Where opening differs."""
+
+
+def label(fault: tuple[Any, ...]) -> str:
+    return "-".join([fault[0], *(str(value) for value in fault[1].values())])
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RangeServer]:
+    root = tmp_path_factory.mktemp("served")
+    (root / "bucket").mkdir()
+    fits.PrimaryHDU(PIXELS).writeto(root / "bucket" / "image.fits")
+    with RangeServer(root) as server:
+        yield server
+
+
+@pytest.fixture(params=["http", "s3"])
+def place(request: pytest.FixtureRequest, server: RangeServer) -> Iterator[dict[str, Any]]:
+    """Arguments that open the same file through both protocols."""
+    if request.param == "http":
+        yield {"url": f"{server.url}/bucket/image.fits", "transfer": QUICK}
+    else:
+        options = {"anon": True, "endpoint_url": server.url}
+        url = "s3://bucket/image.fits"
+        yield {"url": url, "storage_options": options, "transfer": QUICK}
+    server.heal()
+    # A task of the other thread may still be reading after the one that failed.
+    assert (
+        asyncio.run_coroutine_threadsafe(left_running(), fsspec.asyn.get_loop()).result() == set()
+    )
+
+
+async def left_running() -> set[str]:
+    """What still runs, after a while, in the event loop that reads."""
+    for _ in range(int(BOUND / 0.01)):
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        if not tasks:
+            break
+        await asyncio.sleep(0.01)
+    return {str(task) for task in tasks}
+
+
+def full_read(place: dict[str, Any], server: RangeServer, *fault: Any, **details: Any) -> None:
+    image = dask_fits.open(**place)[0].to_dask(chunks=(200, -1))
+    server.fail(*fault, **details)
+    assert np.array_equal(image.compute(scheduler="threads", num_workers=2), PIXELS)
+
+
+def cutout(place: dict[str, Any], server: RangeServer, *fault: Any, **details: Any) -> None:
+    image = dask_fits.open(**place)[0].data
+    server.fail(*fault, **details)
+    assert np.array_equal(image[100:110, 7:150].compute(scheduler="sync"), PIXELS[100:110, 7:150])
+
+
+def opening(place: dict[str, Any], server: RangeServer, *fault: Any, **details: Any) -> None:
+    server.fail(*fault, **details)
+    hdu = dask_fits.open(**place)[0]
+    server.heal()
+    assert hdu.shape == PIXELS.shape
+    assert np.array_equal(hdu.data.compute(scheduler="sync"), PIXELS)
+
+
+def check(expected: type[FitsError] | None, do: Any, *args: Any, **details: Any) -> None:
+    started = time.monotonic()
+    if expected is RIGHT:
+        do(*args, **details)
+    else:
+        with pytest.raises(expected, match=r"bucket/image\.fits: ") as caught:
+            do(*args, **details)
+        assert type(caught.value) is expected
+    assert time.monotonic() - started < BOUND
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=label)
+@pytest.mark.parametrize("lasting", [False, True], ids=["once", "always"])
+@pytest.mark.parametrize("do", [opening, full_read, cutout])
+def test_right_pixels_or_the_named_error(
+    place: dict[str, Any], server: RangeServer, fault: tuple[Any, ...], *, lasting: bool, do: Any
+) -> None:
+    kind, details, *outcomes = fault
+    if do is opening:
+        key = (kind, details.get("status"), place["url"].partition(":")[0])
+        outcomes = OF_OPENING.get(key, outcomes)
+    count = None if lasting else 1
+    check(outcomes[lasting], do, place, server, kind, count=count, **details)
