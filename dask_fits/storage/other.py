@@ -8,7 +8,7 @@ from typing import Any
 
 from dask_fits.exceptions import StorageError
 from dask_fits.storage.answer import Request
-from dask_fits.storage.stamp import Stamp
+from dask_fits.storage.stamp import Stamp, changed
 from dask_fits.storage.transfer import PassingFaultError
 
 _STAMP_KEYS = (
@@ -60,6 +60,8 @@ class OtherTransport:
         async with asyncio.timeout(request.timeout if self.parallel else None):
             data = await reading
         if len(data) != wanted.nbytes:
+            if (found := await self.stat(request)) != request.stamp:
+                raise changed(request.name, found=found, expected=request.stamp)
             raise PassingFaultError(f"{len(data)} bytes came of the {wanted.nbytes} asked for")
         into[:] = data
 
