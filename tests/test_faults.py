@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -153,3 +155,38 @@ def test_right_pixels_or_the_named_error(
         outcomes = OF_OPENING.get(key, outcomes)
     count = None if lasting else 1
     check(outcomes[lasting], do, place, server, kind, count=count, **details)
+
+
+EXITS = """
+import sys, dask_fits
+from dask_fits import StorageError, TransferConfig
+url, options, faults = sys.argv[1], eval(sys.argv[2]), sys.argv[3:]
+transfer = TransferConfig(part_size=65536, attempts=2, backoff=0.01, timeout=0.3)
+image = dask_fits.from_fits(url, storage_options=options, transfer=transfer)
+for chunks in ((200, -1), -1):
+    try:
+        image.rechunk(chunks).compute(scheduler="threads", num_workers=4)
+    except StorageError as error:
+        print("failed", error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "first"), [("stall", 1), ("stall", 6), ("reset-midway", 2), ("no-range", 1)]
+)
+def test_nothing_is_left_at_exit(
+    place: dict[str, Any], server: RangeServer, kind: str, first: int
+) -> None:
+    """A process that ends right after a failed read leaves no connection, task or complaint."""
+    server.fail(kind, first=first + 1, count=None)  # the first is of opening
+    options = repr(place.get("storage_options"))
+    command = [sys.executable, "-W", "error", "-c", EXITS, place["url"], options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert ("failed" in done.stdout) == (kind != "no-range")
+    said = [line for line in done.stderr.splitlines() if "; attempt 2 of 2 in" not in line]
+    assert said == []
+    deadline = time.monotonic() + BOUND
+    while server.connections and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert server.connections == 0

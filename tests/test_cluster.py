@@ -1,0 +1,143 @@
+"""The same pixels from every scheduler, from many threads and processes, and when a worker dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from io import BytesIO
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import dask
+import dask.array as da
+import numpy as np
+import pytest
+from astropy.io import fits
+from distributed import Client, LocalCluster
+
+import dask_fits
+from dask_fits.readers.image import ImageReader
+from tests.places import KINDS, Place, place_of
+from tests.servers.range_server import RangeServer
+
+PIXELS = np.random.default_rng(7).integers(-(2**15), 2**15, (320, 400), dtype=np.int16)
+CHUNKS = (20, -1)
+CHUNK_COUNT = 16
+PATIENCE = 30.0
+"""Seconds to wait for what should happen at once."""
+
+
+@pytest.fixture(scope="module")
+def content() -> bytes:
+    buffer = BytesIO()
+    fits.PrimaryHDU(PIXELS).writeto(buffer)
+    return buffer.getvalue()
+
+
+@pytest.fixture(params=[kind for kind in KINDS if kind != "memory"])  # of one process only
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    return place_of(request.param, tmp_path, request)
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Client]:
+    with (
+        LocalCluster(
+            n_workers=2,
+            threads_per_worker=1,
+            processes=True,
+            host="127.0.0.1",
+            dashboard_address=None,
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client
+
+
+def statistics(image: da.Array) -> tuple[da.Array, ...]:
+    """Exact whatever the order; one partial result for each chunk."""
+    several = {"split_every": 100}
+    return image.sum(**several), image.min(**several), image.max(**several)
+
+
+def expected() -> tuple[int, int, int]:
+    return int(PIXELS.sum()), int(PIXELS.min()), int(PIXELS.max())
+
+
+@pytest.mark.parametrize("scheduler", ["sync", "threads", "distributed"])
+def test_every_scheduler_gives_the_same(
+    place: Place, content: bytes, client: Client, scheduler: str
+) -> None:
+    image = dask_fits.from_fits(**place.arguments("image.fits", content), chunks=CHUNKS)
+    with dask.config.set(scheduler=scheduler):
+        found, *numbers = dask.compute(image, *statistics(image))
+    assert found.dtype == PIXELS.dtype
+    assert np.array_equal(found, PIXELS)
+    assert tuple(map(int, numbers)) == expected()
+
+
+@pytest.mark.parametrize("place", ["local", "http", "s3", "gcs"], indirect=True)
+def test_the_process_scheduler_gives_the_same(place: Place, content: bytes) -> None:
+    image = dask_fits.from_fits(**place.arguments("image.fits", content), chunks=CHUNKS)
+    assert np.array_equal(image.compute(scheduler="processes", num_workers=2), PIXELS)
+
+
+def read_at_random(reader: ImageReader, seed: int) -> int:
+    """Read 40 boxes in each of 4 threads; how many were right."""
+    random = np.random.default_rng(seed)
+    corners = zip(random.integers(310, size=160), random.integers(390, size=160), strict=True)
+
+    def read(corner: tuple[int, int]) -> bool:
+        y, x = corner
+        return np.array_equal(reader[y : y + 10, x : x + 10], PIXELS[y : y + 10, x : x + 10])
+
+    with ThreadPoolExecutor(4) as threads:
+        return sum(threads.map(read, corners))
+
+
+def test_threads_of_spawned_processes(place: Place, content: bytes) -> None:
+    reader = dask_fits.open(**place.arguments("image.fits", content))[0].reader()
+    reader[0, 0]  # this process has its connections and its event loop
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as processes:
+        assert list(processes.map(read_at_random, [reader, reader], [1, 2])) == [160, 160]
+
+
+def until(reached: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not reached():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.005)
+
+
+def chunks_of(address: str, dask_scheduler: Any = None) -> set[int]:
+    """Numbers of the chunks of whose tasks a worker holds a result, or has one to do."""
+    worker = dask_scheduler.workers[address]
+    return {task.key[1] for task in (*worker.has_what, *worker.processing)}
+
+
+def test_a_worker_that_dies_costs_only_its_own_tasks(
+    client: Client, content: bytes, tmp_path: Path
+) -> None:
+    (tmp_path / "image.fits").write_bytes(content)
+    with RangeServer(tmp_path) as server:
+        image = dask_fits.from_fits(f"{server.url}/image.fits", chunks=CHUNKS)
+        server.clear()
+        server.latency = 0.05
+        futures = client.compute(statistics(image))
+        until(lambda: server.requests >= CHUNK_COUNT // 2)
+        with server.hold():
+            until(lambda: server.waiting == 2)  # one thread in each worker
+            victim, pid = next(iter(client.run(os.getpid).items()))
+            lost = client.run_on_scheduler(chunks_of, victim)
+            os.kill(pid, signal.SIGKILL)
+        assert tuple(map(int, client.gather(futures))) == expected()
+        times = Counter(request.range for request in server.log)
+    assert len(times) == CHUNK_COUNT
+    twice = [wanted for wanted, count in times.items() if count > 1]
+    assert 1 <= len(twice) <= len(lost) < CHUNK_COUNT
+    assert sum(times.values()) == CHUNK_COUNT + len(twice), "no more often than twice"
