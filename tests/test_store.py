@@ -107,6 +107,18 @@ def test_a_local_file_that_shrinks_during_a_read_raises(
         list(pieces)
 
 
+def test_a_local_file_that_is_rewritten_during_a_read_raises(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(CONTENT)
+    os.utime(path, ns=(1, 1))
+    pieces = open_store(path, None, None).read_ranges([ByteRange(0, len(CONTENT))], whole=False)
+    next(pieces)
+    with path.open("r+b") as file:
+        file.write(b"other")
+    with pytest.raises(FileChangedError, match=r"a\.bin: the file changed"):
+        list(pieces)
+
+
 def test_local_descriptors_are_closed(tmp_path: Path) -> None:
     path = tmp_path / "a.bin"
     path.write_bytes(CONTENT)
@@ -179,8 +191,20 @@ def free_port() -> int:
 
 def test_a_server_that_is_not_there_is_no_missing_file() -> None:
     with pytest.raises(StorageError, match=r"m13\.fits: Cannot connect") as caught:
-        dask_fits.open(f"http://127.0.0.1:{free_port()}/m13.fits")
+        dask_fits.open(f"http://127.0.0.1:{free_port()}/m13.fits", transfer=QUICK)
     assert not isinstance(caught.value, FileNotFoundError)
+
+
+def test_a_host_that_does_not_exist_is_not_tried_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def unknown(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with pytest.raises(StorageError, match=r"a\.fits: Cannot connect.*not known"):
+        dask_fits.open("http://no-such-host.invalid/a.fits")
+    assert "attempt" not in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -220,6 +244,32 @@ def test_a_server_that_ignores_ranges_is_read_up_to_what_is_wanted() -> None:
     with serving(serve) as url:
         image = dask_fits.open(f"{url}/m13.fits")[0].data
         assert np.array_equal(image[280:].compute(), fits.getdata(M13)[280:])
+
+
+def test_a_tag_that_is_weak_in_one_answer_and_strong_in_another_is_the_same() -> None:
+    content = M13.read_bytes()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.send_response(200)
+            self.send_header("ETag", '"abc"')
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+
+        def do_GET(self) -> None:
+            first, last = map(int, self.headers["Range"].removeprefix("bytes=").split("-"))
+            self.send_response(206)
+            self.send_header("ETag", 'W/"abc"')
+            self.send_header("Content-Range", f"bytes {first}-{last}/{len(content)}")
+            self.send_header("Content-Length", str(last + 1 - first))
+            self.end_headers()
+            self.wfile.write(content[first : last + 1])
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with serving(Handler) as url:
+        assert np.array_equal(dask_fits.from_fits(f"{url}/m13.fits").compute(), fits.getdata(M13))
 
 
 @pytest.mark.parametrize("place", ["local", "memory"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+import traceback
 import tracemalloc
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -263,6 +264,7 @@ def test_s3_is_asked_by_one_layer_of_retries(server: RangeServer) -> None:
     with pytest.raises(StorageError, match="503 Service Unavailable; given up after 3 attempts"):
         reader[3]
     assert server.requests == 3
+    assert server.log[0].if_match
 
 
 def test_retry_after_as_a_date_a_number_or_nonsense() -> None:
@@ -372,7 +374,7 @@ def test_secrets_are_nowhere(
         server.fail("status", status=status, count=None)
         with pytest.raises(StorageError) as caught:
             image.compute(scheduler="sync")
-        said += [str(caught.value), repr(caught.value)]
+        said += [str(caught.value), repr(caught.value), *traceback.format_exception(caught.value)]
         server.heal()
     web = f"{server.url.replace('//', '//user:SECRET-password@')}/image.fits?token=SECRET-query"
     file = dask_fits.open(web, transfer=transfer)
@@ -380,7 +382,7 @@ def test_secrets_are_nowhere(
     server.fail("reset", count=None)
     with pytest.raises(StorageError) as caught:
         file[0].data.compute(scheduler="sync")
-    said += [str(caught.value), caplog.text]
+    said += [str(caught.value), *traceback.format_exception(caught.value), caplog.text]
     assert "attempt 2 of 2" in caplog.text
     for text in said:
         assert "SECRET" not in text, text

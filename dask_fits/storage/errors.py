@@ -40,10 +40,10 @@ def storage_errors(url: str, options: Mapping[str, Any]) -> Iterator[None]:
         raise _translated(error, url, options) from error
 
 
-def told(error: Exception, options: Mapping[str, Any]) -> str:
+def told(error: Exception, url: str, options: Mapping[str, Any]) -> str:
     """Say what a driver's exception says, without secrets."""
     said = str(error).removeprefix(f"[Errno {getattr(error, 'errno', None)}] ")
-    return _scrub(said, options) or type(error).__name__
+    return _scrub(said.replace(url, shown(url)), options) or type(error).__name__
 
 
 def shown(url: str) -> str:
@@ -79,8 +79,7 @@ def _translated(error: Exception, url: str, options: Mapping[str, Any]) -> FitsE
         return AccessDeniedError(f"{shown(url)}: access denied{access_hint(url)}")
     if isinstance(error, ImportError):
         return MissingDriverError(_driver_hint(url, error))
-    said = told(error, options).replace(url, shown(url))
-    return StorageError(f"{shown(url)}: {said} ({type(error).__name__})")
+    return StorageError(f"{shown(url)}: {told(error, url, options)} ({type(error).__name__})")
 
 
 def _driver_hint(url: str, error: ImportError) -> str:

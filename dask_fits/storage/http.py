@@ -6,6 +6,7 @@ the bytes uncompressed, and takes whatever comes for the range.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from http import HTTPStatus
@@ -91,12 +92,17 @@ NO_TOTAL = aiohttp.ClientTimeout(total=None)
 
 def passing_in_aiohttp(error: Exception) -> bool:
     """Whether an exception of aiohttp may be over at the next attempt."""
-    if isinstance(error, _CERTAIN):
+    if isinstance(error, _CERTAIN) or _is_unknown_host(error):
         return False
     return isinstance(
         error,
         (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, ConnectionError, TimeoutError),
     )
+
+
+def _is_unknown_host(error: Exception) -> bool:
+    cause = getattr(error, "os_error", None)
+    return isinstance(cause, socket.gaierror) and cause.errno == socket.EAI_NONAME
 
 
 def _condition(stamp: Stamp) -> dict[str, str]:

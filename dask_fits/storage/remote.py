@@ -126,6 +126,7 @@ class _RemoteFile:
 
     def __init__(self, url: str, options: Mapping[str, Any], transfer: TransferConfig) -> None:
         self.transport, self.loop = connect(url, options, transfer)
+        self._url = url
         self._name = shown(url)
         self._hint = access_hint(url)
         self._options = options
@@ -171,7 +172,7 @@ class _RemoteFile:
             return isinstance(error, PassingFaultError) or self.transport.passing(error)
 
         def say(error: Exception) -> str:
-            return f"{what}: {told(error, self._options)}"
+            return f"{what}: {told(error, self._url, self._options)}"
 
         return await retrying(make, config=self._transfer, passing=passing, told=say)
 

@@ -119,7 +119,8 @@ async def retrying(
             elapsed = time.monotonic() - failed
             delay = max(config.delay(attempt), getattr(error, "wait", 0.0))
             if attempt == config.attempts or elapsed + delay > config.retry_time:
-                raise StorageError(f"{told(error)}; given up after {attempt} attempts") from error
+                times = f"{attempt} attempt{'s' * (attempt > 1)}"
+                raise StorageError(f"{told(error)}; given up after {times}") from error
             _logger.warning(
                 "%s; attempt %d of %d in %.1f s", told(error), attempt + 1, config.attempts, delay
             )
