@@ -111,9 +111,15 @@ def plan(hdu: HDU, *, key: Any = ..., chunks: Any = None) -> ReadPlan:
     Returns
     -------
     ReadPlan
+
+    Raises
+    ------
+    TruncatedFileError
+        The file ends before the wanted pixels.
     """
     reader = hdu.reader()
     selection = select(key, reader.shape)
+    reader.check_end(selection)
     if chunks is None:
         return reader.plan(selection.axes)
     return ReadPlan.of_chunks(

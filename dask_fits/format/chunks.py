@@ -34,11 +34,12 @@ def slab_shape(shape: tuple[int, ...], *, itemsize: int, limit: int) -> tuple[in
     >>> slab_shape((4096, 4096), itemsize=4, limit=2**20)
     (64, 4096)
     """
+    if 0 in shape:
+        return shape
     chunk = [1] * len(shape)
     inner = itemsize
     for axis in reversed(range(len(shape))):
-        fits = limit // inner if inner else shape[axis]
-        chunk[axis] = min(shape[axis], max(fits, 1))
+        chunk[axis] = min(shape[axis], max(limit // inner, 1))
         if chunk[axis] < shape[axis]:
             break
         inner *= shape[axis]

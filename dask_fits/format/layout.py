@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from dask_fits.exceptions import FitsFormatError
-from dask_fits.format.header import BLOCK, RawHeader
+from dask_fits.format.header import BLOCK, RawHeader, Value
 from dask_fits.format.scaling import STORED_DTYPES, Scaling
 from dask_fits.storage.byte_range import ByteRange
 
@@ -118,6 +118,9 @@ def hdu_layout(header: RawHeader, *, index: int, start: int, file_size: int) -> 
             f"data ({nbytes} bytes) that fit the file ({file_size} bytes)",
         )
     shape, scaling, defect = _pixels(header, kind, axes)
+    if kind == "image" and scaling and nbytes < math.prod(axes) * scaling.stored.itemsize:
+        defect = str(header.bad("GCOUNT", header.value("GCOUNT"), "1"))
+        scaling = None
     image = None
     if kind == "image" and shape and scaling:
         image = ImageLayout(index, data_range.start, shape, scaling)
@@ -125,7 +128,7 @@ def hdu_layout(header: RawHeader, *, index: int, start: int, file_size: int) -> 
         name=_name(header, kind, primary=primary),
         ver=_version(header),
         kind=kind,
-        inherit=header.value("INHERIT") is True,
+        inherit=_or_none(header, "INHERIT") is True,
         header_range=header_range,
         data_range=data_range,
         shape=shape,
@@ -138,7 +141,10 @@ def hdu_layout(header: RawHeader, *, index: int, start: int, file_size: int) -> 
 
 def _kind(header: RawHeader, *, primary: bool) -> Kind:
     if primary:
-        if header.value("SIMPLE") is not True:
+        simple = header.value("SIMPLE")
+        if not isinstance(simple, bool):
+            raise header.bad("SIMPLE", simple, "T or F")
+        if not simple:
             return "other"
         return "random-groups" if header.value("GROUPS") is True else "image"
     kind = _XTENSIONS.get(str(header.value("XTENSION")), "other")
@@ -202,9 +208,9 @@ def _pixels(
         raise header.bad(f"{prefix}NAXISn", axes, f"at most {_MAX_PIXELS} pixels")
     try:
         factors = _factor(header, "BSCALE", default=1), _factor(header, "BZERO", default=0)
+        return axes[::-1], Scaling(bitpix, *factors, _blank(header, bitpix)), None
     except FitsFormatError as error:  # the HDUs after this one can be found all the same
         return axes[::-1], None, str(error)
-    return axes[::-1], Scaling(bitpix, *factors, _blank(header, bitpix)), None
 
 
 def _factor(header: RawHeader, keyword: str, *, default: int) -> float:
@@ -221,15 +227,20 @@ def _blank(header: RawHeader, bitpix: int) -> int | None:
 
 
 def _name(header: RawHeader, kind: Kind, *, primary: bool) -> str:
-    try:
-        name = header.value("EXTNAME")
-    except FitsFormatError:
-        name = None
+    name = _or_none(header, "EXTNAME")
     if name is not None:
         return str(name)
     if primary:
         return "" if kind == "other" else "PRIMARY"
     return "COMPRESSED_IMAGE" if kind == "compressed-image" else ""
+
+
+def _or_none(header: RawHeader, keyword: str) -> Value:
+    """Value of a keyword that the data do not depend on; None where it cannot be understood."""
+    try:
+        return header.value(keyword)
+    except FitsFormatError:
+        return None
 
 
 def _version(header: RawHeader) -> int:

@@ -52,7 +52,7 @@ class ImageReader:
 
     def __getitem__(self, key: Any) -> Any:
         selection = select(key, self.shape)
-        self._check_end(selection)
+        self.check_end(selection)
         runs = self.runs(selection.axes)
         if selection.result_shape is None:
             box = np.empty(selection.shape, self.dtype)
@@ -93,8 +93,11 @@ class ImageReader:
         else:
             self._gather(out.reshape(len(runs.starts), runs.count), runs)
 
-    def _check_end(self, selection: Selection) -> None:
-        # Before anything is allocated: a damaged header can ask for more than there is memory.
+    def check_end(self, selection: Selection) -> None:
+        """Raise TruncatedFileError where the file ends before the last wanted pixel.
+
+        Before anything is allocated: a damaged header can ask for more than there is memory.
+        """
         if 0 in selection.shape:
             return
         last = 0

@@ -90,7 +90,7 @@ class Transport(Protocol):
 
     @property
     def confirms(self) -> bool:
-        """Whether every read is held to its request's stamp; else it is asked for afterwards."""
+        """Whether each answer tells its version; else the stamp is asked for after a read."""
 
     async def stat(self, request: Request) -> Stamp:
         """Make one metadata request (two where the server wants it so): the file's stamp."""
@@ -140,9 +140,10 @@ async def _receive(
     answer: Answer, request: Request, into: memoryview, limit: asyncio.Timeout
 ) -> int:
     clock = asyncio.get_running_loop().time
-    started, done = clock(), 0
+    started, came, done = clock(), 0, 0
     skip = _to_skip(answer, request)
     async for chunk in answer.body:
+        came += len(chunk)
         useful = memoryview(chunk)[skip:] if skip else chunk
         skip = max(skip - len(chunk), 0)
         fits = min(len(useful), len(into) - done)
@@ -152,7 +153,7 @@ async def _receive(
         done += fits
         if done == len(into) and answer.status == HTTPStatus.OK:
             break  # the rest of the file is not read
-        slowest = started + request.timeout + done / _MIN_RATE
+        slowest = started + request.timeout + came / _MIN_RATE
         limit.reschedule(min(clock() + request.timeout, slowest))
     return done
 

@@ -78,7 +78,8 @@ class RemoteStore:
                         part.result()
                     yield piece.start, buffer
                     ahead -= piece.nbytes
-                flight.start(file.confirm(self.stamp)).result()
+                if not file.transport.confirms:
+                    flight.start(file.confirm(self.stamp)).result()
 
     def _start(
         self, flight: _Flight, file: _RemoteFile, piece: ByteRange
@@ -159,7 +160,7 @@ class _RemoteFile:
 
     async def confirm(self, stamp: Stamp) -> None:
         """Check the stamp, where the answers to the reads before did not tell it."""
-        if not self.transport.confirms and (found := await self.stat()) != stamp:
+        if (found := await self.stat()) != stamp:
             raise changed(self._name, found=found, expected=stamp)
 
     def _request(self, wanted: ByteRange, stamp: Stamp) -> Request:
