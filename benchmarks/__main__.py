@@ -11,9 +11,10 @@ from benchmarks.images import write_images
 from benchmarks.imports import measure_imports
 from benchmarks.memory import measure_memory
 from benchmarks.reads import measure_reads
+from benchmarks.remote import measure_remote
 
 RESULTS = Path(__file__).parent / "results" / "latest.json"
-SUBJECTS = ("reads", "headers", "imports")
+SUBJECTS = ("reads", "headers", "remote", "imports")
 
 
 def main() -> None:
@@ -41,6 +42,8 @@ def _measure(options: argparse.Namespace) -> Iterator[Table]:
             yield measure_memory(images)
     if "headers" in wanted:
         yield measure_headers(rounds=options.rounds)
+    if "remote" in wanted:
+        yield from measure_remote(size_mb=options.remote_mb, rounds=options.rounds)
     if "imports" in wanted:
         yield measure_imports(rounds=options.rounds)
 
@@ -49,6 +52,9 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
         "--size-mb", type=int, default=1024, help="MiB of stored pixels in each image"
+    )
+    parser.add_argument(
+        "--remote-mb", type=int, default=64, help="MiB of the image behind a web server"
     )
     parser.add_argument("--rounds", type=int, default=5, help="rounds after the one of warm-up")
     parser.add_argument("--only", choices=SUBJECTS, help="one subject; all by default")

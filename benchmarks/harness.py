@@ -14,7 +14,7 @@ from typing import Any
 
 import dask_fits
 
-PEERS = ("numpy", "dask", "fsspec", "astropy", "fitsio")
+PEERS = ("numpy", "dask", "distributed", "fsspec", "aiohttp", "astropy", "fitsio")
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,8 @@ from astropy.io import fits
 
 COLUMNS = 8192
 BLOCK_ROWS = 512
+SMALL = (300, 300)
+"""Shape of the extensions: too large for a read of one header to reach the next."""
 KIB, MIB = 1 << 10, 1 << 20
 
 
@@ -82,3 +84,11 @@ def _pixels(shape: tuple[int, int], stored: np.dtype) -> Iterator[npt.NDArray]:
             values = rng.standard_normal(block, np.float32)
             values[0, 0] = np.nan
             yield values.astype(stored)
+
+
+def write_noise(path: Path, shape: tuple[int, int], *, extensions: int = 0) -> None:
+    """Write a float32 image, and small ones as extensions after it."""
+    rng = np.random.default_rng(0)
+    images = [rng.random(shape, np.float32) for shape in (shape, *[SMALL] * extensions)]
+    hdus = [fits.PrimaryHDU(images[0]), *(fits.ImageHDU(image) for image in images[1:])]
+    fits.HDUList(hdus).writeto(path)

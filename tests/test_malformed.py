@@ -95,6 +95,7 @@ MALFORMED = {
     "nul bytes": (b"\0" * 100_000, ["HDU 0", "found", "SIMPLE"]),
     "gzip": (b"\x1f\x8b\x08" + bytes(5000), ["HDU 0", "found", "SIMPLE"]),
     "an extension first": (extension(3) + blocks(b"abc"), ["HDU 0", "XTENSION", "SIMPLE"]),
+    "SIMPLE a number": (header(card("SIMPLE", 1)), ["HDU 0", "SIMPLE", "1", "T or F"]),
     "another keyword": (header(card("SIMPLER", True)), ["HDU 0", "SIMPLER", "SIMPLE"]),
     # the end of the header
     "garbage after SIMPLE": (SIMPLE + np.random.default_rng(6).bytes(20_000), ["HDU 0", "no END"]),
@@ -531,3 +532,57 @@ def test_nasty_values(cards: list[tuple[str, bytes]], in_extension: bool) -> Non
 def test_random_bytes_after_a_good_beginning(junk: bytes, kept: int) -> None:
     survives(M13[: max(kept, 1)] + junk)
     survives((M13[:kept] + junk + M13[kept:])[:100_000])
+
+
+@pytest.mark.parametrize(
+    ("defective", "words"),
+    [
+        (extension(8, 80, gcount=0), ["GCOUNT", "found 0", "expected 1"]),
+        (
+            extension(8, 80, extra=[card("BLANK", b"n/a")]) + blocks(bytes(80)),
+            ["BLANK", "n/a", "expected"],
+        ),
+    ],
+)
+def test_a_defect_of_one_image_leaves_the_others_readable(
+    tmp_path: Path, defective: bytes, words: list[str]
+) -> None:
+    path = tmp_path / "bad.fits"
+    path.write_bytes(primary() + defective + extension(8, 3) + blocks(b"abc"))
+    file = dask_fits.open(path)
+    assert len(file) == 3
+    assert file[2].data.compute().tobytes() == b"abc"
+    with raises("HDU 1", *words):
+        file[1].reader()
+
+
+def test_a_keyword_that_the_data_do_not_need_may_be_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "bad.fits"
+    path.write_bytes(primary(3, extra=[card("INHERIT", b"yes")]) + blocks(b"abc"))
+    hdu = dask_fits.open(path)[0]
+    assert not hdu.inherit
+    assert hdu.data.compute().tobytes() == b"abc"
+
+
+def test_an_axis_of_no_length_beside_a_huge_one(tmp_path: Path) -> None:
+    path = tmp_path / "none.fits"
+    path.write_bytes(primary(10**18, 0))
+    hdu = dask_fits.open(path)[0]
+    assert hdu.shape == (0, 10**18)
+    assert hdu.chunks == ((0,), (10**18,))
+    assert hdu.plan(chunks="auto").requests == 0
+    assert hdu.data.compute().shape == (0, 10**18)
+
+
+def test_a_plan_of_what_the_file_does_not_hold_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "bad.fits"
+    path.write_bytes(primary(2**47) + blocks(b"abc"))
+    with pytest.warns(dask_fits.FitsWarning):
+        hdu = dask_fits.open(path)[0]
+    for ask in (
+        lambda: hdu.plan(slice(None, None, 70_000)),
+        lambda: hdu.plan(chunks="auto"),
+    ):
+        with raises("HDU 0", "truncated", error=TruncatedFileError):
+            ask()
+    assert hdu.plan(slice(3)).bytes == 3
