@@ -126,9 +126,10 @@ def test_a_server_without_stamps_is_warned_of_and_the_length_still_counts(
         image = dask_fits.from_fits(url)
     assert len(caught) == 1
     assert np.array_equal(image.compute(), OLD[0])
-    (tmp_path / "image.fits").write_bytes(file_of(OLD) + bytes(2880))
-    with pytest.raises(FileChangedError):
-        image.compute()
+    for content in (file_of(OLD) + bytes(2880), file_of(OLD)[:10_000]):
+        (tmp_path / "image.fits").write_bytes(content)
+        with pytest.raises(FileChangedError, match=f"found {len(content)} bytes"):
+            image[190:].compute()
 
 
 @pytest.mark.filterwarnings("error")
