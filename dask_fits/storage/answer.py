@@ -131,7 +131,8 @@ async def read_answer(
         async with asyncio.timeout(request.timeout) as limit, opening as answer:
             done = await _receive(answer, request, into, limit)
     except TimeoutError as error:
-        raise PassingFaultError(f"nothing came for {request.timeout} s") from error
+        slow = f"no bytes for {request.timeout} s, or fewer than {_MIN_RATE} a second"
+        raise PassingFaultError(slow) from error
     if done < len(into):
         raise PassingFaultError(f"{done} bytes came of the {len(into)} that were asked for")
 
