@@ -175,11 +175,11 @@ class FitsFile:
     are case-insensitive. The object holds no handle: leaving it as a context manager does nothing.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, first: bytes) -> None:
         self._store = store
         self._hdus: list[HDU] = []
         self._next: int | None = None
-        self._ahead = b""
+        self._ahead = first
         self._lock = threading.Lock()
         self._read_next(0)
 
@@ -331,7 +331,10 @@ def open(  # noqa: A001 (the field's own word: astropy.io.fits.open)
     storage_options: Mapping[str, Any] | None = None,
     transfer: TransferConfig | None = None,
 ) -> FitsFile:
-    """Open a FITS file: one metadata request and one range request for the first headers.
+    """Open a FITS file and read its first 57,600 bytes, or less where it is shorter.
+
+    That is one request over HTTP, to S3 and to GCS; other filesystems are asked for their metadata
+    first.
 
     Parameters
     ----------
@@ -362,7 +365,7 @@ def open(  # noqa: A001 (the field's own word: astropy.io.fits.open)
     >>> f[0].shape, f[0].dtype
     ((300, 300), dtype('float32'))
     """
-    return FitsFile(open_store(url, storage_options, transfer))
+    return FitsFile(*open_store(url, storage_options, transfer, count=HEADER_READ))
 
 
 _PACKED = "; a file compressed as a whole has no byte ranges to read: unpack it first"

@@ -64,11 +64,8 @@ FAULTS: list[tuple[str, dict[str, Any], type[FitsError] | None, type[FitsError] 
 ]
 
 OF_OPENING = {
-    # A HEAD that a URL signed for GET does not allow is made good by a GET.
-    ("status", 403, "http"): (RIGHT, AccessDeniedError),
     # Nothing was opened yet that could have changed.
-    ("status", 412, "http"): (StorageError, StorageError),
-    ("status", 412, "s3"): (StorageError, StorageError),
+    ("status", 412): (StorageError, StorageError),
 }
 """Where opening differs."""
 
@@ -151,8 +148,7 @@ def test_right_pixels_or_the_named_error(
 ) -> None:
     kind, details, *outcomes = fault
     if do is opening:
-        key = (kind, details.get("status"), place["url"].partition(":")[0])
-        outcomes = OF_OPENING.get(key, outcomes)
+        outcomes = OF_OPENING.get((kind, details.get("status")), outcomes)
     count = None if lasting else 1
     check(outcomes[lasting], do, place, server, kind, count=count, **details)
 
@@ -179,7 +175,7 @@ def test_nothing_is_left_at_exit(
 ) -> None:
     """A process that ends right after a failed read leaves no connection, task or complaint."""
     before = server.connections  # of this process, kept for its next request
-    server.fail(kind, first=first + 1, count=None)  # the first is of opening
+    server.fail(kind, first=first + 1, count=None)  # the first request is of opening
     options = repr(place.get("storage_options"))
     command = [sys.executable, "-W", "error", "-c", EXITS, place["url"], options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)

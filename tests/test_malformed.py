@@ -384,7 +384,7 @@ def survives(content: bytes) -> None:
         warnings.simplefilter("ignore", RuntimeWarning)  # NumPy's, of overflow and NaN
         start = time.process_time()
         with contextlib.suppress(FitsError):
-            file = FitsFile(WatchedStore(content, ByteRange(0, len(content))))
+            file = FitsFile(WatchedStore(content, ByteRange(0, len(content))), b"")
             with contextlib.suppress(FitsError):
                 assert len(file) == len(list(file))
             for hdu in file._hdus:

@@ -34,7 +34,8 @@ from dask_fits.storage.byte_range import ByteRange, group_runs
 from dask_fits.storage.local import LOCAL_BLOCK, LocalStore
 from dask_fits.storage.remote import RemoteStore
 from dask_fits.storage.stamp import Stamp
-from dask_fits.storage.store import Store, open_store
+from dask_fits.storage.store import Store
+from dask_fits.storage.store import open_store as open_store_and_read
 from dask_fits.storage.transfer import TransferConfig
 from tests.recording import RecordingFileSystem, put
 
@@ -47,6 +48,10 @@ RANGES = [
     ByteRange(100, 2 * LOCAL_BLOCK),
     ByteRange(10**6, 10**6 + 9),
 ]
+
+
+def open_store(url: Any, options: Any, transfer: TransferConfig | None) -> Store:
+    return open_store_and_read(url, options, transfer, count=0)[0]
 
 
 @pytest.fixture(params=["local", "remote"])
@@ -151,6 +156,17 @@ def test_remote_ranges_are_asked_in_bounded_batches(monkeypatch: pytest.MonkeyPa
     assert RecordingFileSystem.ranges() == [(r.start, r.stop) for r in ranges]
 
 
+def test_kept_listings_are_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A filesystem that keeps listings tells of a file what it was when they were made."""
+    monkeypatch.setattr(
+        RecordingFileSystem, "invalidate_cache", lambda _, path=None: dropped.append(path)
+    )
+    dropped: list[str] = []
+    store = open_store(put("a.bin", CONTENT), None, QUICK)
+    list(store.read_ranges([ByteRange(3, 9)], whole=True))
+    assert [path.strip("/") for path in dropped[-2:]] == ["a.bin", "a.bin"]
+
+
 MISSING = ["nope.fits", "/no/such/dir/nope.fits", "memory://nope.fits", "recording://nope.fits"]
 
 
@@ -248,19 +264,14 @@ def test_a_server_that_ignores_ranges_is_read_up_to_what_is_wanted() -> None:
 
 def test_a_tag_that_is_weak_in_one_answer_and_strong_in_another_is_the_same() -> None:
     content, encodings = M13.read_bytes(), set()
+    tags = iter(['"abc"', 'W/"abc"'])
 
     class Handler(BaseHTTPRequestHandler):
-        def do_HEAD(self) -> None:
-            self.send_response(200)
-            self.send_header("ETag", '"abc"')
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-
         def do_GET(self) -> None:
             encodings.add(self.headers["Accept-Encoding"])
             first, last = map(int, self.headers["Range"].removeprefix("bytes=").split("-"))
             self.send_response(206)
-            self.send_header("ETag", 'W/"abc"')
+            self.send_header("ETag", next(tags))
             self.send_header("Content-Range", f"bytes {first}-{last}/{len(content)}")
             self.send_header("Content-Length", str(last + 1 - first))
             self.end_headers()

@@ -10,7 +10,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import Protocol
 
@@ -31,6 +31,7 @@ begins further on is refused: it would cost a download of what lies before it, a
 _MIN_RATE = 1024
 """Bytes a second, over a whole request, below which it is given up as if nothing came."""
 
+_SUCCESS = (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT)
 _PASSING = frozenset((408, 425, 429, 500, 502, 503, 504))
 _STAMP_HEADERS = {
     "ETag": "etag",
@@ -38,8 +39,8 @@ _STAMP_HEADERS = {
     "VersionId": "x-amz-version-id",
     "generation": "x-goog-generation",
 }
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)", re.IGNORECASE)
-_UNSATISFIED = re.compile(r"bytes \*/(\d+)", re.IGNORECASE)
+_CONTENT_RANGE = re.compile(r"bytes (?P<first>\d+)-(?P<last>\d+)/(?P<total>\d+|\*)", re.IGNORECASE)
+_UNSATISFIED = re.compile(r"bytes \*/(?P<total>\d+)", re.IGNORECASE)
 _PLAIN = ("", "identity", "aws-chunked")
 """Content-Encoding of bytes that are the file's own. S3 keeps the last one as a label only."""
 
@@ -92,8 +93,8 @@ class Transport(Protocol):
     def confirms(self) -> bool:
         """Whether each answer tells its version; else the stamp is asked for after a read."""
 
-    async def stat(self, request: Request) -> Stamp:
-        """Make one metadata request (two where the server wants it so): the file's stamp."""
+    async def first(self, request: Request) -> tuple[Stamp, memoryview]:
+        """Read the file's first bytes and take its stamp; see `read_first`."""
 
     async def read(self, request: Request, into: memoryview) -> None:
         """Read one range into a buffer of its size; raises as `read_answer` does."""
@@ -131,10 +132,47 @@ async def read_answer(
         async with asyncio.timeout(request.timeout) as limit, opening as answer:
             done = await _receive(answer, request, into, limit)
     except TimeoutError as error:
-        slow = f"no bytes for {request.timeout} s, or fewer than {_MIN_RATE} a second"
-        raise PassingFaultError(slow) from error
-    if done < len(into):
-        raise PassingFaultError(f"{done} bytes came of the {len(into)} that were asked for")
+        raise _too_slow(request) from error
+    _check_complete(done, into)
+
+
+async def read_first(
+    opening: AbstractAsyncContextManager[Answer], request: Request, *kinds: str
+) -> tuple[Stamp, memoryview]:
+    """Make the first request to a file, held to nothing: its stamp and its first bytes.
+
+    Parameters
+    ----------
+    opening : async context manager of Answer
+        See `read_answer`.
+    request : Request
+        Its range begins at 0 and may reach past the end of the file; its stamp is ignored.
+    *kinds : str
+        Kinds of stamp to look for, the surest first.
+
+    Raises
+    ------
+    PassingFaultError, AccessDeniedError, FitsFileNotFoundError, StorageError
+        As `read_answer` does, or the server does not tell the size of the file.
+    """
+    try:
+        async with asyncio.timeout(request.timeout) as limit, opening as answer:
+            if _is_empty(answer):
+                return _stamp_of(answer.headers, 0, kinds), memoryview(b"")
+            if answer.status not in _SUCCESS:
+                raise refusal(answer, request)
+            size = _total_size(answer)
+            if size is None:
+                raise no_size(request.name)
+            wanted = ByteRange(0, min(request.wanted.stop, size))
+            stamp = _stamp_of(answer.headers, size, kinds)
+            into = memoryview(bytearray(wanted.nbytes))
+            request = replace(request, wanted=wanted, stamp=stamp)
+            done = await _receive(answer, request, into, limit)
+    except TimeoutError as error:
+        raise _too_slow(request) from error
+    _check_complete(done, into)
+    return stamp, into
 
 
 async def _receive(
@@ -161,9 +199,9 @@ async def _receive(
 
 def _to_skip(answer: Answer, request: Request) -> int:
     """Check everything that an answer says before its body; bytes to skip at the body's start."""
-    if answer.status not in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
+    if answer.status not in _SUCCESS:
         raise refusal(answer, request)
-    check_plain(answer.headers, request.name)
+    _check_plain(answer.headers, request.name)
     stamp, wanted = request.stamp, request.wanted
     found = answer.headers.get(_STAMP_HEADERS.get(stamp.kind, ""), stamp.value)
     whole = answer.status == HTTPStatus.OK
@@ -185,32 +223,47 @@ def _whole_size(answer: Answer, stamp: Stamp) -> int:
 
 def _ranged_size(answer: Answer, request: Request) -> int:
     """Check that a partial answer is the range that was asked for; the size of the file."""
-    wanted, said = request.wanted, answer.headers.get("content-range", "")
-    found = _CONTENT_RANGE.fullmatch(said.strip())
-    if found is None:
-        raise PassingFaultError(f"Content-Range: found {said!r}, expected {_expected(request)!r}")
-    start, last, total = found.groups()
-    size = request.stamp.size if total == "*" else int(total)
-    if size == request.stamp.size and (int(start), int(last) + 1) != (wanted.start, wanted.stop):
-        raise PassingFaultError(f"Content-Range: found {said!r}, expected {_expected(request)!r}")
+    wanted, size = request.wanted, request.stamp.size
+    found = _content_range(answer)
+    if found["total"] not in ("*", str(size)):
+        return int(found["total"])
+    if (int(found["first"]), int(found["last"]) + 1) != (wanted.start, wanted.stop):
+        expected = f"bytes {wanted.start}-{wanted.stop - 1}/{size}"
+        raise PassingFaultError(f"Content-Range: found {found[0]!r}, expected {expected!r}")
     length = _integer(answer.headers.get("content-length"))
-    if size == request.stamp.size and length not in (None, wanted.nbytes):
+    if length not in (None, wanted.nbytes):
         raise PassingFaultError(f"Content-Length: found {length}, expected {wanted.nbytes}")
     return size
 
 
-def _expected(request: Request) -> str:
-    wanted = request.wanted
-    return f"bytes {wanted.start}-{wanted.stop - 1}/{request.stamp.size}"
+def _content_range(answer: Answer) -> re.Match[str]:
+    said = answer.headers.get("content-range", "").strip()
+    found = _CONTENT_RANGE.fullmatch(said)
+    if found is None:
+        raise PassingFaultError(f"Content-Range: found {said!r}, expected that of a single range")
+    return found
 
 
 def _integer(text: str | None) -> int | None:
     return int(text) if text and text.isascii() and text.isdigit() else None
 
 
-def check_plain(headers: Mapping[str, str], name: str) -> None:
+def _check_complete(done: int, into: memoryview) -> None:
+    if done < len(into):
+        raise PassingFaultError(f"{done} bytes came of the {len(into)} that were asked for")
+
+
+def _too_slow(request: Request) -> PassingFaultError:
+    return PassingFaultError(
+        f"no bytes for {request.timeout} s, or fewer than {_MIN_RATE} a second"
+    )
+
+
+def _check_plain(headers: Mapping[str, str], name: str) -> None:
     """Raise where a server sends a compressed form of the file, whose ranges are not the file's."""
-    encoding = headers.get("content-encoding", "").strip().lower()
+    # GCS unpacks what is stored packed, and then serves no ranges of it.
+    stored = headers.get("x-goog-stored-content-encoding", "")
+    encoding = headers.get("content-encoding", stored).strip().lower()
     if encoding not in _PLAIN:
         raise StorageError(
             f"{name}: the server sends the file compressed (Content-Encoding: {encoding}), "
@@ -218,24 +271,36 @@ def check_plain(headers: Mapping[str, str], name: str) -> None:
         )
 
 
-def stamp_of(headers: Mapping[str, str], size: int, *kinds: str) -> Stamp:
-    """Take a stamp from an answer's headers: the first of `kinds` that it has."""
+def _stamp_of(headers: Mapping[str, str], size: int, kinds: tuple[str, ...]) -> Stamp:
     for kind in kinds:
         if value := headers.get(_STAMP_HEADERS[kind]):
             return Stamp(size, kind, value)
     return Stamp(size)
 
 
-def total_size(answer: Answer) -> int | None:
+def _total_size(answer: Answer) -> int | None:
     """Length of the whole file, as an answer to a request for a part of it tells."""
     if answer.status == HTTPStatus.OK:
         return _integer(answer.headers.get("content-length"))
-    said = answer.headers.get("content-range", "").strip()
-    found = _CONTENT_RANGE.fullmatch(said)
-    if found:
-        return _integer(found[3])
-    empty = _UNSATISFIED.fullmatch(said)  # of an empty file no byte can be asked for
-    return int(empty[1]) if empty else None
+    if answer.status == HTTPStatus.PARTIAL_CONTENT:
+        return _integer(_content_range(answer)["total"])
+    found = _UNSATISFIED.fullmatch(answer.headers.get("content-range", "").strip())
+    return int(found["total"]) if found else None
+
+
+def _is_empty(answer: Answer) -> bool:
+    """Whether a request for the first bytes was refused because there are none."""
+    return answer.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and (
+        _total_size(answer) == 0 or answer.said == "InvalidRange"
+    )
+
+
+def no_size(name: str) -> StorageError:
+    """Build the error for a server that does not tell how long a file is."""
+    return StorageError(
+        f"{name}: the server does not tell the size of the file, "
+        "without which its parts cannot be read"
+    )
 
 
 def refusal(answer: Answer, request: Request) -> Exception:
@@ -257,7 +322,7 @@ def refusal(answer: Answer, request: Request) -> Exception:
 
 
 def _unsatisfied(answer: Answer, request: Request, told: str) -> FitsError:
-    size, stamp = total_size(answer), request.stamp
+    size, stamp = _total_size(answer), request.stamp
     if size not in (None, stamp.size):
         return changed(request.name, found=Stamp(size or 0), expected=stamp)
     wanted = request.wanted

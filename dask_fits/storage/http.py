@@ -9,25 +9,12 @@ from __future__ import annotations
 import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from http import HTTPStatus
 from typing import Any
 
 import aiohttp
 
-from dask_fits.exceptions import StorageError
-from dask_fits.storage.answer import (
-    Answer,
-    Request,
-    check_plain,
-    read_answer,
-    refusal,
-    stamp_of,
-    total_size,
-)
+from dask_fits.storage.answer import Answer, Request, read_answer, read_first
 from dask_fits.storage.stamp import Stamp
-
-_NO_HEAD = (400, 403, 405, 501)
-"""What servers answer to HEAD alone: a URL signed for GET, a method that they do not know."""
 
 _CERTAIN = (aiohttp.ClientSSLError, aiohttp.ServerFingerprintMismatch)
 """Failures to connect that the next attempt would meet again."""
@@ -43,36 +30,22 @@ class HttpTransport:
         self._fs = fs
         self._path = path
 
-    async def stat(self, request: Request) -> Stamp:
-        """HEAD; where a server refuses that or tells no size, GET of the first byte."""
-        async with self._ask("HEAD", {}) as answer:
-            size = total_size(answer) if answer.status == HTTPStatus.OK else None
-            if answer.status != HTTPStatus.OK and answer.status not in _NO_HEAD:
-                raise refusal(answer, request)
-        if size is None:
-            async with self._ask("GET", {"Range": request.header}) as answer:
-                size = total_size(answer)
-                if answer.status >= HTTPStatus.BAD_REQUEST and size is None:
-                    raise refusal(answer, request)
-        check_plain(answer.headers, request.name)
-        if size is None:
-            raise StorageError(
-                f"{request.name}: the server does not tell the size of the file, "
-                "without which its parts cannot be read"
-            )
-        return stamp_of(answer.headers, size, "ETag", "Last-Modified")
+    async def first(self, request: Request) -> tuple[Stamp, memoryview]:
+        """GET of the first bytes. No HEAD: a URL signed for GET does not allow it."""
+        headers = {"Range": request.header}
+        return await read_first(self._ask(headers), request, "ETag", "Last-Modified")
 
     async def read(self, request: Request, into: memoryview) -> None:
         """GET of a range, on condition that the file is the one that was opened."""
         headers = {"Range": request.header, **_condition(request.stamp)}
-        await read_answer(self._ask("GET", headers), request, into)
+        await read_answer(self._ask(headers), request, into)
 
     def passing(self, error: Exception) -> bool:
         """Whether an exception of aiohttp may be over at the next attempt."""
         return passing_in_aiohttp(error)
 
     @asynccontextmanager
-    async def _ask(self, method: str, headers: Mapping[str, str]) -> AsyncIterator[Answer]:
+    async def _ask(self, headers: Mapping[str, str]) -> AsyncIterator[Answer]:
         fs = self._fs
         options = {"allow_redirects": True, "timeout": NO_TOTAL, **fs.kwargs}
         options["headers"] = {
@@ -82,7 +55,7 @@ class HttpTransport:
         }
         session = await fs.set_session()
         url = fs.encode_url(self._path)
-        async with session.request(method, url, **options) as response:
+        async with session.get(url, **options) as response:
             yield Answer(response.status, response.headers, response.content.iter_any())
 
 

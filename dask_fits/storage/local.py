@@ -38,6 +38,7 @@ class LocalStore:
         self, ranges: Sequence[ByteRange], *, whole: bool
     ) -> Iterator[tuple[int, memoryview]]:
         """Read byte ranges; see `Store.read_ranges`."""
+        ranges = [wanted for wanted in ranges if wanted.nbytes]
         if not ranges:
             return
         check_within(self.name, ranges[-1], self.stamp)
@@ -72,8 +73,8 @@ class LocalStore:
             done += count
 
 
-def open_local(path: str) -> LocalStore:
-    """Look a file up.
+def open_local(path: str, *, count: int) -> tuple[LocalStore, bytes]:
+    """Look a file up and read up to `count` of its first bytes.
 
     Raises
     ------
@@ -83,7 +84,9 @@ def open_local(path: str) -> LocalStore:
         found = Path(path).stat()
         if stat.S_ISDIR(found.st_mode):
             raise IsADirectoryError("is a directory, not a file")
-    return LocalStore(path, _stamp(found))
+    store = LocalStore(path, _stamp(found))
+    first = ByteRange(0, min(count, store.stamp.size))
+    return store, b"".join(bytes(data) for _, data in store.read_ranges([first], whole=True))
 
 
 def _stamp(found: os.stat_result) -> Stamp:

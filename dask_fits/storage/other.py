@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from dask_fits.exceptions import StorageError
-from dask_fits.storage.answer import Request
+from dask_fits.storage.answer import Request, no_size
+from dask_fits.storage.byte_range import ByteRange
 from dask_fits.storage.stamp import Stamp, changed
 from dask_fits.storage.transfer import PassingFaultError
 
@@ -39,28 +40,23 @@ class OtherTransport:
         """Whether the filesystem is asynchronous."""
         return bool(self._fs.async_impl)
 
-    async def stat(self, request: Request) -> Stamp:
-        """Ask for the file's metadata."""
-        self._fs.invalidate_cache(self._path)  # a listing from before may be of an older version
-        info = await self._call("info", self._path)
-        if info.get("type") == "directory":
-            raise IsADirectoryError("is a directory, not a file")
-        if info.get("size") is None:
-            raise StorageError(
-                f"{request.name}: the server does not tell the size of the file, "
-                "without which its parts cannot be read"
-            )
-        return _stamp(info)
+    async def first(self, request: Request) -> tuple[Stamp, memoryview]:
+        """Ask for the file's metadata, then read its first bytes, if any are wanted."""
+        stamp = await self._stat(request)
+        wanted = ByteRange(0, min(request.wanted.stop, stamp.size))
+        into = memoryview(bytearray(wanted.nbytes))
+        if wanted.nbytes:
+            await self.read(replace(request, wanted=wanted, stamp=stamp), into)
+        return stamp, into
 
     async def read(self, request: Request, into: memoryview) -> None:
         """Read a range."""
         wanted = request.wanted
         # By keyword: the second positional argument of some drivers is not `start`.
-        reading = self._call("cat_file", self._path, start=wanted.start, end=wanted.stop)
-        async with asyncio.timeout(request.timeout if self.parallel else None):
-            data = await reading
+        async with self._timeout(request):
+            data = await self._call("cat_file", self._path, start=wanted.start, end=wanted.stop)
         if len(data) != wanted.nbytes:
-            if (found := await self.stat(request)) != request.stamp:
+            if (found := await self._stat(request)) != request.stamp:
                 raise changed(request.name, found=found, expected=request.stamp)
             raise PassingFaultError(f"{len(data)} bytes came of the {wanted.nbytes} asked for")
         into[:] = data
@@ -68,6 +64,19 @@ class OtherTransport:
     def passing(self, error: Exception) -> bool:
         """Whether an exception of a driver may be over at the next attempt."""
         return isinstance(error, (OSError, EOFError)) and not isinstance(error, _CERTAIN)
+
+    async def _stat(self, request: Request) -> Stamp:
+        self._fs.invalidate_cache(self._path)  # a listing from before may be of an older version
+        async with self._timeout(request):
+            info = await self._call("info", self._path)
+        if info.get("type") == "directory":
+            raise IsADirectoryError("is a directory, not a file")
+        if info.get("size") is None:
+            raise no_size(request.name)
+        return _stamp(info)
+
+    def _timeout(self, request: Request) -> asyncio.Timeout:
+        return asyncio.timeout(request.timeout if self.parallel else None)
 
     async def _call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         if self.parallel:

@@ -94,8 +94,12 @@ class RemoteStore:
         ]
 
 
-def open_remote(url: str, options: dict[str, Any], transfer: TransferConfig) -> RemoteStore:
-    """Look a file up: one metadata request, or two where the server needs it so.
+def open_remote(
+    url: str, options: dict[str, Any], transfer: TransferConfig, *, count: int
+) -> tuple[RemoteStore, bytes]:
+    """Look a file up and read up to `count` of its first bytes.
+
+    One request over HTTP, to S3 and GCS; elsewhere one for the metadata and one for the bytes.
 
     Raises
     ------
@@ -104,7 +108,7 @@ def open_remote(url: str, options: dict[str, Any], transfer: TransferConfig) -> 
     with storage_errors(url, options):
         file = _RemoteFile(url, options, transfer)
         with _Flight(file.loop) as flight:
-            stamp = flight.start(file.stat()).result()
+            stamp, first = flight.start(file.first(count)).result()
     if not stamp.kind and transfer.warn_without_stamp:
         # Of the server, not of the file: so Python's filters show it once for all of its files.
         place = urlsplit(shown(url).rpartition("::")[2])
@@ -115,7 +119,7 @@ def open_remote(url: str, options: dict[str, Any], transfer: TransferConfig) -> 
             UnstampedFileWarning,
             stacklevel=4,  # who called dask_fits.open
         )
-    return RemoteStore(url, stamp, options, transfer, file.transport.parallel)
+    return RemoteStore(url, stamp, options, transfer, file.transport.parallel), bytes(first)
 
 
 def _has_room(ahead: int, coming: int, most: int) -> bool:
@@ -133,15 +137,10 @@ class _RemoteFile:
         self._options = options
         self._transfer = transfer
 
-    async def stat(self) -> Stamp:
-        request = self._request(ByteRange(0, 1), Stamp(0))
-        timeout = self._transfer.timeout if self.transport.parallel else None
-
-        async def ask() -> Stamp:
-            async with asyncio.timeout(timeout):
-                return await self.transport.stat(request)
-
-        return await self._retrying(ask, self._name)
+    async def first(self, count: int) -> tuple[Stamp, memoryview]:
+        """Stamp of the file, whichever version it is, and up to `count` of its first bytes."""
+        request = self._request(ByteRange(0, count), Stamp(0))
+        return await self._retrying(lambda: self.transport.first(request), self._name)
 
     async def read(self, part: ByteRange, into: memoryview, stamp: Stamp) -> None:
         request = self._request(part, stamp)
@@ -154,13 +153,14 @@ class _RemoteFile:
 
     async def _version(self) -> str:
         try:
-            return str(await self.stat())
+            return str((await self.first(1))[0])
         except Exception:  # noqa: BLE001 (it is asked for only to be told)
             return "another version"
 
     async def confirm(self, stamp: Stamp) -> None:
         """Check the stamp, where the answers to the reads before did not tell it."""
-        if (found := await self.stat()) != stamp:
+        found, _ = await self.first(0)
+        if found != stamp:
             raise changed(self._name, found=found, expected=stamp)
 
     def _request(self, wanted: ByteRange, stamp: Stamp) -> Request:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from http import HTTPStatus
 from typing import Any
 
 import aiohttp
@@ -21,7 +20,7 @@ from botocore.exceptions import (
 )
 from botocore.parsers import ResponseParserError
 
-from dask_fits.storage.answer import Answer, Request, check_plain, read_answer, refusal, stamp_of
+from dask_fits.storage.answer import Answer, Request, read_answer, read_first
 from dask_fits.storage.stamp import Stamp
 from dask_fits.storage.transfer import TransferConfig
 
@@ -44,50 +43,42 @@ class S3Transport:
         self._fs = fs
         self._bucket, self._key, self._version = fs.split_path(path)
 
-    async def stat(self, request: Request) -> Stamp:
-        """HeadObject."""
-        async with self._ask("head_object", self._pinned(self._version)) as answer:
-            if answer.status != HTTPStatus.OK:
-                raise refusal(answer, request)
-            check_plain(answer.headers, request.name)
-            size = int(answer.headers["content-length"])
-            # An id that S3 tells of a version need not be one that the caller may ask for.
-            kinds = ("VersionId", "ETag") if self._fs.version_aware else ("ETag",)
-            return stamp_of(answer.headers, size, *kinds, "Last-Modified")
+    async def first(self, request: Request) -> tuple[Stamp, memoryview]:
+        """GetObject of the first bytes."""
+        # An id that S3 tells of a version need not be one that the caller may ask for.
+        kinds = ("VersionId", "ETag") if self._fs.version_aware else ("ETag",)
+        asking = self._ask({"Range": request.header, **_pinned(self._version)})
+        return await read_first(asking, request, *kinds, "Last-Modified")
 
     async def read(self, request: Request, into: memoryview) -> None:
         """GetObject of a range, of a pinned version or on condition of the ETag."""
         stamp = request.stamp
         held = {"IfMatch": stamp.value} if stamp.kind == "ETag" else {}
-        held |= self._pinned(stamp.value if stamp.kind == "VersionId" else self._version)
-        await read_answer(self._ask("get_object", {"Range": request.header, **held}), request, into)
+        held |= _pinned(stamp.value if stamp.kind == "VersionId" else self._version)
+        await read_answer(self._ask({"Range": request.header, **held}), request, into)
 
     def passing(self, error: Exception) -> bool:
         """Whether an exception of botocore may be over at the next attempt."""
         return isinstance(error, _PASSING) and not isinstance(error, SSLError)
 
     @asynccontextmanager
-    async def _ask(self, operation: str, arguments: Mapping[str, str]) -> AsyncIterator[Answer]:
+    async def _ask(self, arguments: Mapping[str, str]) -> AsyncIterator[Answer]:
         await self._fs.set_session()
         client = await self._fs.get_s3(self._bucket)
         place = {"Bucket": self._bucket, "Key": self._key, **self._fs.req_kw}
         try:
-            found = await getattr(client, operation)(**place, **arguments)
+            found = await client.get_object(**place, **arguments)
         except ClientError as error:
             about = error.response["ResponseMetadata"]
             code = error.response.get("Error", {}).get("Code", "")
             said = "" if code.isdigit() else code
             yield Answer(about["HTTPStatusCode"], about.get("HTTPHeaders", {}), said=said)
             return
-        about, body = found["ResponseMetadata"], found.get("Body")
+        about, body = found["ResponseMetadata"], found["Body"]
         try:
             yield Answer(about["HTTPStatusCode"], about["HTTPHeaders"], _chunks(body))
         finally:
-            if body is not None:
-                body.close()  # does nothing where it was read to its end
-
-    def _pinned(self, version: str | None) -> dict[str, str]:
-        return {"VersionId": version} if version else {}
+            body.close()  # does nothing where it was read to its end
 
 
 def s3_options(options: Mapping[str, Any], transfer: TransferConfig) -> dict[str, Any]:
@@ -99,6 +90,10 @@ def s3_options(options: Mapping[str, Any], transfer: TransferConfig) -> dict[str
         "read_timeout": transfer.timeout,
     }
     return {**options, "config_kwargs": {**defaults, **options.get("config_kwargs", {})}}
+
+
+def _pinned(version: str | None) -> dict[str, str]:
+    return {"VersionId": version} if version else {}
 
 
 async def _chunks(body: Any) -> AsyncIterator[bytes]:

@@ -74,8 +74,10 @@ def open_store(
     url: str | os.PathLike[str],
     storage_options: Mapping[str, Any] | None,
     transfer: TransferConfig | None,
-) -> Store:
-    """Look a file up: one metadata request, no data.
+    *,
+    count: int,
+) -> tuple[Store, bytes]:
+    """Look a file up and read its first bytes, in one request where the storage lets us.
 
     Parameters
     ----------
@@ -85,6 +87,13 @@ def open_store(
         Arguments of the fsspec filesystem (credentials, endpoint, ...).
     transfer : TransferConfig, optional
         How a remote file is read.
+    count : int
+        How many bytes to read, or as many as the file has.
+
+    Returns
+    -------
+    store : Store
+    first : bytes
 
     Raises
     ------
@@ -97,5 +106,5 @@ def open_store(
     with storage_errors(text, options):
         path = local_path(text, options)
     if path is not None:
-        return open_local(path)
-    return open_remote(text, options, transfer or TransferConfig())
+        return open_local(path, count=count)
+    return open_remote(text, options, transfer or TransferConfig(), count=count)

@@ -186,7 +186,8 @@ class RangeServer:
     def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         def over(task: asyncio.Task[None]) -> None:
             self._connections.discard(task)
-            writer.transport.abort()  # does nothing where it was closed in the ordinary way
+            with suppress(AttributeError):  # asyncio's, where it closed with bytes still to send
+                writer.transport.abort()  # does nothing where it was closed in the ordinary way
 
         task = self._loop.create_task(self._converse(reader, writer))
         self._connections.add(task)
