@@ -101,8 +101,9 @@ def test_s3_refuses_other_credentials(s3_server: S3Server, wrong: str) -> None:
     url = s3_server.put("m13.fits", M13.read_bytes())
     environment = {**s3_server.environment, wrong: "AKIANOTTHERIGHTONE00"}
     done = run("examples/s3_credentials.py", url, environment=environment, code=1)
+    reason = "SignatureDoesNotMatch" if "SECRET" in wrong else "InvalidAccessKeyId"
     assert done.stderr.startswith(
-        f"cannot open it: {url}: access denied (403 Forbidden); give credentials"
+        f"cannot open it: {url}: access denied (403 Forbidden {reason}); give credentials"
     )
     assert done.stderr.count("\n") == 1
     assert done.stdout == ""
@@ -144,7 +145,7 @@ def test_demo(tmp_path: Path) -> None:
             rf"^\$ .*dask-fits {command} http://127\.0\.0\.1:\d+/m13\.fits", said, re.MULTILINE
         )
     assert f"max    {PIXELS.max()}\n" in said
-    assert "  -> the server saw 1 HEAD and 7 GET requests and sent 417,600 bytes\n" in said
+    assert "  -> the server saw 7 GET requests and sent 417,600 bytes\n" in said
     picture = tmp_path / "new" / "folder" / "m13.png"
     assert f"The picture is in {picture}\n" in said
     with Image.open(picture) as image:

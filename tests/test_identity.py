@@ -13,7 +13,13 @@ import pytest
 from astropy.io import fits
 
 import dask_fits
-from dask_fits import FileChangedError, FitsFileNotFoundError, TransferConfig, UnstampedFileWarning
+from dask_fits import (
+    FileChangedError,
+    FitsFileNotFoundError,
+    FitsFormatError,
+    TransferConfig,
+    UnstampedFileWarning,
+)
 from tests.places import KINDS, Place, place_of
 from tests.servers.range_server import RangeServer
 from tests.servers.s3 import VERSIONED, S3Server
@@ -108,6 +114,23 @@ def test_a_file_that_vanished_is_missing(
     (tmp_path / "gone.fits").unlink()
     with pytest.raises(FitsFileNotFoundError, match=r"gone\.fits: no such file"):
         image.compute()
+
+
+@pytest.mark.parametrize(
+    "place",
+    [kind for kind in KINDS if kind != "gcs"],  # the emulator takes no empty object
+    indirect=True,
+)
+def test_an_empty_file_is_said_to_be_empty(place: Place) -> None:
+    with pytest.raises(FitsFormatError, match=r"none\.fits: HDU 0: the file is empty"):
+        dask_fits.open(**place.arguments("none.fits", b""))
+
+
+def test_a_file_that_is_not_there(place: Place) -> None:
+    arguments = place.arguments("there.fits", b"there")
+    arguments["url"] = arguments["url"].replace("there.fits", "nowhere.fits")
+    with pytest.raises(FitsFileNotFoundError, match=r"nowhere\.fits: no such file"):
+        dask_fits.open(**arguments)
 
 
 @pytest.fixture

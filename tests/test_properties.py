@@ -159,7 +159,7 @@ def hdu_of(array: np.ndarray) -> HDU:
     bitpix = array.dtype.itemsize * (-8 if array.dtype.kind == "f" else 8)
     big = array.astype(array.dtype.newbyteorder(">")).tobytes()
     content = primary(*array.shape[::-1], bitpix=bitpix) + blocks(big)
-    return FitsFile(WatchedStore(content, ByteRange(0, len(content))))[0]
+    return FitsFile(WatchedStore(content, ByteRange(0, len(content))), b"")[0]
 
 
 @st.composite
@@ -327,7 +327,7 @@ def test_what_is_not_asked_for_is_not_read() -> None:
 
 def test_dask_fits_reads_through_any_store() -> None:
     content = primary(4) + blocks(b"abcd")
-    file = FitsFile(WatchedStore(content, ByteRange(0, len(content))))
+    file = FitsFile(WatchedStore(content, ByteRange(0, len(content))), b"")
     assert isinstance(file, dask_fits.FitsFile)
     assert file.url == "watched.fits"
     assert file[0].reader()[1:3].tobytes() == b"bc"

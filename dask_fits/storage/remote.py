@@ -109,7 +109,7 @@ def open_remote(
         file = _RemoteFile(url, options, transfer)
         with _Flight(file.loop) as flight:
             stamp, first = flight.start(file.first(count)).result()
-    if not stamp.kind and transfer.warn_without_stamp:
+    if stamp.size and not stamp.kind and transfer.warn_without_stamp:
         # Of the server, not of the file: so Python's filters show it once for all of its files.
         place = urlsplit(shown(url).rpartition("::")[2])
         warnings.warn(
