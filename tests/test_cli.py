@@ -284,7 +284,7 @@ def test_asking_a_table_or_a_packed_image_for_pixels(run, several: str) -> None:
     [
         ("s3://b/a.fits", {"anon": True}),
         ("gs://b/a.fits", {"token": "anon"}),
-        ("simplecache::s3://b/a.fits", {"s3": {"anon": True}}),
+        ("zip://a.fits::s3://b/a.zip", {"s3": {"anon": True}}),
     ],
 )
 def test_anon_is_what_the_store_calls_it(

@@ -38,6 +38,7 @@ from dask_fits.storage.store import Store
 from dask_fits.storage.store import open_store as open_store_and_read
 from dask_fits.storage.transfer import TransferConfig
 from tests.recording import RecordingFileSystem, put
+from tests.servers.range_server import RangeServer
 
 QUICK = TransferConfig(attempts=2, backoff=0.01)
 M13 = Path(__file__).parent / "data" / "m13.fits"
@@ -363,15 +364,21 @@ def test_chained_urls(tmp_path: Path) -> None:
     packed = tmp_path / "packed.zip"
     with zipfile.ZipFile(packed, "w") as archive:
         archive.write(M13, "folder/m13.fits")
-    MemoryFileSystem().pipe_file("/m13.fits", M13.read_bytes())
     expected = fits.getdata(M13)
-    cache = {"simplecache": {"cache_storage": str(tmp_path / "cache")}}
-    for url, options in (
-        (f"zip://folder/m13.fits::{packed}", None),
-        ("simplecache::memory://m13.fits", cache),
+    with RangeServer(tmp_path) as server:
+        for place in (packed, f"{server.url}/packed.zip"):
+            image = dask_fits.from_fits(f"zip://folder/m13.fits::{place}")
+            assert np.array_equal(image[50:60, 3:9].compute(), expected[50:60, 3:9])
+
+
+@pytest.mark.parametrize("cache", ["simplecache", "filecache", "blockcache"])
+def test_caches_of_fsspec_are_refused(cache: str) -> None:
+    """Two of their readers in one directory gave wrong pixels, and copies of unknown age do."""
+    MemoryFileSystem().pipe_file("/m13.fits", M13.read_bytes())
+    with pytest.raises(
+        StorageError, match=rf"memory://m13\.fits: fsspec's {cache}:: tells nothing"
     ):
-        file = dask_fits.open(url, storage_options=options)
-        assert np.array_equal(file[0].data[50:60, 3:9].compute(), expected[50:60, 3:9])
+        dask_fits.open(f"{cache}::memory://m13.fits")
 
 
 def test_a_path_must_be_text() -> None:

@@ -9,10 +9,12 @@ from typing import Any
 
 import fsspec
 from fsspec.asyn import get_loop
+from fsspec.implementations.cached import CachingFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
+from dask_fits.exceptions import StorageError
 from dask_fits.storage.answer import Transport
-from dask_fits.storage.errors import protocol_of
+from dask_fits.storage.errors import protocol_of, shown
 from dask_fits.storage.transfer import TransferConfig
 
 _TRANSPORTS = {
@@ -37,15 +39,27 @@ def connect(
     """Find the transport for a URL, and the event loop that it runs in.
 
     fsspec keeps its filesystems, and with them the connections: this costs some microseconds.
+
+    Raises
+    ------
+    StorageError
+        The URL goes through one of fsspec's caches.
     """
     if _is_s3fs(url):
         from dask_fits.storage.s3 import s3_options
 
         options = s3_options(options, transfer)
     fs, path = fsspec.core.url_to_fs(url, **options)
+    if isinstance(fs, CachingFileSystem):
+        raise StorageError(
+            f"{shown(url)}: fsspec's {url.partition('::')[0]}:: tells nothing of the version that "
+            "a copy is of, and hands out half-written ones; leave it out, or make a copy with "
+            "fsspec.open_local and open that"
+        )
     module, name = _transport(type(fs))
     loop = fs.loop if fs.async_impl else get_loop()
-    return getattr(import_module(module), name)(fs, path), loop
+    transport: Transport = getattr(import_module(module), name)(fs, path)
+    return transport, loop
 
 
 def _is_s3fs(url: str) -> bool:
