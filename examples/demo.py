@@ -13,7 +13,6 @@ import os
 import shlex
 import subprocess
 import sys
-from collections import Counter
 from pathlib import Path
 
 from tests.servers.range_server import RangeServer
@@ -58,10 +57,9 @@ def run(arguments: list[str], settings: dict[str, str]) -> int:
 
 
 def seen(server: RangeServer) -> str:
-    """Count the requests by their method, and what was sent for them."""
-    counts = Counter(request.method for request in server.log)
-    requests = " and ".join(f"{count} {method}" for method, count in counts.items()) or "no"
-    return f"{requests} requests and sent {server.bytes:,} bytes"
+    """Count the requests, and what was sent for them."""
+    plural = "" if server.requests == 1 else "s"
+    return f"{server.requests} request{plural} and sent {server.bytes:,} bytes"
 
 
 if __name__ == "__main__":

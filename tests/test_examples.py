@@ -145,7 +145,7 @@ def test_demo(tmp_path: Path) -> None:
             rf"^\$ .*dask-fits {command} http://127\.0\.0\.1:\d+/m13\.fits", said, re.MULTILINE
         )
     assert f"max    {PIXELS.max()}\n" in said
-    assert "  -> the server saw 7 GET requests and sent 417,600 bytes\n" in said
+    assert "  -> the server saw 7 requests and sent 417,600 bytes\n" in said
     picture = tmp_path / "new" / "folder" / "m13.png"
     assert f"The picture is in {picture}\n" in said
     with Image.open(picture) as image:

@@ -27,6 +27,7 @@ import dask_fits
 from dask_fits import AccessDeniedError, ByteRange, StorageError, TransferConfig
 from dask_fits.storage.byte_range import split_range
 from dask_fits.storage.transfer import retry_after
+from tests.servers.caddy import CaddyServer
 from tests.servers.range_server import RangeServer
 from tests.servers.s3 import S3Server
 
@@ -98,6 +99,34 @@ def test_a_cutout_is_its_rows(server: RangeServer) -> None:
     assert np.array_equal(hdu.data[100:110, 7:20].compute(scheduler="sync"), PIXELS[100:110, 7:20])
     assert asked(server) == [(HEADER + (100 * 512 + 7) * 4, HEADER + (109 * 512 + 20) * 4)]
     assert server.log[0].if_match
+
+
+def test_the_same_counts_in_the_log_of_a_server_that_is_not_ours(
+    caddy_server: CaddyServer, server: RangeServer
+) -> None:
+    content = (server._root / "four.fits").read_bytes()
+    url = caddy_server.put("four.fits", content)
+    unit = HEADER + -(-128 * 128 * 4 // HEADER) * HEADER
+
+    def seen() -> list[tuple[str, str | None, int, int]]:
+        found = [(log.method, log.range, log.status, log.bytes) for log in caddy_server.log]
+        caddy_server.clear()
+        return found
+
+    caddy_server.clear()
+    file = dask_fits.open(url)
+    assert seen() == [("GET", "bytes=0-57599", 206, 57600)]
+    assert len(file) == 4
+    assert seen() == [
+        ("GET", f"bytes={n * unit}-{n * unit + 57599}", 206, 57600) for n in range(1, 4)
+    ]
+    image = file[1].data
+    assert np.array_equal(image.compute(), PIXELS.reshape(16, 128, 128)[1])
+    first = unit + HEADER
+    assert seen() == [("GET", f"bytes={first}-{first + 65535}", 206, 65536)]
+    assert np.array_equal(image[3:5, 7].compute(), PIXELS.reshape(16, 128, 128)[1, 3:5, 7])
+    start = first + (3 * 128 + 7) * 4
+    assert seen() == [("GET", f"bytes={start}-{start + 515}", 206, 516)]
 
 
 @pytest.mark.parametrize("key", [(...,), (slice(3, 400), slice(10, 500, 7)), (slice(None), 5)])
