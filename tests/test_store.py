@@ -286,6 +286,30 @@ def test_a_tag_that_is_weak_in_one_answer_and_strong_in_another_is_the_same() ->
     assert encodings == {"identity"}, "a server that compresses drops ranges"
 
 
+def test_credentials_travel_and_redirects_are_followed(range_server: RangeServer) -> None:
+    """As archives do that send one on to where their files lie."""
+    seen = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            seen.append((self.headers["Authorization"], self.headers["X-Mission"]))
+            self.send_response(302)
+            self.send_header("Location", f"{range_server.url}/m13.fits")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    options = {"headers": {"X-Mission": "HST", "Authorization": "Bearer hunter2hunter2"}}
+    with serving(Handler) as url:
+        image = dask_fits.from_fits(f"{url}/m13", storage_options=options)
+        assert np.array_equal(image[5:9].compute(), fits.getdata(M13)[5:9])
+    assert seen == [("Bearer hunter2hunter2", "HST")] * 2
+    assert [request.range for request in range_server.log] == ["bytes=0-57599", "bytes=8880-13679"]
+    assert range_server.log[1].if_match
+    assert "hunter2" not in repr(image) + str(dict(image.dask))
+
+
 @pytest.mark.parametrize("place", ["local", "memory"])
 def test_a_directory_is_refused(tmp_path: Path, place: str) -> None:
     MemoryFileSystem().makedirs("/folder", exist_ok=True)

@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 import dask_fits
 from dask_fits import AccessDeniedError, ByteRange, StorageError, TransferConfig
 from dask_fits.storage.byte_range import split_range
+from dask_fits.storage.s3 import s3_options
 from dask_fits.storage.transfer import retry_after
 from tests.servers.caddy import CaddyServer
 from tests.servers.range_server import RangeServer
@@ -250,6 +251,27 @@ def test_a_slow_answer_may_take_longer_than_the_session_allows(server: RangeServ
     reader = dask_fits.open(url, storage_options=options, transfer=transfer)[0].reader()
     server.bandwidth = 100 * KIB
     assert np.array_equal(reader[:30], PIXELS[:30])
+
+
+def test_s3_is_sent_what_every_request_is_to_carry(server: RangeServer) -> None:
+    options = {
+        "anon": True,
+        "endpoint_url": server.url,
+        "requester_pays": True,
+        "s3_additional_kwargs": {"ServerSideEncryption": "aws:kms", "ExpectedBucketOwner": "12"},
+    }
+    sent: list[dict[str, str]] = []
+    url = in_bucket(server)
+    fs = fsspec.filesystem("s3", **s3_options(options, TransferConfig()))
+    fs.connect()
+
+    def note(request: Any, **_: Any) -> None:
+        sent.append(dict(request.headers))
+
+    fs.s3.meta.events.register("before-send.s3.GetObject", note)
+    dask_fits.open(url, storage_options=options)
+    assert sent[0]["x-amz-request-payer"] == b"requester"
+    assert sent[0]["x-amz-expected-bucket-owner"] == b"12"
 
 
 # Retries

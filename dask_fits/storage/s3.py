@@ -65,9 +65,12 @@ class S3Transport:
     async def _ask(self, arguments: Mapping[str, str]) -> AsyncIterator[Answer]:
         await self._fs.set_session()
         client = await self._fs.get_s3(self._bucket)
-        place = {"Bucket": self._bucket, "Key": self._key, **self._fs.req_kw}
+        # With what the filesystem was told to send with every request: a payer, a customer's key.
+        asked = self._fs._get_s3_method_kwargs(  # noqa: SLF001 (it has no public way)
+            client.get_object, Bucket=self._bucket, Key=self._key, **arguments
+        )
         try:
-            found = await client.get_object(**place, **arguments)
+            found = await client.get_object(**asked)
         except ClientError as error:
             about = error.response["ResponseMetadata"]
             code = error.response.get("Error", {}).get("Code", "")
