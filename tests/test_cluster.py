@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from io import BytesIO
 from multiprocessing import get_context
@@ -22,14 +21,13 @@ from distributed import Client, LocalCluster
 
 import dask_fits
 from dask_fits.readers.image import ImageReader
+from tests.patience import until
 from tests.places import KINDS, Place, place_of
 from tests.servers.range_server import RangeServer
 
 PIXELS = np.random.default_rng(7).integers(-(2**15), 2**15, (320, 400), dtype=np.int16)
 CHUNKS = (20, -1)
 CHUNK_COUNT = 16
-PATIENCE = 30.0
-"""Seconds to wait for what should happen at once."""
 
 
 @pytest.fixture(scope="module")
@@ -105,13 +103,6 @@ def test_threads_of_spawned_processes(place: Place, content: bytes) -> None:
     reader[0, 0]  # this process has its connections and its event loop
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as processes:
         assert list(processes.map(read_at_random, [reader, reader], [1, 2])) == [160, 160]
-
-
-def until(reached: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not reached():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.005)
 
 
 def chunks_of(address: str, dask_scheduler: Any = None) -> set[int]:

@@ -47,7 +47,8 @@ class S3Transport:
         """GetObject of the first bytes."""
         # An id that S3 tells of a version need not be one that the caller may ask for.
         kinds = ("VersionId", "ETag") if self._fs.version_aware else ("ETag",)
-        asking = self._ask({"Range": request.header, **_pinned(self._version)})
+        wanted = {"Range": request.header, **_pinned(self._version)}
+        asking = self._ask(await self._client(), wanted)
         return await read_first(asking, request, *kinds, "Last-Modified")
 
     async def read(self, request: Request, into: memoryview) -> None:
@@ -55,16 +56,20 @@ class S3Transport:
         stamp = request.stamp
         held = {"IfMatch": stamp.value} if stamp.kind == "ETag" else {}
         held |= _pinned(stamp.value if stamp.kind == "VersionId" else self._version)
-        await read_answer(self._ask({"Range": request.header, **held}), request, into)
+        asking = self._ask(await self._client(), {"Range": request.header, **held})
+        await read_answer(asking, request, into)
 
     def passing(self, error: Exception) -> bool:
         """Whether an exception of botocore may be over at the next attempt."""
         return isinstance(error, _PASSING) and not isinstance(error, SSLError)
 
-    @asynccontextmanager
-    async def _ask(self, arguments: Mapping[str, str]) -> AsyncIterator[Answer]:
+    async def _client(self) -> Any:
+        # Before the time-out starts: to make a client takes botocore some tenths of a second.
         await self._fs.set_session()
-        client = await self._fs.get_s3(self._bucket)
+        return await self._fs.get_s3(self._bucket)
+
+    @asynccontextmanager
+    async def _ask(self, client: Any, arguments: Mapping[str, str]) -> AsyncIterator[Answer]:
         # With what the filesystem was told to send with every request: a payer, a customer's key.
         asked = self._fs._get_s3_method_kwargs(  # noqa: SLF001 (it has no public way)
             client.get_object, Bucket=self._bucket, Key=self._key, **arguments

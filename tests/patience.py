@@ -1,0 +1,17 @@
+"""Waiting for what should happen soon."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+PATIENCE = 30.0
+"""Seconds to wait for what should happen at once, on a machine that is busy."""
+
+
+def until(reached: Callable[[], bool]) -> None:
+    """Return when something is so; fail where it never is."""
+    deadline = time.monotonic() + PATIENCE
+    while not reached():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.005)
