@@ -100,6 +100,14 @@ class RangeServer:
         return self._waiting
 
     @property
+    def busy(self) -> int:
+        """How many requests are in progress, those that wait included.
+
+        One whose client hung up counts until it is noticed.
+        """
+        return self._busy
+
+    @property
     def peak(self) -> int:
         """The most requests that were in progress at one time, those that wait included."""
         return self._peak
