@@ -228,7 +228,7 @@ def test_a_host_that_does_not_exist_is_not_tried_again(
     ("status", "message"),
     [
         (404, "no such file"),
-        (403, "access denied"),
+        (403, r"access denied \(403 Forbidden\); give credentials with storage_options=\{'headers"),
         (401, "access denied"),
         (501, "the server answered 501 Not Impl"),
     ],

@@ -64,6 +64,8 @@ def anonymous_options(url: str) -> dict[str, Any] | None:
 def access_hint(url: str) -> str:
     """Say how to be let in."""
     option = anonymous_options(url)
+    if _EXTRAS.get(protocol_of(url)) == "http":
+        return "; give credentials with storage_options={'headers': {'Authorization': ...}}"
     if option is None:
         return ""
     return (
