@@ -145,7 +145,7 @@ class HDU:
         UnsupportedHduError
             The image is tile-compressed.
         FitsFormatError
-            BSCALE or BZERO is no finite number.
+            A keyword that the pixels need, such as BSCALE, cannot be used.
         """
         image = self.layout.image
         if image is None:

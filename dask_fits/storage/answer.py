@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import Protocol
@@ -128,12 +128,8 @@ async def read_answer(
     AccessDeniedError, FitsFileNotFoundError, StorageError
         The server refuses, or cannot serve ranges.
     """
-    try:
-        async with asyncio.timeout(request.timeout) as limit, opening as answer:
-            done = await _receive(answer, request, into, limit)
-    except TimeoutError as error:
-        raise _too_slow(request) from error
-    _check_complete(done, into)
+    async with _timed(opening, request) as (answer, limit):
+        await _receive(answer, request, into, limit)
 
 
 async def read_first(
@@ -155,29 +151,38 @@ async def read_first(
     PassingFaultError, AccessDeniedError, FitsFileNotFoundError, StorageError
         As `read_answer` does, or the server does not tell the size of the file.
     """
+    async with _timed(opening, request) as (answer, limit):
+        if _is_empty(answer):
+            return _stamp_of(answer.headers, 0, kinds), memoryview(b"")
+        if answer.status not in _SUCCESS:
+            raise _refusal(answer, request)
+        size = _total_size(answer)
+        if size is None:
+            raise no_size(request.name)
+        wanted = ByteRange(0, min(request.wanted.stop, size))
+        stamp = _stamp_of(answer.headers, size, kinds)
+        into = memoryview(bytearray(wanted.nbytes))
+        await _receive(answer, replace(request, wanted=wanted, stamp=stamp), into, limit)
+    return stamp, into
+
+
+@asynccontextmanager
+async def _timed(
+    opening: AbstractAsyncContextManager[Answer], request: Request
+) -> AsyncIterator[tuple[Answer, asyncio.Timeout]]:
+    """Send a request, and give it up where nothing comes; who reads on puts the limit off."""
     try:
         async with asyncio.timeout(request.timeout) as limit, opening as answer:
-            if _is_empty(answer):
-                return _stamp_of(answer.headers, 0, kinds), memoryview(b"")
-            if answer.status not in _SUCCESS:
-                raise refusal(answer, request)
-            size = _total_size(answer)
-            if size is None:
-                raise no_size(request.name)
-            wanted = ByteRange(0, min(request.wanted.stop, size))
-            stamp = _stamp_of(answer.headers, size, kinds)
-            into = memoryview(bytearray(wanted.nbytes))
-            request = replace(request, wanted=wanted, stamp=stamp)
-            done = await _receive(answer, request, into, limit)
+            yield answer, limit
     except TimeoutError as error:
-        raise _too_slow(request) from error
-    _check_complete(done, into)
-    return stamp, into
+        slow = f"no bytes for {request.timeout} s, or fewer than {_MIN_RATE} a second"
+        raise PassingFaultError(slow) from error
 
 
 async def _receive(
     answer: Answer, request: Request, into: memoryview, limit: asyncio.Timeout
-) -> int:
+) -> None:
+    """Check an answer and read the bytes that were asked for into a buffer."""
     clock = asyncio.get_running_loop().time
     started, came, done = clock(), 0, 0
     skip = _to_skip(answer, request)
@@ -194,18 +199,19 @@ async def _receive(
             break  # the rest of the file is not read
         slowest = started + request.timeout + came / _MIN_RATE
         limit.reschedule(min(clock() + request.timeout, slowest))
-    return done
+    if done < len(into):
+        raise PassingFaultError(f"{done} bytes came of the {len(into)} that were asked for")
 
 
 def _to_skip(answer: Answer, request: Request) -> int:
     """Check everything that an answer says before its body; bytes to skip at the body's start."""
     if answer.status not in _SUCCESS:
-        raise refusal(answer, request)
+        raise _refusal(answer, request)
     _check_plain(answer.headers, request.name)
     stamp, wanted = request.stamp, request.wanted
     found = answer.headers.get(_STAMP_HEADERS.get(stamp.kind, ""), stamp.value)
     whole = answer.status == HTTPStatus.OK
-    size = _whole_size(answer, stamp) if whole else _ranged_size(answer, request)
+    size = _total_size(answer) or stamp.size if whole else _ranged_size(answer, request)
     # Compared weakly: some servers mark the same tag as weak in one answer and not in another.
     if found.removeprefix("W/") != stamp.value.removeprefix("W/") or size != stamp.size:
         raise changed(request.name, found=Stamp(size, stamp.kind, found), expected=stamp)
@@ -215,10 +221,6 @@ def _to_skip(answer: Answer, request: Request) -> int:
             f"{wanted.stop}, it sends the whole file); make a local copy and open that"
         )
     return wanted.start if whole else 0
-
-
-def _whole_size(answer: Answer, stamp: Stamp) -> int:
-    return _integer(answer.headers.get("content-length")) or stamp.size
 
 
 def _ranged_size(answer: Answer, request: Request) -> int:
@@ -246,17 +248,6 @@ def _content_range(answer: Answer) -> re.Match[str]:
 
 def _integer(text: str | None) -> int | None:
     return int(text) if text and text.isascii() and text.isdigit() else None
-
-
-def _check_complete(done: int, into: memoryview) -> None:
-    if done < len(into):
-        raise PassingFaultError(f"{done} bytes came of the {len(into)} that were asked for")
-
-
-def _too_slow(request: Request) -> PassingFaultError:
-    return PassingFaultError(
-        f"no bytes for {request.timeout} s, or fewer than {_MIN_RATE} a second"
-    )
 
 
 def _check_plain(headers: Mapping[str, str], name: str) -> None:
@@ -303,7 +294,7 @@ def no_size(name: str) -> StorageError:
     )
 
 
-def refusal(answer: Answer, request: Request) -> Exception:
+def _refusal(answer: Answer, request: Request) -> Exception:
     """Build the exception for a status that is no success."""
     status, name = answer.status, request.name
     told = " ".join(filter(None, (str(status), _phrase(status), answer.said)))

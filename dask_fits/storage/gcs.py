@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from dask_fits.storage.answer import Answer, Request, read_answer, read_first
-from dask_fits.storage.http import NO_TOTAL, passing_in_aiohttp
+from dask_fits.storage.http import get, passing_in_aiohttp
 from dask_fits.storage.stamp import Stamp
 
 
@@ -42,13 +42,11 @@ class GcsTransport:
     async def _ask(self, request: Request, params: Mapping[str, str]) -> AsyncIterator[Answer]:
         fs = self._fs
         await fs._set_session()  # noqa: SLF001 (gcsfs has no public way to its session)
-        headers = {"Range": request.header, "Accept-Encoding": "identity"}
+        headers = {"Range": request.header}
         fs.credentials.apply(headers)
         if fs.requester_pays:
             payer = fs.requester_pays if isinstance(fs.requester_pays, str) else fs.project
             params = {**params, "userProject": payer}
-        url = fs.url(self._path)
-        async with fs.session.get(
-            url, params=params, headers=headers, timeout=NO_TOTAL
-        ) as response:
-            yield Answer(response.status, response.headers, response.content.iter_any())
+        options = {"params": params, "headers": headers}
+        async with get(fs.session, fs.url(self._path), options) as answer:
+            yield answer

@@ -47,19 +47,23 @@ class HttpTransport:
     @asynccontextmanager
     async def _ask(self, headers: Mapping[str, str]) -> AsyncIterator[Answer]:
         fs = self._fs
-        options = {"allow_redirects": True, "timeout": NO_TOTAL, **fs.kwargs}
-        options["headers"] = {
-            **options.get("headers", {}),
-            "Accept-Encoding": "identity",  # a server that compresses drops ranges
-            **headers,
-        }
+        options = {**fs.kwargs, "headers": {**fs.kwargs.get("headers", {}), **headers}}
         session = await fs.set_session()
-        url = fs.encode_url(self._path)
-        async with session.get(url, **options) as response:
-            yield Answer(response.status, response.headers, response.content.iter_any())
+        async with get(session, fs.encode_url(self._path), options) as answer:
+            yield answer
 
 
-NO_TOTAL = aiohttp.ClientTimeout(total=None)
+@asynccontextmanager
+async def get(session: Any, url: Any, options: Mapping[str, Any]) -> AsyncIterator[Answer]:
+    """Send a GET through a session of aiohttp, with options of its ``get``, headers among them."""
+    # A server that compresses drops ranges.
+    headers = {**options["headers"], "Accept-Encoding": "identity"}
+    own = {"headers": headers, "raise_for_status": False}
+    async with session.get(url, **{"timeout": _NO_TOTAL, **options, **own}) as response:
+        yield Answer(response.status, response.headers, response.content.iter_any())
+
+
+_NO_TOTAL = aiohttp.ClientTimeout(total=None)
 """Without aiohttp's five minutes for a whole request: a slow line is no fault while bytes come."""
 
 

@@ -47,19 +47,20 @@ class LocalStore:
         with storage_errors(self.url, {}):
             descriptor = os.open(self.url, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
             try:
-                found = _stamp(os.fstat(descriptor))
-                if found != self.stamp:
-                    raise changed(self.url, found=found, expected=self.stamp)
+                self._check(descriptor)
                 for wanted in ranges:
                     for start in range(wanted.start, wanted.stop, len(scratch)):
                         piece = scratch[: min(len(scratch), wanted.stop - start)]
                         self._fill(descriptor, start, piece)
                         yield start, piece
-                found = _stamp(os.fstat(descriptor))
-                if found != self.stamp:  # rewritten in place while it was read
-                    raise changed(self.url, found=found, expected=self.stamp)
+                self._check(descriptor)  # it may be rewritten in place while it is read
             finally:
                 os.close(descriptor)
+
+    def _check(self, descriptor: int) -> None:
+        found = _stamp(os.fstat(descriptor))
+        if found != self.stamp:
+            raise changed(self.url, found=found, expected=self.stamp)
 
     def _fill(self, descriptor: int, start: int, piece: memoryview) -> None:
         done = 0

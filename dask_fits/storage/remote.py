@@ -196,7 +196,10 @@ class _Flight:
     def __exit__(self, failed: object, *_: object) -> None:
         """Cancel the requests that nobody waits for any more, and see them end."""
         if failed:
-            asyncio.run_coroutine_threadsafe(self._cancel(), self._loop).result(_PATIENCE)
+            cancelling = asyncio.run_coroutine_threadsafe(self._cancel(), self._loop)
+            # A reader that nobody refers to any more may be closed in any thread, the loop's too.
+            if not _is_running_in(self._loop):
+                cancelling.result(_PATIENCE)
 
     async def _run(self, request: Coroutine[Any, Any, _T]) -> _T:
         task = cast("asyncio.Task[Any]", asyncio.current_task())
