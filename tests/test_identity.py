@@ -14,6 +14,7 @@ from astropy.io import fits
 
 import dask_fits
 from dask_fits import (
+    AccessDeniedError,
     FileChangedError,
     FitsFileNotFoundError,
     FitsFormatError,
@@ -23,6 +24,7 @@ from dask_fits import (
 from tests.places import KINDS, Place, place_of
 from tests.servers.range_server import RangeServer
 from tests.servers.s3 import VERSIONED, S3Server
+from tests.servers.webdav import WebdavServer
 
 OLD, NEW = np.random.default_rng(4).random((2, 3, 200, 300), dtype=np.float32)
 QUICK = TransferConfig(attempts=2, backoff=0.01)
@@ -131,6 +133,14 @@ def test_a_file_that_is_not_there(place: Place) -> None:
     arguments["url"] = arguments["url"].replace("there.fits", "nowhere.fits")
     with pytest.raises(FitsFileNotFoundError, match=r"nowhere\.fits: no such file"):
         dask_fits.open(**arguments)
+
+
+def test_a_wrong_password_is_refused(webdav_server: WebdavServer) -> None:
+    url = webdav_server.put("private.fits", file_of(OLD))
+    options = {**webdav_server.storage_options, "auth": (webdav_server.user, "hunter2hunter2")}
+    with pytest.raises(AccessDeniedError, match=r"private\.fits: access denied") as caught:
+        dask_fits.open(url, storage_options=options)
+    assert "hunter2" not in str(caught.value)
 
 
 @pytest.fixture

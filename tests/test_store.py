@@ -23,6 +23,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 import dask_fits
 from dask_fits.exceptions import (
+    AccessDeniedError,
     FileChangedError,
     FitsError,
     FitsFileNotFoundError,
@@ -155,6 +156,46 @@ def test_remote_ranges_are_asked_in_bounded_batches(monkeypatch: pytest.MonkeyPa
     assert len(RecordingFileSystem.ranges()) == 1  # one at a time: it is not asynchronous
     assert len(list(pieces)) == 9
     assert RecordingFileSystem.ranges() == [(r.start, r.stop) for r in ranges]
+
+
+class StatusError(Exception):
+    """As drivers raise that speak HTTP."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"received {status}")
+        self.status_code = status
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (503, None),
+        (401, AccessDeniedError),
+        (403, AccessDeniedError),
+        (404, FitsFileNotFoundError),
+        (501, StorageError),
+    ],
+)
+def test_a_status_that_a_driver_tells_is_heeded(
+    monkeypatch: pytest.MonkeyPatch, status: int, error: type[FitsError] | None
+) -> None:
+    store = open_store(put("a.bin", CONTENT), None, QUICK)
+    answers = iter([StatusError(status), CONTENT[3:9]])
+
+    def cat_file(*_: object, **__: object) -> bytes:
+        answer = next(answers)
+        if isinstance(answer, bytes):
+            return answer
+        raise answer
+
+    monkeypatch.setattr(RecordingFileSystem, "cat_file", cat_file)
+    pieces = store.read_ranges([ByteRange(3, 9)], whole=True)
+    if error is None:
+        assert [bytes(data) for _, data in pieces] == [CONTENT[3:9]]
+    else:
+        with pytest.raises(error, match=r"recording://a\.bin: ") as caught:
+            list(pieces)
+        assert type(caught.value) is error
 
 
 def test_kept_listings_are_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import dask_fits
-from dask_fits import AccessDeniedError, ByteRange, StorageError, TransferConfig
+from dask_fits import (
+    AccessDeniedError,
+    ByteRange,
+    FitsFileNotFoundError,
+    StorageError,
+    TransferConfig,
+)
 from dask_fits.storage.byte_range import split_range
 from dask_fits.storage.s3 import s3_options
 from dask_fits.storage.transfer import retry_after
@@ -279,6 +285,34 @@ def test_s3_is_sent_what_every_request_is_to_carry(server: RangeServer) -> None:
     dask_fits.open(url, storage_options=options)
     assert sent[0]["x-amz-request-payer"] == b"requester"
     assert sent[0]["x-amz-expected-bucket-owner"] == b"12"
+
+
+def test_a_read_that_is_dropped_may_be_collected_in_the_event_loop(server: RangeServer) -> None:
+    transfer = TransferConfig(part_size=128 * KIB)
+    store = dask_fits.open(f"{server.url}/image.fits", transfer=transfer)[0].reader().store
+    pieces = store.read_ranges([ByteRange(0, 1024 * KIB)], whole=False)
+    next(pieces)
+
+    async def collect() -> float:
+        started = time.monotonic()
+        pieces.close()
+        return time.monotonic() - started
+
+    waited = asyncio.run_coroutine_threadsafe(collect(), fsspec.asyn.get_loop()).result(20)
+    assert waited < 5, "the loop waited for itself"
+    assert np.array_equal(dask_fits.from_fits(f"{server.url}/image.fits").compute(), PIXELS)
+
+
+def test_a_session_that_raises_for_statuses_is_judged_all_the_same(server: RangeServer) -> None:
+    options = {"client_kwargs": {"raise_for_status": True}}
+    transfer = TransferConfig(backoff=0.001)
+    url = f"{server.url}/image.fits"
+    server.fail("status", status=503)
+    image = dask_fits.from_fits(url, storage_options=options, transfer=transfer)
+    assert np.array_equal(image.compute(), PIXELS)
+    server.fail("status", status=404)
+    with pytest.raises(FitsFileNotFoundError):
+        image.compute()
 
 
 # Retries

@@ -32,7 +32,9 @@ _MIN_RATE = 1024
 """Bytes a second, over a whole request, below which it is given up as if nothing came."""
 
 _SUCCESS = (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT)
-_PASSING = frozenset((408, 425, 429, 500, 502, 503, 504))
+PASSING = frozenset((408, 425, 429, 500, 502, 503, 504))
+"""Statuses of faults that may be over at the next attempt."""
+
 _STAMP_HEADERS = {
     "ETag": "etag",
     "Last-Modified": "last-modified",
@@ -298,7 +300,7 @@ def _refusal(answer: Answer, request: Request) -> Exception:
     """Build the exception for a status that is no success."""
     status, name = answer.status, request.name
     told = " ".join(filter(None, (str(status), _phrase(status), answer.said)))
-    if status in _PASSING:
+    if status in PASSING:
         wait = retry_after(answer.headers.get("retry-after"))
         return PassingFaultError(f"the server answered {told}", wait=wait)
     if status == HTTPStatus.PRECONDITION_FAILED and request.stamp.kind:

@@ -40,6 +40,12 @@ def storage_errors(url: str, options: Mapping[str, Any]) -> Iterator[None]:
         raise _translated(error, url, options) from error
 
 
+def status_of(error: Exception) -> int | None:
+    """HTTP status that a driver's exception carries; None where it carries none."""
+    found = getattr(error, "status_code", getattr(error, "status", None))
+    return found if isinstance(found, int) else None
+
+
 def told(error: Exception, url: str, options: Mapping[str, Any]) -> str:
     """Say what a driver's exception says, without secrets."""
     said = str(error).removeprefix(f"[Errno {getattr(error, 'errno', None)}] ")
@@ -75,9 +81,11 @@ def access_hint(url: str) -> str:
 
 
 def _translated(error: Exception, url: str, options: Mapping[str, Any]) -> FitsError:
-    if isinstance(error, FileNotFoundError):
+    status = status_of(error)
+    if isinstance(error, FileNotFoundError) or status in (404, 410):
         return FitsFileNotFoundError(f"{shown(url)}: no such file")
-    if isinstance(error, PermissionError) or type(error).__name__ == "NoCredentialsError":
+    unsigned = type(error).__name__ == "NoCredentialsError"  # botocore's
+    if isinstance(error, PermissionError) or unsigned or status in (401, 403):
         return AccessDeniedError(f"{shown(url)}: access denied{access_hint(url)}")
     if isinstance(error, ImportError):
         return MissingDriverError(_driver_hint(url, error))

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from dask_fits.storage.answer import Request, no_size
+from dask_fits.storage.answer import PASSING, Request, no_size
 from dask_fits.storage.byte_range import ByteRange
+from dask_fits.storage.errors import status_of
 from dask_fits.storage.stamp import Stamp, changed
 from dask_fits.storage.transfer import PassingFaultError
 
@@ -63,6 +64,8 @@ class OtherTransport:
 
     def passing(self, error: Exception) -> bool:
         """Whether an exception of a driver may be over at the next attempt."""
+        if (status := status_of(error)) is not None:
+            return status in PASSING
         return isinstance(error, (OSError, EOFError)) and not isinstance(error, _CERTAIN)
 
     async def _stat(self, request: Request) -> Stamp:
