@@ -1,0 +1,16 @@
+"""Compressed tile bytes -> pixels. No I/O; one file per algorithm.
+
+Every decoder takes a batch of tiles that have the same number of pixels::
+
+    decode(data, starts, lengths, values, ...)
+
+data : (nbytes,) uint8 array
+    Bytes that hold the tiles.
+starts, lengths : (n,) int64 array
+    Where each tile lies in `data`, in bytes; within its bounds.
+values : (n, npix) array, C-contiguous, native byte order
+    Filled with the pixels of each tile, in the tile's own order.
+
+Whatever the bytes are, nothing outside `data` and `values` is touched, and a tile that cannot be
+decoded raises `DecodeError`.
+"""

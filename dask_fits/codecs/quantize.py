@@ -1,0 +1,96 @@
+"""Quantized integers -> floats, as FITS Standard 4.0 section 10.2 has it."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from dask_fits.codecs.compiled import kernel
+from dask_fits.codecs.dither import FIRSTS, RANDOM, ZERO_VALUE
+
+__all__ = ["RANDOM", "unquantize"]
+
+_SIGNATURE = (
+    "void(Array(int32, 2, 'C', readonly=True), Array(float64, 1, 'C', readonly=True),"
+    " Array(float64, 1, 'C', readonly=True), {}[:, ::1], int64,"
+    " Array(int64, 1, 'C', readonly=True), Array(int64, 1, 'C', readonly=True), boolean,"
+    " Array(float32, 1, 'C', readonly=True), Array(int64, 1, 'C', readonly=True))"
+)
+
+
+def unquantize(
+    values: npt.NDArray[np.int32],
+    scales: npt.NDArray[np.float64],
+    zeros: npt.NDArray[np.float64],
+    out: npt.NDArray[np.float32] | npt.NDArray[np.float64],
+    *,
+    method: int,
+    rows: npt.NDArray[np.int64],
+    blanks: npt.NDArray[np.int64],
+    has_blank: bool,
+) -> None:
+    """Turn the quantized integers of a batch of tiles into floats.
+
+    Parameters
+    ----------
+    values : (n, npix) int32 array, C-contiguous
+        What the tiles hold, in their own order.
+    scales, zeros : (n,) float64 array
+        ZSCALE and ZZERO of each tile.
+    out : (n, npix) float32 or float64 array, C-contiguous
+        Filled with the floats.
+    method : int
+        0, 1 or 2: NO_DITHER, SUBTRACTIVE_DITHER_1 or SUBTRACTIVE_DITHER_2.
+    rows : (n,) int64 array
+        Row of each tile in its table, from 0, plus ZDITHER0 - 1.
+    blanks : (n,) int64 array
+        The integer that means undefined in each tile, and becomes NaN.
+    has_blank : bool
+        Whether `blanks` counts.
+    """
+    _unquantize(values, scales, zeros, out, method, rows, blanks, has_blank, RANDOM, FIRSTS)
+
+
+@kernel(_SIGNATURE.format("float32"), _SIGNATURE.format("float64"))
+def _unquantize(
+    values: npt.NDArray[np.int32],
+    scales: npt.NDArray[np.float64],
+    zeros: npt.NDArray[np.float64],
+    out: npt.NDArray[np.float32] | npt.NDArray[np.float64],
+    method: int,
+    rows: npt.NDArray[np.int64],
+    blanks: npt.NDArray[np.int64],
+    has_blank: bool,
+    random: npt.NDArray[np.float32],
+    firsts: npt.NDArray[np.int64],
+) -> None:
+    tiles, npix = values.shape
+    for tile in range(tiles):
+        scale, zero = scales[tile], zeros[tile]
+        blank = np.int32(blanks[tile])
+        blanked = has_blank and np.int64(blank) == blanks[tile]
+        if method == 0:
+            for at in range(npix):
+                value = values[tile, at]
+                pixel = np.float64(value) * scale + zero
+                out[tile, at] = np.nan if blanked and value == blank else pixel
+            continue
+        keeps_zeros = method == 2
+        seed = rows[tile] % len(random)
+        first = firsts[seed]
+        done = 0
+        while done < npix:
+            # Between two jumps in the table nothing depends on the pixel before: SIMD.
+            count = min(npix - done, len(random) - first)
+            run = values[tile, done : done + count]
+            noise = random[first : first + count]
+            floats = out[tile, done : done + count]
+            for at in range(count):
+                value = run[at]
+                pixel = ((np.float64(value) - np.float64(noise[at])) + 0.5) * scale + zero
+                if keeps_zeros and value == np.int32(ZERO_VALUE):
+                    pixel = 0.0
+                floats[at] = np.nan if blanked and value == blank else pixel
+            done += count
+            seed = (seed + 1) % len(random)
+            first = firsts[seed]
