@@ -15,9 +15,9 @@ from dask.utils import parse_bytes
 
 from dask_fits.file import HDU, HduKey
 from dask_fits.file import open as open_file
-from dask_fits.format.chunks import ReadPlan, chunk_boxes, slab_shape
+from dask_fits.format.chunks import ReadPlan, chunk_boxes
 from dask_fits.format.selection import Selection, select
-from dask_fits.readers.image import ImageReader
+from dask_fits.readers.reader import PixelReader
 from dask_fits.storage.transfer import TransferConfig
 
 
@@ -119,7 +119,7 @@ def plan(hdu: HDU, *, key: Any = ..., chunks: Any = None) -> ReadPlan:
     """
     reader = hdu.reader()
     selection = select(key, reader.shape)
-    reader.check_end(selection)
+    reader.check(selection)
     if chunks is None:
         return reader.plan(selection.axes)
     return ReadPlan.of_chunks(
@@ -138,13 +138,12 @@ def _read_whole(key: Any, selection: Selection) -> Collection[int]:
     return () if selection.listed is None else (selection.listed,)
 
 
-def chunk_grid(reader: ImageReader, chunks: Any = "auto") -> tuple[tuple[int, ...], ...]:
+def chunk_grid(reader: PixelReader, chunks: Any = "auto") -> tuple[tuple[int, ...], ...]:
     """Resolve `chunks` as `to_dask` takes it: chunk lengths along each axis."""
     limit = dask.config.get("array.chunk-size")
     if isinstance(chunks, str) and chunks != "auto":
         chunks, limit = "auto", chunks
-    slab = slab_shape(reader.shape, itemsize=reader.dtype.itemsize, limit=parse_bytes(limit))
-    whole = _normalized(slab, reader)
+    whole = _normalized(reader.slab(parse_bytes(limit)), reader)
     if isinstance(chunks, str):
         return whole
     if 0 in reader.shape:  # Dask divides by the size of a chunk to find an axis left to it
@@ -161,6 +160,6 @@ def _without_auto(chunks: Any) -> Any:
     return chunks
 
 
-def _normalized(chunks: Any, reader: ImageReader, **previous: Any) -> tuple[tuple[int, ...], ...]:
+def _normalized(chunks: Any, reader: PixelReader, **previous: Any) -> tuple[tuple[int, ...], ...]:
     grid = normalize_chunks(chunks, shape=reader.shape, dtype=reader.dtype, **previous)
     return cast("tuple[tuple[int, ...], ...]", grid)

@@ -17,12 +17,14 @@ from dask_fits.exceptions import (
     FitsWarning,
     HduNotFoundError,
     NotAnImageError,
-    UnsupportedHduError,
 )
 from dask_fits.format.header import BLOCK, MAX_HEADER, check_text, find_end, parse_header
 from dask_fits.format.layout import HduLayout, Kind, hdu_layout
 from dask_fits.format.listing import hdu_html, hdu_table
+from dask_fits.format.tiles import TiledLayout
 from dask_fits.readers.image import ImageReader
+from dask_fits.readers.reader import PixelReader
+from dask_fits.readers.tiled import TiledReader
 from dask_fits.storage.byte_range import ByteRange
 from dask_fits.storage.store import Store, open_store
 from dask_fits.storage.transfer import TransferConfig
@@ -36,6 +38,9 @@ if TYPE_CHECKING:
 
 HEADER_READ = 20 * BLOCK
 """Bytes of the first read of a header (57,600: 719 cards); each further read doubles."""
+
+MAX_ROWS = 16 * 1024
+"""Bytes. A table of tiles up to this length goes with the tasks, where it came with its header."""
 
 HduKey = int | str | tuple[str, int]
 """Index, name, or name and version of an HDU."""
@@ -54,6 +59,8 @@ class HDU:
     store: Store = field(repr=False)
     header_text: bytes = field(repr=False)
     """The header's blocks as they are in the file."""
+    rows: bytes | None = field(repr=False)
+    """The table of a tile-compressed image, where it is short and came with the header."""
 
     @property
     def name(self) -> str:
@@ -105,9 +112,21 @@ class HDU:
 
     @property
     def header(self) -> fits.Header:
-        """The whole header, as a new `astropy.io.fits.Header` at each call."""
+        """The whole header, as a new `astropy.io.fits.Header` at each call.
+
+        Of a tile-compressed image, the header of the image, as astropy restores it.
+        """
         from astropy.io import fits
 
+        if self.kind == "compressed-image" and not self.layout.defect:
+            table = fits.BinTableHDU.fromstring(self.header_text)
+            # What astropy cannot do without, though it leaves it out of the image's header.
+            for n in range(1, table.header["ZNAXIS"] + 1):
+                if f"ZTILE{n}" not in table.header:
+                    table.header.insert("ZNAXIS", (f"ZTILE{n}", 1), after=True)
+            if "ZQUANTIZ" in table.header:
+                table.header["ZQUANTIZ"] = "NO_DITHER"
+            return fits.CompImageHDU(bintable=table).header
         # From a file, astropy mends what it can: bytes beyond ASCII, an END card padded with NULs.
         return fits.Header.fromfile(io.BytesIO(self.header_text))
 
@@ -135,7 +154,7 @@ class HDU:
 
         return plan(self, key=key, chunks=chunks)
 
-    def reader(self, *, mask_and_scale: bool = True) -> ImageReader:
+    def reader(self, *, mask_and_scale: bool = True) -> PixelReader:
         """Return the pixels as a picklable array-like, which reads what it is indexed with.
 
         Raises
@@ -143,7 +162,7 @@ class HDU:
         NotAnImageError
             The HDU holds no image, or an image without pixels (NAXIS = 0).
         UnsupportedHduError
-            The image is tile-compressed.
+            The image is compressed in a way that cannot be decoded.
         FitsFormatError
             A keyword that the pixels need, such as BSCALE, cannot be used.
         """
@@ -152,18 +171,15 @@ class HDU:
             raise self._no_image()
         if not mask_and_scale:
             image = replace(image, scaling=image.scaling.raw())
+        if isinstance(image, TiledLayout):
+            return TiledReader(self.store, image, self.rows)
         return ImageReader(self.store, image)
 
     def _no_image(self) -> Exception:
-        if self.layout.defect:
-            return FitsFormatError(self.layout.defect)
+        if defect := self.layout.defect:
+            return type(defect)(*defect.args)  # a new one: an error keeps where it was raised
         where = f"{self.store.name}: HDU {self.index} ({self.name or 'unnamed'})"
-        if self.kind == "compressed-image":
-            return UnsupportedHduError(
-                f"{where}: ZCMPTYPE = {self.compression!r}: "
-                "tile-compressed images cannot be read yet"
-            )
-        if self.kind == "image":
+        if self.shape == ():
             return NotAnImageError(f"{where}: NAXIS = 0: the HDU has a header but no pixels")
         return NotAnImageError(f"{where}: expected an image, found {self.kind}")
 
@@ -287,7 +303,8 @@ class FitsFile:
         header = parse_header(text[:length], where=where)
         layout = hdu_layout(header, index=index, start=start, file_size=size)
         _check_end(layout, size, where)
-        self._hdus.append(HDU(index, layout, self._store, header.text))
+        rows = _rows(layout, text[length:])
+        self._hdus.append(HDU(index, layout, self._store, header.text, rows))
         self._next = layout.next_header if layout.next_header < size else None
         # What was read of the next headers, where the data between are small.
         ahead = text[layout.next_header - start :]
@@ -391,6 +408,14 @@ def _check_is_fits(first: bytes, where: str) -> None:
     raise FitsFormatError(
         f"{where}: not a FITS file: found {first[:24]!r}, expected the keyword SIMPLE{hint}"
     )
+
+
+def _rows(layout: HduLayout, ahead: bytes) -> bytes | None:
+    """Take the table of a compressed image, where it is short and came with the header."""
+    if not isinstance(layout.image, TiledLayout):
+        return None
+    nbytes = layout.image.table.nbytes
+    return ahead[:nbytes] if nbytes <= min(MAX_ROWS, len(ahead)) else None
 
 
 def _check_end(layout: HduLayout, size: int, where: str) -> None:

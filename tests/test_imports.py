@@ -23,7 +23,9 @@ ONLY_IMPORTER = {
     "dask": {"array.py", "stats.py", "cli.py"},
     "click": {"cli.py"},
     "PIL": {"preview.py"},
-    "astropy": {"file.py", "preview.py"},
+    "astropy": {"file.py", "preview.py", "codecs/astropy_c.py"},
+    "numba": {"codecs/compiled.py"},
+    "isal": {"codecs/gzip.py"},
 }
 
 FORWARDERS = {("file.py", "array")}

@@ -28,7 +28,8 @@ _MAX_STRANGE = 3
 
 _STRUCTURAL = (
     r"B(?:ITPIX|SCALE|ZERO|LANK)|EXT(?:NAME|VER|LEVEL)|G(?:COUNT|ROUPS)|INHERIT|NAXIS[0-9]*|PCOUNT"
-    r"|SIMPLE|XTENSION|Z(?:IMAGE|CMPTYPE|BITPIX|NAXIS[0-9]*|TILE[0-9]+)"
+    r"|SIMPLE|T(?:FIELDS|HEAP|(?:TYPE|FORM)[0-9]+)|XTENSION|Z(?:IMAGE|CMPTYPE|BITPIX|NAXIS[0-9]*"
+    r"|(?:TILE|NAME|VAL)[0-9]+|QUANTIZ|DITHER0|BLANK|SCALE|ZERO|MASKCMP)"
 )
 # The value indicator belongs in columns 9 and 10, but writers have put it right after the keyword.
 _CARD_START = rf"(?=.{{8}}= |[^\s=]+= )\s*({_STRUCTURAL})\s*= "

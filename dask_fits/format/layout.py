@@ -8,9 +8,17 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dask_fits.exceptions import FitsFormatError
+from dask_fits.exceptions import FitsError, FitsFormatError
 from dask_fits.format.header import BLOCK, RawHeader, Value
-from dask_fits.format.scaling import STORED_DTYPES, Scaling
+from dask_fits.format.image_keywords import (
+    read_axes,
+    read_bitpix,
+    read_blank,
+    read_scaling,
+    read_shape,
+)
+from dask_fits.format.scaling import Scaling
+from dask_fits.format.tiles import TiledLayout, tiled_layout
 from dask_fits.storage.byte_range import ByteRange
 
 Kind = Literal["image", "compressed-image", "bintable", "ascii-table", "random-groups", "other"]
@@ -18,15 +26,6 @@ Kind = Literal["image", "compressed-image", "bintable", "ascii-table", "random-g
 _MAX_MISSING = 1 << 48
 """Bytes. A data unit that a file ends short of by more than this (256 TiB) is no download cut off,
 it is a damaged header."""
-
-_MAX_NAXIS = 999
-"""Standard 4.0, section 4.4.1.1."""
-
-_MAX_PIXELS = (1 << 63) // 8 - 1
-"""Pixels that NumPy can count the bytes of, whatever their type."""
-
-_MAX_NDIM = 64
-"""Axes that a NumPy array can have."""
 
 _XTENSIONS: dict[str, Kind] = {
     "IMAGE": "image",
@@ -71,9 +70,9 @@ class HduLayout:
     """Type of the pixels as read; None where there are none."""
     compression: str | None
     """ZCMPTYPE of a tile-compressed image, else None."""
-    image: ImageLayout | None
-    """Set where the pixels can be read by byte ranges."""
-    defect: str | None
+    image: ImageLayout | TiledLayout | None
+    """Set where there are pixels that can be read."""
+    defect: FitsError | None
     """What keeps the pixels from being read, though the data unit's place is known; else None."""
 
     @property
@@ -108,7 +107,7 @@ def hdu_layout(header: RawHeader, *, index: int, start: int, file_size: int) -> 
         axes: tuple[int, ...] = ()
         nbytes = max(file_size - header_range.stop, 0)
     else:
-        axes = _axes(header)
+        axes = read_axes(header)
         nbytes = _data_nbytes(header, kind, axes)
     data_range = ByteRange(header_range.stop, header_range.stop + nbytes)
     if data_range.stop - file_size > _MAX_MISSING:
@@ -117,13 +116,7 @@ def hdu_layout(header: RawHeader, *, index: int, start: int, file_size: int) -> 
             (axes, header.value("PCOUNT"), header.value("GCOUNT")),
             f"data ({nbytes} bytes) that fit the file ({file_size} bytes)",
         )
-    shape, scaling, defect = _pixels(header, kind, axes)
-    if kind == "image" and scaling and nbytes < math.prod(axes) * scaling.stored.itemsize:
-        defect = str(header.bad("GCOUNT", header.value("GCOUNT"), "1"))
-        scaling = None
-    image = None
-    if kind == "image" and shape and scaling:
-        image = ImageLayout(index, data_range.start, shape, scaling)
+    shape, image, defect = _pixels(header, index, kind, data_range)
     return HduLayout(
         name=_name(header, kind, primary=primary),
         ver=_version(header),
@@ -132,8 +125,8 @@ def hdu_layout(header: RawHeader, *, index: int, start: int, file_size: int) -> 
         header_range=header_range,
         data_range=data_range,
         shape=shape,
-        dtype=scaling.dtype if scaling else None,
-        compression=str(header.value("ZCMPTYPE")) if kind == "compressed-image" else None,
+        dtype=image.dtype if image else None,
+        compression=str(_or_none(header, "ZCMPTYPE")) if kind == "compressed-image" else None,
         image=image,
         defect=defect,
     )
@@ -153,30 +146,9 @@ def _kind(header: RawHeader, *, primary: bool) -> Kind:
     return kind
 
 
-def _axes(header: RawHeader, *, prefix: str = "") -> tuple[int, ...]:
-    """Read NAXISn, in FITS order."""
-    keyword = f"{prefix}NAXIS"
-    naxis = header.integer(keyword)
-    if not 0 <= naxis <= _MAX_NAXIS:
-        raise header.bad(keyword, naxis, f"0 to {_MAX_NAXIS}")
-    axes = tuple(header.integer(f"{keyword}{n}") for n in range(1, naxis + 1))
-    for n, length in enumerate(axes, 1):
-        if length < 0:
-            raise header.bad(f"{keyword}{n}", length, "0 or more")
-    return axes
-
-
-def _bitpix(header: RawHeader, *, prefix: str = "") -> int:
-    keyword = f"{prefix}BITPIX"
-    bitpix = header.integer(keyword)
-    if bitpix not in STORED_DTYPES:
-        raise header.bad(keyword, bitpix, "one of " + ", ".join(map(str, STORED_DTYPES)))
-    return bitpix
-
-
 def _data_nbytes(header: RawHeader, kind: Kind, axes: tuple[int, ...]) -> int:
     """Length of the data unit: Standard 4.0, equations 1, 2 and 4."""
-    itemsize = abs(_bitpix(header)) // 8
+    itemsize = abs(read_bitpix(header)) // 8
     if kind == "random-groups":
         axes = axes[1:]  # NAXIS1 = 0 is what marks the convention (section 6)
     if not axes:
@@ -191,39 +163,35 @@ def _data_nbytes(header: RawHeader, kind: Kind, axes: tuple[int, ...]) -> int:
     return itemsize * counts["GCOUNT"] * (counts["PCOUNT"] + math.prod(axes))
 
 
-def _pixels(
-    header: RawHeader, kind: Kind, axes: tuple[int, ...]
-) -> tuple[tuple[int, ...] | None, Scaling | None, str | None]:
+_Pixels = tuple[tuple[int, ...] | None, ImageLayout | TiledLayout | None, FitsError | None]
+
+
+def _pixels(header: RawHeader, index: int, kind: Kind, data: ByteRange) -> _Pixels:
+    """Shape and layout of an image, or what is wrong with it."""
     if kind not in ("image", "compressed-image"):
         return None, None, None
-    prefix = "Z" if kind == "compressed-image" else ""
-    if prefix:
-        axes = _axes(header, prefix=prefix)
-    if not axes:
-        return (), None, None
-    if len(axes) > _MAX_NDIM:
-        raise header.bad(f"{prefix}NAXIS", len(axes), f"at most {_MAX_NDIM} axes")
-    bitpix = _bitpix(header, prefix=prefix)
-    if math.prod(filter(None, axes)) > _MAX_PIXELS:  # with an axis of length 0 the others may lie
-        raise header.bad(f"{prefix}NAXISn", axes, f"at most {_MAX_PIXELS} pixels")
-    try:
-        factors = _factor(header, "BSCALE", default=1), _factor(header, "BZERO", default=0)
-        return axes[::-1], Scaling(bitpix, *factors, _blank(header, bitpix)), None
-    except FitsFormatError as error:  # the HDUs after this one can be found all the same
-        return axes[::-1], None, str(error)
+    shape = read_shape(header) if kind == "image" else None
+    try:  # the HDUs after this one can be found all the same
+        if shape is None:
+            shape = read_shape(header, prefix="Z")
+        if not shape:
+            return (), None, None
+        layout = _image_layout if kind == "image" else tiled_layout
+        return shape, layout(header, index, shape, data), None
+    except FitsError as error:
+        return shape, None, error
 
 
-def _factor(header: RawHeader, keyword: str, *, default: int) -> float:
-    value = header.value(keyword) if keyword in header else default
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise header.bad(keyword, value, "a number")
-    return value
-
-
-def _blank(header: RawHeader, bitpix: int) -> int | None:
+def _image_layout(
+    header: RawHeader, index: int, shape: tuple[int, ...], data: ByteRange
+) -> ImageLayout:
     # Only integers can be blank (section 4.4.2.5); elsewhere the keyword is ignored.
-    value = header.value("BLANK") if bitpix > 0 else None
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    bitpix = read_bitpix(header)
+    blank = read_blank(header, "BLANK") if bitpix > 0 else None
+    scaling = read_scaling(header, bitpix, blank=blank)
+    if data.nbytes < math.prod(shape) * scaling.stored.itemsize:
+        raise header.bad("GCOUNT", header.value("GCOUNT"), "1")
+    return ImageLayout(index, data.start, shape, scaling)
 
 
 def _name(header: RawHeader, kind: Kind, *, primary: bool) -> str:

@@ -48,13 +48,18 @@ class Scaling:
     @property
     def dtype(self) -> np.dtype[Any]:
         """Type of the physical values, in native byte order."""
-        if self._is_identity:
+        if self.is_identity:
             return self.stored.newbyteorder("=")
         if self._pseudo_integer is not None:
             return self._pseudo_integer
         if self.bitpix < 0:
             return self.stored.newbyteorder("=")
         return np.dtype(np.float64 if self.bitpix > 16 else np.float32)
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether the stored values are the physical ones."""
+        return self.bscale == 1 and self.bzero == 0 and self.blank is None
 
     def raw(self) -> Scaling:
         """Return the scaling that leaves the stored values as they are."""
@@ -66,12 +71,12 @@ class Scaling:
         Parameters
         ----------
         stored : array
-            Values as in the file, of type `stored`.
+            Values as in the file, of type `stored` in either byte order.
         out : array of the same shape
             Of type `dtype`.
         """
         # Assigning converts type and byte order in one pass, with the GIL released.
-        if self._is_identity:
+        if self.is_identity:
             out[...] = stored
         elif self._pseudo_integer is not None:
             # Adding 2^(n-1) to n-bit integers modulo 2^n flips their highest bit, no more.
@@ -86,10 +91,6 @@ class Scaling:
                 np.add(out, self.bzero, out=out)
             if self.blank:  # astropy 8.0 leaves BLANK = 0 unmasked; see ARCHITECTURE.md
                 out[stored == self.blank] = np.nan
-
-    @property
-    def _is_identity(self) -> bool:
-        return self.bscale == 1 and self.bzero == 0 and self.blank is None
 
     @property
     def _pseudo_integer(self) -> np.dtype[Any] | None:

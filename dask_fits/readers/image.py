@@ -9,28 +9,16 @@ import numpy as np
 import numpy.typing as npt
 
 from dask_fits.exceptions import TruncatedFileError
-from dask_fits.format.chunks import ReadPlan, Runs, plan_box
+from dask_fits.format.chunks import ReadPlan, Runs, plan_box, slab_shape
 from dask_fits.format.layout import ImageLayout
 from dask_fits.format.selection import Axis, Selection, select
+from dask_fits.readers.reader import read_selection
 from dask_fits.storage.store import Store
 
 
 @dataclass(frozen=True, slots=True)
 class ImageReader:
-    """The pixels of one image HDU, indexed like a NumPy array and read at each indexing.
-
-    It holds the file's place and layout, a few hundred bytes, and no handle: it can be pickled,
-    and indexed from any thread of any process. Integers, slices with any step, Ellipsis, None and
-    at most one 1-D list of integers or booleans are understood, with NumPy's meaning. The result
-    is a new array in native byte order, or a scalar.
-
-    Raises
-    ------
-    IndexError
-        As NumPy does.
-    TruncatedFileError, FileChangedError, StorageError
-        The pixels cannot be had.
-    """
+    """The pixels of one uncompressed image HDU; see `PixelReader`."""
 
     store: Store
     layout: ImageLayout
@@ -52,16 +40,9 @@ class ImageReader:
 
     def __getitem__(self, key: Any) -> Any:
         selection = select(key, self.shape)
-        self.check_end(selection)
+        self.check(selection)
         runs = self.runs(selection.axes)
-        if selection.result_shape is None:
-            box = np.empty(selection.shape, self.dtype)
-            self._fill(box, runs)
-            found = box[selection.key]
-            return found if found.base is None else found.copy()
-        result = np.empty(selection.result_shape, self.dtype)
-        self._fill(result, runs)
-        return result[()] if selection.is_scalar else result
+        return read_selection(selection, self.dtype, lambda out: self._fill(out, runs))
 
     def __dask_tokenize__(self) -> tuple[object, ...]:
         # Not the storage options: they may hold secrets, and do not change the pixels.
@@ -72,6 +53,10 @@ class ImageReader:
             *(self.layout.offset, self.layout.shape),
             *(scaling.bitpix, scaling.bscale, scaling.bzero, scaling.blank),
         )
+
+    def slab(self, limit: int) -> tuple[int, ...]:
+        """Shape of the largest chunk of at most `limit` bytes; see `PixelReader`."""
+        return slab_shape(self.shape, itemsize=self.dtype.itemsize, limit=limit)
 
     def runs(self, axes: tuple[Axis, ...]) -> Runs:
         """Plan the reading of a box of pixels: the wanted indices along each axis. Pure."""
@@ -93,7 +78,7 @@ class ImageReader:
         else:
             self._gather(out.reshape(len(runs.starts), runs.count), runs)
 
-    def check_end(self, selection: Selection) -> None:
+    def check(self, selection: Selection) -> None:
         """Raise TruncatedFileError where the file ends before the last wanted pixel.
 
         Before anything is allocated: a damaged header can ask for more than there is memory.

@@ -75,7 +75,11 @@ def split_range(wanted: ByteRange, part_size: int | None) -> list[ByteRange]:
 
 
 def group_runs(
-    starts: npt.NDArray[np.int64], nbytes: int, *, max_gap: int, max_bridged: int
+    starts: npt.NDArray[np.int64],
+    nbytes: int | npt.NDArray[np.int64],
+    *,
+    max_gap: int,
+    max_bridged: int,
 ) -> npt.NDArray[np.int64]:
     """Decide which neighbouring runs of bytes are fetched together.
 
@@ -83,8 +87,8 @@ def group_runs(
     ----------
     starts : (n,) int64 array
         First byte of each run, ascending; the runs do not overlap.
-    nbytes : int
-        Length of every run.
+    nbytes : int or (n,) int64 array
+        Length of every run, or of each.
     max_gap, max_bridged : int
         See `MAX_GAP` and `MAX_BRIDGED`.
 
@@ -96,15 +100,16 @@ def group_runs(
     count = len(starts)
     if count == 0:
         return np.zeros(1, np.int64)
-    cuts = np.flatnonzero(np.diff(starts) - nbytes > max_gap) + 1
+    stops = starts + nbytes
+    cuts = np.flatnonzero(starts[1:] - stops[:-1] > max_gap) + 1
     segments = np.concatenate(([0], cuts, [count]))
-    spans = starts[segments[1:] - 1] - starts[segments[:-1]] + nbytes
+    spans = stops[segments[1:] - 1] - starts[segments[:-1]]
     if not (spans > max_bridged).any():
         return segments.astype(np.int64)
     bounds = [0]
     for last in segments[1:].tolist():
         while (first := bounds[-1]) < last:
-            reach = int(starts[first]) + max_bridged - nbytes
-            within = int(np.searchsorted(starts[first:last], reach, side="right"))
+            reach = int(starts[first]) + max_bridged
+            within = int(np.searchsorted(stops[first:last], reach, side="right"))
             bounds.append(first + max(within, 1))
     return np.asarray(bounds, np.int64)

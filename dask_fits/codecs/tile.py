@@ -1,0 +1,104 @@
+"""The compressed bytes of some tiles -> the stored values of their pixels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dask_fits.codecs import gzip, plain
+from dask_fits.codecs.engine import decoder
+from dask_fits.format.tile_plan import Tiles
+from dask_fits.format.tiles import SOURCES, TiledLayout
+
+_INTEGER_CODES = ("RICE_1", "PLIO_1", "HCOMPRESS_1")
+"""Algorithms that know no other pixels than integers of up to 32 bits."""
+
+
+def is_quantized(layout: TiledLayout, source: int) -> bool:
+    """Whether tiles of a column hold integers that stand for floats."""
+    return layout.quantization is not None and SOURCES[source] == "COMPRESSED_DATA"
+
+
+def value_type(layout: TiledLayout, source: int) -> np.dtype[Any]:
+    """Type in which the values of tiles of a column are decoded."""
+    coded = SOURCES[source] == "COMPRESSED_DATA"
+    if coded and (layout.quantization or layout.compression.algorithm in _INTEGER_CODES):
+        return np.dtype(np.int32)
+    return layout.scaling.stored.newbyteorder("=")
+
+
+def decode_tiles(
+    data: npt.NDArray[np.uint8],
+    starts: npt.NDArray[np.int64],
+    lengths: npt.NDArray[np.int64],
+    values: npt.NDArray[Any],
+    *,
+    layout: TiledLayout,
+    source: int,
+) -> None:
+    """Decode tiles of one column and one shape; see `dask_fits.codecs`.
+
+    Parameters
+    ----------
+    values : (n, npix) array of type `value_type`
+    source : int
+        Which of `SOURCES` holds them.
+    """
+    batch = data, starts, lengths, values
+    compression, column = layout.compression, SOURCES[source]
+    floats = layout.scaling.bitpix < 0 and not is_quantized(layout, source)
+    if column == "UNCOMPRESSED_DATA":
+        plain.decode(*batch, floats=floats, element=dict(layout.elements)[column])
+    elif column == "GZIP_COMPRESSED_DATA" or compression.algorithm == "GZIP_1":
+        gzip.decode(*batch, floats=floats, shuffled=False)
+    elif compression.algorithm == "GZIP_2":
+        gzip.decode(*batch, floats=floats, shuffled=True)
+    elif compression.algorithm == "NOCOMPRESS":
+        plain.decode(*batch, floats=floats)
+    elif compression.algorithm == "RICE_1":
+        options = {"blocksize": compression.blocksize, "bytepix": compression.bytepix}
+        decoder("RICE_1")(*batch, **options)
+    elif compression.algorithm == "PLIO_1":
+        decoder("PLIO_1")(*batch)
+    else:
+        decoder("HCOMPRESS_1")(*batch, smooth=compression.smooth)
+
+
+def unquantize_tiles(
+    values: npt.NDArray[np.int32],
+    out: npt.NDArray[Any],
+    *,
+    tiles: Tiles,
+    members: npt.NDArray[np.int64],
+    layout: TiledLayout,
+) -> None:
+    """Turn the integers of quantized tiles into floats (FITS Standard 4.0, section 10.2).
+
+    Parameters
+    ----------
+    values : (n, npix) int32 array
+    out : (n, npix) float32 or float64 array
+    tiles : Tiles
+    members : (n,) int64 array
+        Which of `tiles` they are.
+    """
+    quantization = layout.quantization
+    if quantization is None:
+        raise ValueError("the image is not quantized")
+    if len(tiles.blanks):
+        blanks, has_blank = tiles.blanks[members], True
+    else:
+        has_blank = quantization.blank is not None
+        blanks = np.full(len(members), quantization.blank or 0, np.int64)
+    decoder("unquantize")(
+        values,
+        tiles.scales[members],
+        tiles.zeros[members],
+        out,
+        method=quantization.dither,
+        rows=tiles.rows[members] + (quantization.seed - 1),
+        blanks=blanks,
+        has_blank=has_blank,
+    )

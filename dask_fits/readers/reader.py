@@ -1,0 +1,77 @@
+"""What every reader of pixels is, and what indexing one means."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from dask_fits.format.chunks import ReadPlan
+from dask_fits.format.selection import Axis, Selection
+
+
+class PixelReader(Protocol):
+    """The pixels of one image HDU, indexed like a NumPy array and read at each indexing.
+
+    It holds the file's place and layout, and no handle: it can be pickled, and indexed from any
+    thread of any process. Integers, slices with any step, Ellipsis, None and at most one 1-D list
+    of integers or booleans are understood, with NumPy's meaning. The result is a new array in
+    native byte order, or a scalar.
+
+    Raises
+    ------
+    IndexError
+        As NumPy does.
+    FitsFormatError
+        Compressed bytes are damaged.
+    TruncatedFileError, FileChangedError, StorageError
+        The pixels cannot be had.
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Array shape, NumPy order."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the pixels, in native byte order."""
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+
+    def __getitem__(self, key: Any) -> Any: ...
+
+    def slab(self, limit: int) -> tuple[int, ...]:
+        """Shape of the largest chunk of at most `limit` bytes that is contiguous in the file."""
+
+    def check(self, selection: Selection) -> None:
+        """Raise where the wanted pixels cannot be there, before anything is allocated."""
+
+    def plan(self, axes: tuple[Axis, ...]) -> ReadPlan:
+        """Tell what reading a box of pixels costs: the wanted indices along each axis."""
+
+
+def read_selection(
+    selection: Selection, dtype: np.dtype[Any], fill: Callable[[npt.NDArray[Any]], None]
+) -> Any:
+    """Read the box of pixels that a key needs, and make NumPy's result for the key of it.
+
+    Parameters
+    ----------
+    selection : Selection
+    dtype : numpy.dtype
+        Type of the result.
+    fill : callable
+        Fills a new C-contiguous array of as many pixels as the box has with the box's pixels.
+    """
+    if selection.result_shape is None:
+        box = np.empty(selection.shape, dtype)
+        fill(box)
+        found = box[selection.key]
+        return found if found.base is None else found.copy()
+    result = np.empty(selection.result_shape, dtype)
+    fill(result)
+    return result[()] if selection.is_scalar else result
