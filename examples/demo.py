@@ -28,6 +28,7 @@ def main(output: Path) -> int:
     picture = output / "m13.png"
     with RangeServer(DATA) as server:
         url = f"{server.url}/m13.fits"
+        packed = f"{server.url}/m13_rice.fits"
         print(f"A web server with {DATA / 'm13.fits'}: {url}", flush=True)
         steps = [
             ("What is in the file?", {}, ["info", url]),
@@ -35,6 +36,8 @@ def main(output: Path) -> int:
             ("And the whole image, chunk by chunk?", CHUNK_SIZE, ["plan", url, "--chunks"]),
             ("All pixels, several chunks at a time", CHUNK_SIZE, ["stats", url]),
             ("A picture", {}, ["preview", url, "-o", str(picture)]),
+            ("The same image, tile-compressed", {}, ["stats", packed]),
+            ("A cutout of that", {}, ["plan", packed, "--key", "100:110,200:220"]),
         ]
         for title, settings, arguments in steps:
             print(f"\n# {title}", flush=True)

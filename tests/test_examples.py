@@ -23,6 +23,7 @@ from tests.servers.s3 import PUBLIC, S3Server
 
 ROOT = Path(__file__).parents[1]
 M13 = ROOT / "tests" / "data" / "m13.fits"
+RICE = M13.with_name("m13_rice.fits")
 PIXELS = fits.getdata(M13).astype(np.float64)
 CENTRE = PIXELS[145:155, 140:160]
 
@@ -67,6 +68,20 @@ def test_local_file(arguments: tuple[str, ...]) -> None:
     assert "chunk by chunk: <ReadPlan: 4 requests" in said
     assert f"mean: {PIXELS.mean():.3f}\n" in said
     assert f"brightest pixel: {PIXELS.max()}\n" in said
+
+
+@pytest.mark.parametrize("arguments", [(), (str(RICE),)])
+def test_compressed_image(arguments: tuple[str, ...]) -> None:
+    said = example("compressed_image", *arguments)
+    assert said.startswith("compressed-image RICE_1 (300, 300) float32\nNAXIS = 2 False\n")
+    packed = fits.getdata(RICE).astype(np.float64)
+    assert f"centre: shape (10, 20), mean {packed[145:155, 140:160].mean():.3f}\n" in said
+    assert f"mean: {packed.mean():.3f}\n" in said
+    with fits.open(RICE, disable_image_compression=True) as file:
+        lengths = file[1].data.field("COMPRESSED_DATA")
+        nbytes = sum(len(lengths[row]) for row in range(145, 155))
+        assert f"costs: <ReadPlan: 1 requests, {nbytes} bytes, {nbytes} useful" in said
+        assert f"of a data unit of {file[1].header['NAXIS1'] * 300 + file[1].header['PCOUNT']} " in said
 
 
 def test_over_http(range_server: RangeServer) -> None:
@@ -146,6 +161,7 @@ def test_demo(tmp_path: Path) -> None:
         )
     assert f"max    {PIXELS.max()}\n" in said
     assert "  -> the server saw 7 requests and sent 417,600 bytes\n" in said
+    assert f"max    {fits.getdata(RICE).max()}\n" in said
     picture = tmp_path / "new" / "folder" / "m13.png"
     assert f"The picture is in {picture}\n" in said
     with Image.open(picture) as image:
