@@ -20,7 +20,7 @@ from astropy.io import fits
 from distributed import Client, LocalCluster
 
 import dask_fits
-from dask_fits.readers.image import ImageReader
+from dask_fits.readers.reader import PixelReader
 from tests.patience import until
 from tests.places import KINDS, Place, place_of
 from tests.servers.range_server import RangeServer
@@ -30,14 +30,32 @@ CHUNKS = (20, -1)
 CHUNK_COUNT = 16
 
 
+COMPRESSED = [("RICE_1", "s3"), ("RICE_1", "http"), ("HCOMPRESS_1", "local")]
+
+
+def images(*kinds: str) -> pytest.MarkDecorator:
+    """The plain image in places of these kinds, and compressed ones in a few."""
+    cases = [*(("plain", kind) for kind in kinds), *COMPRESSED]
+    return pytest.mark.parametrize(("content", "place"), cases, indirect=True)
+
+
+everywhere = images(*(kind for kind in KINDS if kind != "memory"))  # of one process only
+
+
 @pytest.fixture(scope="module")
-def content() -> bytes:
+def content(request: pytest.FixtureRequest) -> bytes:
+    """The image as it is, and compressed in tiles of a row or of 20 rows."""
     buffer = BytesIO()
-    fits.PrimaryHDU(PIXELS).writeto(buffer)
+    if request.param == "plain":
+        fits.PrimaryHDU(PIXELS).writeto(buffer)
+    else:
+        tile = (1 if request.param == "RICE_1" else 20, 400)
+        packed = fits.CompImageHDU(PIXELS, compression_type=request.param, tile_shape=tile)
+        packed.writeto(buffer)
     return buffer.getvalue()
 
 
-@pytest.fixture(params=[kind for kind in KINDS if kind != "memory"])  # of one process only
+@pytest.fixture
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     return place_of(request.param, tmp_path, request)
 
@@ -67,6 +85,7 @@ def expected() -> tuple[int, int, int]:
     return int(PIXELS.sum()), int(PIXELS.min()), int(PIXELS.max())
 
 
+@everywhere
 @pytest.mark.parametrize("scheduler", ["sync", "threads", "distributed"])
 def test_every_scheduler_gives_the_same(
     place: Place, content: bytes, client: Client, scheduler: str
@@ -79,13 +98,13 @@ def test_every_scheduler_gives_the_same(
     assert tuple(map(int, numbers)) == expected()
 
 
-@pytest.mark.parametrize("place", ["local", "http", "s3", "gcs"], indirect=True)
+@images("local", "http", "s3", "gcs")
 def test_the_process_scheduler_gives_the_same(place: Place, content: bytes) -> None:
     image = dask_fits.from_fits(**place.arguments("image.fits", content), chunks=CHUNKS)
     assert np.array_equal(image.compute(scheduler="processes", num_workers=2), PIXELS)
 
 
-def read_at_random(reader: ImageReader, seed: int) -> int:
+def read_at_random(reader: PixelReader, seed: int) -> int:
     """Read 40 boxes in each of 4 threads; how many were right."""
     random = np.random.default_rng(seed)
     corners = zip(random.integers(310, size=160), random.integers(390, size=160), strict=True)
@@ -98,8 +117,10 @@ def read_at_random(reader: ImageReader, seed: int) -> int:
         return sum(threads.map(read, corners))
 
 
+@everywhere
 def test_threads_of_spawned_processes(place: Place, content: bytes) -> None:
-    reader = dask_fits.open(**place.arguments("image.fits", content))[0].reader()
+    file = dask_fits.open(**place.arguments("image.fits", content))
+    reader = file.first_image().reader()
     reader[0, 0]  # this process has its connections and its event loop
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as processes:
         assert list(processes.map(read_at_random, [reader, reader], [1, 2])) == [160, 160]
@@ -111,6 +132,7 @@ def chunks_of(address: str, dask_scheduler: Any = None) -> set[int]:
     return {task.key[1] for task in (*worker.has_what, *worker.processing)}
 
 
+@pytest.mark.parametrize("content", ["plain", "RICE_1"], indirect=True)
 def test_a_worker_that_dies_costs_only_its_own_tasks(
     client: Client, content: bytes, tmp_path: Path
 ) -> None:

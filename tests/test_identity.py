@@ -64,6 +64,24 @@ def test_a_replaced_file_raises_from_every_later_task(place: Place) -> None:
     assert np.array_equal(dask_fits.from_fits(**arguments).compute(), NEW[0])
 
 
+def test_a_replaced_compressed_file_raises_from_every_later_task(place: Place) -> None:
+    contents = []
+    for image in (OLD, NEW):
+        # As many tiles, of as many bytes: the stamp alone tells them apart.
+        packed = fits.CompImageHDU(image[0], compression_type="NOCOMPRESS", quantize_level=0)
+        buffer = BytesIO()
+        packed.writeto(buffer)
+        contents.append(buffer.getvalue())
+    arguments = place.arguments("night.fits", contents[0])
+    image = dask_fits.from_fits(**arguments, chunks=(50, -1))
+    assert np.array_equal(image[:50].compute(), OLD[0, :50])
+    place.put("night.fits", contents[1])
+    for rows in (slice(0, 50), slice(50, 100), slice(None)):
+        with pytest.raises(FileChangedError, match=r"night\.fits: the file changed"):
+            image[rows].compute()
+    assert np.array_equal(dask_fits.from_fits(**arguments).compute(), NEW[0])
+
+
 def test_a_file_that_grew_or_shrank_raises(place: Place) -> None:
     for content in (file_of(OLD) + bytes(28800), file_of(OLD)[:100_000]):
         image = dask_fits.from_fits(**place.arguments("night.fits", file_of(OLD)), transfer=QUICK)
