@@ -8,6 +8,9 @@ from typing import Any
 import numba
 from numba.cpython.unsafe import numbers
 
+if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
+    raise ImportError("NUMBA_DISABLE_JIT is set, and the kernels are no Python")
+
 leading_zeros: Any = numbers.leading_zeros
 """Within a kernel: how many zero bits an integer begins with."""
 
