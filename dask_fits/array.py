@@ -65,9 +65,11 @@ def to_dask(hdu: HDU, *, chunks: Any = "auto", mask_and_scale: bool = True) -> d
     chunks : "auto", int, tuple, dict, -1 or a size such as "64 MiB"
         ``"auto"``: full-width bands of rows (whole planes of a cube), each contiguous in the file,
         of at most Dask's ``array.chunk-size``; a size sets another limit. Anything else is taken
-        as Dask takes it. A chunk that is not contiguous is read as coalesced ranges.
+        as Dask takes it. A chunk that is not contiguous is read as coalesced ranges. Of a
+        tile-compressed image, bands of whole tiles; a tile that chunks share is decoded for each.
     mask_and_scale : bool
-        Apply BSCALE, BZERO and BLANK as astropy does by default; False gives the stored values.
+        Apply BSCALE, BZERO and BLANK as astropy does by default; False gives the stored values,
+        of a tile-compressed image those that it had before: floats where it was quantized.
 
     Returns
     -------
@@ -79,6 +81,8 @@ def to_dask(hdu: HDU, *, chunks: Any = "auto", mask_and_scale: bool = True) -> d
     ------
     NotAnImageError, UnsupportedHduError
         The HDU has no pixels that can be read.
+    FitsFormatError
+        A keyword that the pixels need cannot be used.
     """
     reader = hdu.reader(mask_and_scale=mask_and_scale)
     grid = chunk_grid(reader, chunks)
@@ -96,7 +100,11 @@ def to_dask(hdu: HDU, *, chunks: Any = "auto", mask_and_scale: bool = True) -> d
 
 
 def plan(hdu: HDU, *, key: Any = ..., chunks: Any = None) -> ReadPlan:
-    """Tell what reading a selection of an image HDU costs; reads nothing.
+    """Tell what reading a selection of an image HDU costs; reads no pixels.
+
+    Of a tile-compressed image the rows of the table that point at its tiles are read, where they
+    did not come with the header. They are part of the plan: a process that has read them lately
+    asks for the tiles alone.
 
     Parameters
     ----------

@@ -188,7 +188,7 @@ def header(file: FitsFile, *, hdu: HduKey) -> None:
 def plan(
     file: FitsFile, *, hdu: HduKey | None, key: tuple[Any, ...], chunks: Any, as_json: bool
 ) -> None:
-    """Tell what reading a selection costs; reads headers only.
+    """Tell what reading a selection costs; reads no pixels.
 
     The over-read is the bytes that are fetched for each byte that is wanted.
     """

@@ -149,7 +149,7 @@ class HDU:
         return to_dask(self, chunks=chunks, mask_and_scale=mask_and_scale)
 
     def plan(self, key: Any = ..., *, chunks: Any = None) -> ReadPlan:
-        """Tell what reading ``data[key]`` costs, without reading; see `dask_fits.array.plan`."""
+        """Tell what reading ``data[key]`` costs, reading no pixels; see `dask_fits.array.plan`."""
         from dask_fits.array import plan
 
         return plan(self, key=key, chunks=chunks)

@@ -53,7 +53,7 @@ class ReadPlan:
     ranges: tuple[ByteRange, ...]
     """The byte ranges that are fetched: one request each."""
     useful_bytes: int
-    """Bytes among them that hold wanted pixels."""
+    """Bytes among them that hold wanted pixels; of a compressed image, the tiles that do."""
     chunks: tuple[ReadPlan, ...] = field(default=(), repr=False)
     """One plan for each Dask chunk that is touched, where the plan is for a chunked array."""
 
