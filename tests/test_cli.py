@@ -150,6 +150,27 @@ def test_plan_for_other_chunks(run, chunks: list[str], requests: int) -> None:
     )
 
 
+def test_every_command_takes_a_compressed_image(run, tmp_path: Path) -> None:
+    packed = M13.replace("m13.fits", "m13_rice.fits")
+    pixels = fits.getdata(packed)
+    assert re.search(r"compressed-image +\(300, 300\) +float32 .*RICE_1", run("info", packed)[1])
+    found = json.loads(run("stats", packed, "--json")[1])
+    assert (found["min"], found["max"], found["count"]) == (pixels.min(), pixels.max(), 90_000)
+    found = json.loads(run("plan", packed, "--key", "10:20,30:50", "--json")[1])
+    with fits.open(packed, disable_image_compression=True) as file:
+        lengths = [len(tile) for tile in file[1].data["COMPRESSED_DATA"][10:20]]
+    assert (found["requests"], found["useful_bytes"]) == (1, sum(lengths))
+    header = run("header", packed, "--hdu", "1")[1]
+    assert "NAXIS1  =                  300" in header
+    assert "TFIELDS" not in header
+    pictures = []
+    for url in (M13, packed):
+        assert run("preview", url, "-o", tmp_path / "a.png")[0] == 0
+        with Image.open(tmp_path / "a.png") as picture:
+            pictures.append(np.asarray(picture).astype(int))
+    assert np.abs(pictures[0] - pictures[1]).mean() < 2, "the same picture, but for quantization"
+
+
 @pytest.mark.parametrize("size", ["128 MiB", "7 kB"])
 def test_stats_are_numpys(run, tmp_path: Path, size: str) -> None:
     values = np.random.default_rng(0).normal(1e6, 1, (50, 70)).astype(np.float32)
