@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from benchmarks.compressed import measure_compressed
 from benchmarks.harness import Table, environment, write_json
 from benchmarks.headers import measure_headers
 from benchmarks.images import write_images
@@ -14,7 +15,7 @@ from benchmarks.reads import measure_reads
 from benchmarks.remote import measure_remote
 
 RESULTS = Path(__file__).parent / "results" / "latest.json"
-SUBJECTS = ("reads", "headers", "remote", "imports")
+SUBJECTS = ("reads", "compressed", "headers", "remote", "imports")
 
 
 def main() -> None:
@@ -40,6 +41,8 @@ def _measure(options: argparse.Namespace) -> Iterator[Table]:
             images = write_images(Path(folder), size_mb=options.size_mb)
             yield measure_reads(images, rounds=options.rounds)
             yield measure_memory(images)
+    if "compressed" in wanted:
+        yield from measure_compressed(rounds=options.rounds)
     if "headers" in wanted:
         yield measure_headers(rounds=options.rounds)
     if "remote" in wanted:

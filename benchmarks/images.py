@@ -92,3 +92,38 @@ def write_noise(path: Path, shape: tuple[int, int], *, extensions: int = 0) -> N
     images = [rng.random(shape, np.float32) for shape in (shape, *[SMALL] * extensions)]
     hdus = [fits.PrimaryHDU(images[0]), *(fits.ImageHDU(image) for image in images[1:])]
     fits.HDUList(hdus).writeto(path)
+
+
+def sky_image(side: int) -> npt.NDArray[np.float32]:
+    """Make a square image of a sloping sky with stars, and noise of sigma 15 on it."""
+    rng = np.random.default_rng(0)
+    along = np.arange(side, dtype=np.float32)
+    image = rng.standard_normal((side, side), np.float32)
+    image *= 15
+    image += 1000 + 0.01 * along + 0.02 * along[:, np.newaxis]
+    offsets = np.arange(-12, 13)
+    star = np.exp(-(offsets**2 + offsets[:, np.newaxis] ** 2) / 18).astype(np.float32)
+    for peak in np.minimum(50 * (1 + rng.pareto(1, side * side // 4000)), 25000):
+        y, x = rng.integers(0, side - 25, 2)
+        image[y : y + 25, x : x + 25] += peak * star
+    return np.minimum(image, 30000)
+
+
+def mask_image(side: int) -> npt.NDArray[np.int32]:
+    """Make a square image of zeros with rectangles of small values."""
+    rng = np.random.default_rng(0)
+    image = np.zeros((side, side), np.int32)
+    for _ in range(side * side // 5600):
+        (y, x), (height, width) = rng.integers(0, side - 60, 2), rng.integers(1, 60, 2)
+        image[y : y + height, x : x + width] = rng.integers(1, 200)
+    return image
+
+
+def write_tiled(path: Path, image: npt.NDArray, *, algorithm: str, tile: tuple[int, int]) -> None:
+    """Write a tile-compressed image behind an empty primary HDU; floats are dithered."""
+    options = {"compression_type": algorithm, "tile_shape": tile, "hcomp_scale": 0}
+    hdu = fits.CompImageHDU(image, quantize_method=1, dither_seed=42, **options)
+    with path.open("wb") as file:
+        fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(file)
+        file.flush()
+        os.fsync(file.fileno())  # as above

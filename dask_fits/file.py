@@ -114,21 +114,33 @@ class HDU:
     def header(self) -> fits.Header:
         """The whole header, as a new `astropy.io.fits.Header` at each call.
 
-        Of a tile-compressed image, the header of the image, as astropy restores it.
+        Of a tile-compressed image, the header of the image, as astropy restores it; the table's
+        own where astropy cannot.
         """
         from astropy.io import fits
 
-        if self.kind == "compressed-image" and not self.layout.defect:
-            table = fits.BinTableHDU.fromstring(self.header_text)
-            # What astropy cannot do without, though it leaves it out of the image's header.
-            for n in range(1, table.header["ZNAXIS"] + 1):
-                if f"ZTILE{n}" not in table.header:
-                    table.header.insert("ZNAXIS", (f"ZTILE{n}", 1), after=True)
-            if "ZQUANTIZ" in table.header:
-                table.header["ZQUANTIZ"] = "NO_DITHER"
-            return fits.CompImageHDU(bintable=table).header
         # From a file, astropy mends what it can: bytes beyond ASCII, an END card padded with NULs.
-        return fits.Header.fromfile(io.BytesIO(self.header_text))
+        header = fits.Header.fromfile(io.BytesIO(self.header_text))
+        if not isinstance(self.layout.image, TiledLayout) or any(
+            header.count(keyword) != 1 for keyword in ("NAXIS", "TFIELDS", "ZNAXIS")
+        ):
+            return header
+        try:
+            return self._image_header()
+        except Exception:  # noqa: BLE001 (whatever it stumbles on, the pixels can be read)
+            return header
+
+    def _image_header(self) -> fits.Header:
+        from astropy.io import fits
+
+        table = fits.BinTableHDU.fromstring(self.header_text)
+        # What astropy cannot do without, though it leaves it out of the image's header.
+        for n in range(1, table.header["ZNAXIS"] + 1):
+            if f"ZTILE{n}" not in table.header:
+                table.header.insert("ZNAXIS", (f"ZTILE{n}", 1), after=True)
+        if "ZQUANTIZ" in table.header:
+            table.header["ZQUANTIZ"] = "NO_DITHER"
+        return fits.CompImageHDU(bintable=table).header
 
     @property
     def data(self) -> da.Array:

@@ -86,6 +86,10 @@ class WatchedStore:
     def part_size(self) -> None:
         return None
 
+    @property
+    def block_size(self) -> None:
+        return None
+
     def read_ranges(
         self, ranges: Sequence[ByteRange], *, whole: bool
     ) -> Iterator[tuple[int, memoryview]]:

@@ -9,7 +9,8 @@ data : (nbytes,) uint8 array
 starts, lengths : (n,) int64 array
     Where each tile lies in `data`, in bytes; within its bounds.
 values : (n, npix) array, C-contiguous, native byte order
-    Filled with the pixels of each tile, in the tile's own order.
+    Filled with the pixels of each tile, in the tile's own order. Decoders that are not compiled
+    take an array of any layout and type instead, with a tile's own axes after the first.
 
 Whatever the bytes are, nothing outside `data` and `values` is touched, and a tile that cannot be
 decoded raises `DecodeError`.

@@ -1,11 +1,13 @@
 """Decoding without numba: by the C functions of astropy, which are private to it.
 
 Only this file knows them. They trust what they decode and read on behind the end of a damaged
-tile, so each tile is checked and copied to memory that ends in bytes on which they stop.
+tile, so each is checked, and what is behind it is memory of ours with bytes on which they stop.
+Where they fail they do not free the pixels of that tile.
 """
 
 from __future__ import annotations
 
+import math
 import struct
 import threading
 from collections.abc import Iterator
@@ -35,57 +37,61 @@ def decode_rice(
     data: Bytes,
     starts: Integers,
     lengths: Integers,
-    values: npt.NDArray[np.int32],
+    values: npt.NDArray[np.generic],
     *,
     blocksize: int,
     bytepix: int,
 ) -> None:
     """Decode tiles of RICE_1; see `dask_fits.codecs.rice.decode`."""
-    npix = values.shape[1]
+    shape = values.shape[1:]
+    npix = math.prod(shape)
     blocksize = min(blocksize, npix)
-    # In a block of garbage a pixel takes at most 5 bytes, and the end is looked for after each.
+    # In a block of garbage a pixel takes at most 5 bytes and the zeros among them, and the end is
+    # looked for after each block.
+    guard = 5 * blocksize + 64
     dtype = np.dtype(np.uint8 if bytepix == 1 else f"i{bytepix}")
-    for tile, packed in _guarded(data, starts, lengths, 8 * blocksize + 64):
+    for tile, packed in _guarded(data, starts, lengths, guard):
         if len(packed) < bytepix:
             raise DecodeError(tile, "the compressed bytes end early")
-        values[tile] = np.frombuffer(_rice(tile, packed, blocksize, bytepix, npix), dtype)
+        decoded = _rice(tile, packed, blocksize, bytepix, npix)
+        values[tile] = np.frombuffer(decoded, dtype).reshape(shape)
 
 
 def _rice(tile: int, packed: Bytes, blocksize: int, bytepix: int, npix: int) -> bytes:
-    """Decode one tile; where bytes are left over, which is no error, find where it ends."""
-    short, enough, beyond = 0, len(packed), len(packed) + 1
-    while short < enough < beyond:
-        try:
-            decoded: bytes = decompress_rice_1_c(packed[:enough], blocksize, bytepix, npix)
-        except CfitsioException as error:
-            if "unused" in str(error):
-                beyond = enough
-            else:
-                short = enough
-            enough = (short + beyond) // 2
-            continue
-        return decoded
-    raise DecodeError(tile, "the RICE_1 stream ends early")
+    try:
+        decoded: bytes = decompress_rice_1_c(packed, blocksize, bytepix, npix)
+    except CfitsioException as error:
+        if "unused" in str(error):
+            raise DecodeError(
+                tile,
+                "bytes are left over after the RICE_1 stream, which astropy's decoder refuses; "
+                "pip install 'dask_fits[fast]' for one that does not",
+            ) from None
+        raise DecodeError(tile, "the RICE_1 stream ends early") from None
+    return decoded
 
 
 def decode_plio(
-    data: Bytes, starts: Integers, lengths: Integers, values: npt.NDArray[np.int32]
+    data: Bytes, starts: Integers, lengths: Integers, values: npt.NDArray[np.generic]
 ) -> None:
     """Decode tiles of PLIO_1; see `dask_fits.codecs.plio.decode`."""
-    npix = values.shape[1]
-    for tile, packed in _guarded(data, starts, lengths, 0):
-        if len(packed) % 2:
+    shape = values.shape[1:]
+    npix = math.prod(shape)
+    for tile, (start, length) in enumerate(zip(starts.tolist(), lengths.tolist(), strict=True)):
+        packed = data[start : start + length]
+        if length % 2:
             raise DecodeError(tile, "the line list is not a whole number of 16-bit words")
         words = np.append(packed.view(">i2"), np.int16(0)).astype(np.int16)
-        _check_plio(tile, words[:-1].tolist())
-        values[tile] = np.frombuffer(decompress_plio_1_c(words, npix), np.int32)
+        _check_plio(tile, words[:-1])
+        values[tile] = np.frombuffer(decompress_plio_1_c(words, npix), np.int32).reshape(shape)
 
 
-def _check_plio(tile: int, words: list[int]) -> None:
-    if len(words) < 3 or (words[2] <= 0 and len(words) < 5):
+def _check_plio(tile: int, words: npt.NDArray[np.int16]) -> None:
+    header = words[:5].tolist()
+    if len(words) < 3 or (header[2] <= 0 and len(words) < 5):
         raise DecodeError(tile, "the line list is shorter than its header")
-    short = words[2] > 0
-    length, start = (words[2], 3) if short else ((words[4] << 15) + words[3], words[1])
+    short = header[2] > 0
+    length, start = (header[2], 3) if short else ((header[4] << 15) + header[3], header[1])
     if length > len(words):
         raise DecodeError(tile, "the line list is longer than the bytes of its tile")
     if length > 0 and not 3 <= start <= length:
@@ -96,28 +102,31 @@ def decode_hcompress(
     data: Bytes,
     starts: Integers,
     lengths: Integers,
-    values: npt.NDArray[np.int32],
+    values: npt.NDArray[np.generic],
     *,
     smooth: bool,
 ) -> None:
     """Decode tiles of HCOMPRESS_1; see `dask_fits.codecs.hcompress.decode`."""
-    npix = values.shape[1]
-    # A bit plane of garbage takes at most 2 bits a pixel, and its end mark is then wrong.
-    for tile, packed in _guarded(data, starts, lengths, npix * _MAX_PLANES // 4 + 1024):
-        ny, nx = _hcompress_shape(tile, packed, npix)
+    shape = values.shape[1:]
+    npix = math.prod(shape)
+    for tile, (start, length) in enumerate(zip(starts.tolist(), lengths.tolist(), strict=True)):
+        packed = data[start : start + length]
+        rows, columns, planes = _hcompress_header(tile, packed, npix)
+        guard = np.full(_hcompress_guard(rows, columns, planes), 0xFF, np.uint8)
+        packed = np.concatenate((packed, guard))[:length]
         with _HCOMPRESS:
             try:
-                decoded = decompress_hcompress_1_c(packed, ny, nx, 0, int(smooth), 8)
+                decoded = decompress_hcompress_1_c(packed, rows, columns, 0, int(smooth), 8)
             except (CfitsioException, ValueError) as error:
                 raise DecodeError(tile, f"the HCOMPRESS_1 stream is damaged: {error}") from None
-        values[tile] = np.frombuffer(decoded, np.int32)
+        values[tile] = np.frombuffer(decoded, np.int32).reshape(shape)
 
 
 _HCOMPRESS_HEADER = struct.Struct(">2siiiq3B")
 
 
-def _hcompress_shape(tile: int, packed: Bytes, npix: int) -> tuple[int, int]:
-    """Shape in the stream's header, once it is known to be the tile's."""
+def _hcompress_header(tile: int, packed: Bytes, npix: int) -> tuple[int, int, int]:
+    """Read the shape, once it is known to be the tile's, and the most bit planes of a quadrant."""
     if len(packed) < _HCOMPRESS_HEADER.size:
         raise DecodeError(tile, "the HCOMPRESS_1 stream ends early")
     magic, rows, columns, _, _, *planes = _HCOMPRESS_HEADER.unpack_from(packed.data)
@@ -127,19 +136,36 @@ def _hcompress_shape(tile: int, packed: Bytes, npix: int) -> tuple[int, int]:
         raise DecodeError(
             tile, f"found {rows} x {columns} pixels in the stream, expected {npix} in the tile"
         )
+    if min(rows, columns) < 2:
+        raise DecodeError(
+            tile, f"found {rows} x {columns} pixels in the stream, expected at least 2 a side"
+        )
     if max(planes) > _MAX_PLANES:
         raise DecodeError(tile, f"found {max(planes)} bit planes, expected at most {_MAX_PLANES}")
-    return rows, columns
+    return rows, columns, max(planes)
+
+
+def _hcompress_guard(rows: int, columns: int, planes: int) -> int:
+    """Count the bytes that are read at most: ones are the longest codes, with a wrong end mark."""
+    height, width, nodes = (rows + 1) // 2, (columns + 1) // 2, 1
+    while max(height, width) > 1:  # the tree over a quadrant
+        height, width = (height + 1) // 2, (width + 1) // 2
+        nodes += height * width
+    return 4 * planes * (6 * nodes + 4) // 8 + rows * columns // 8 + 64
 
 
 def _guarded(
     data: Bytes, starts: Integers, lengths: Integers, guard: int
 ) -> Iterator[tuple[int, Bytes]]:
-    """Copy each tile to memory in which `guard` bytes of ones follow it."""
-    memory = np.full(int(lengths.max(initial=0)) + guard, 0xFF, np.uint8)
-    used = 0
+    """Give each tile as it lies in `data`, if at least `guard` bytes behind it are not zero.
+
+    The last ones are copied to memory in which as many ones follow.
+    """
+    safe = len(data) - 4 * guard
+    if np.count_nonzero(data[max(safe, 0) :]) < guard:
+        safe = 0
     for tile, (start, length) in enumerate(zip(starts.tolist(), lengths.tolist(), strict=True)):
-        memory[:length] = data[start : start + length]
-        memory[length:used] = 0xFF
-        used = length
-        yield tile, memory[:length]
+        packed = data[start : start + length]
+        if start + length > safe:
+            packed = np.concatenate((packed, np.full(guard, 0xFF, np.uint8)))[:length]
+        yield tile, packed

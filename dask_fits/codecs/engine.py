@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
-Decoder = Callable[..., None]
+
+class Decoder(NamedTuple):
+    """A way to decode."""
+
+    decode: Callable[..., None]
+    strided: bool
+    """Whether it fills arrays that are not C-contiguous, and of any type."""
+
+
 Name = Literal["RICE_1", "PLIO_1", "HCOMPRESS_1", "unquantize"]
 """What there are two decoders for."""
 
@@ -24,30 +32,30 @@ def _compiled(name: Name) -> Decoder:
     if name == "RICE_1":
         from dask_fits.codecs import rice
 
-        return rice.decode
+        return Decoder(rice.decode, strided=False)
     if name == "PLIO_1":
         from dask_fits.codecs import plio
 
-        return plio.decode
+        return Decoder(plio.decode, strided=False)
     if name == "HCOMPRESS_1":
         from dask_fits.codecs import hcompress
 
-        return hcompress.decode
+        return Decoder(hcompress.decode, strided=False)
     from dask_fits.codecs import quantize
 
-    return quantize.unquantize
+    return Decoder(quantize.unquantize, strided=False)
 
 
 def _plain(name: Name) -> Decoder:
     if name == "unquantize":
         from dask_fits.codecs import quantize_numpy
 
-        return quantize_numpy.unquantize
+        return Decoder(quantize_numpy.unquantize, strided=False)
     from dask_fits.codecs import astropy_c
 
-    decoders: dict[Name, Decoder] = {
+    decoders: dict[Name, Callable[..., None]] = {
         "RICE_1": astropy_c.decode_rice,
         "PLIO_1": astropy_c.decode_plio,
         "HCOMPRESS_1": astropy_c.decode_hcompress,
     }
-    return decoders[name]
+    return Decoder(decoders[name], strided=True)

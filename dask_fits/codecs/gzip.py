@@ -5,6 +5,7 @@ FITS Standard 4.0, section 10.4.2. ISA-L inflates where it is installed, else zl
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,9 @@ _GZIP = 31
 _MOST = 8
 """Bytes in a pixel."""
 
+_MAX_MEMBERS = 100
+"""Gzip members in a tile; each one more costs a copy of those behind it."""
+
 
 def decode(
     data: npt.NDArray[np.uint8],
@@ -47,7 +51,8 @@ def decode(
     shuffled : bool
         GZIP_2: the most significant bytes of all pixels come first, then the next ones.
     """
-    npix = values.shape[1]
+    shape = values.shape[1:]
+    npix = math.prod(shape)
     for tile, (start, length) in enumerate(zip(starts.tolist(), lengths.tolist(), strict=True)):
         raw = _inflate(tile, data[start : start + length], npix * _MOST)
         dtype = pixel_type(tile, len(raw), npix, floats=floats)
@@ -55,14 +60,14 @@ def decode(
             planes = np.frombuffer(raw, np.uint8).reshape(dtype.itemsize, npix)
             _unshuffle(planes, dtype, values[tile])
         else:
-            values[tile] = np.frombuffer(raw, dtype)
+            values[tile] = np.frombuffer(raw, dtype).reshape(shape)
 
 
 def _inflate(tile: int, packed: npt.NDArray[np.uint8], most: int) -> bytes:
     """Inflate the members of a gzip stream, to no more than `most` bytes and one."""
     found = b""
     rest: memoryview | bytes = packed.data
-    while True:
+    for _ in range(_MAX_MEMBERS):
         inflator = _zlib.decompressobj(_GZIP)
         try:
             part = inflator.decompress(rest, most + 1 - len(found))
@@ -76,6 +81,7 @@ def _inflate(tile: int, packed: npt.NDArray[np.uint8], most: int) -> bytes:
         rest = inflator.unused_data
         if rest[:2] != b"\x1f\x8b":
             return found
+    raise DecodeError(tile, f"found more than {_MAX_MEMBERS} members in the gzip stream")
 
 
 def _unshuffle(
@@ -83,11 +89,12 @@ def _unshuffle(
 ) -> None:
     """Put the bytes of each pixel together; `planes`: (itemsize, npix), most significant first."""
     native = dtype.newbyteorder("=")
-    pixels = values if values.dtype == native else np.empty(planes.shape[1], native)
-    places = pixels.view(np.uint8).reshape(-1, dtype.itemsize)
+    direct = values.dtype == native and values.flags.c_contiguous
+    pixels = values if direct else np.empty(values.shape, native)
+    places = pixels.reshape(-1).view(np.uint8).reshape(-1, dtype.itemsize)
     if sys.byteorder == "little":
         places = places[:, ::-1]
     for place, plane in zip(places.T, planes, strict=True):
         place[...] = plane
-    if pixels is not values:
+    if not direct:
         values[...] = pixels

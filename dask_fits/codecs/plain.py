@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
@@ -29,13 +31,14 @@ def decode(
     element : str
         Type of a pixel where the column tells it; ``">u1"`` tells nothing.
     """
-    npix = values.shape[1]
+    shape = values.shape[1:]
+    npix = math.prod(shape)
     for tile, (start, length) in enumerate(zip(starts.tolist(), lengths.tolist(), strict=True)):
         raw = data[start : start + length]
         dtype = pixel_type(tile, length, npix, floats=floats)
         if np.dtype(element).itemsize == dtype.itemsize > 1:
             dtype = np.dtype(element)
-        values[tile] = raw.view(dtype)
+        values[tile] = raw.view(dtype).reshape(shape)
 
 
 def pixel_type(tile: int, nbytes: int, npix: int, *, floats: bool) -> np.dtype[np.generic]:

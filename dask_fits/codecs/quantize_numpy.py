@@ -7,8 +7,11 @@ import numpy.typing as npt
 
 from dask_fits.codecs.dither import COUNT, FIRSTS, RANDOM, ZERO_VALUE
 
-_BLOCK = 1 << 13
+_BLOCK = 1 << 14
 """Pixels that are worked on at a time, so that they stay in cache."""
+
+_RANDOM = RANDOM.astype(np.float64)
+"""Promoted once, not at each use."""
 
 
 def unquantize(
@@ -32,12 +35,11 @@ def unquantize(
         while start < npix:
             count = min(_BLOCK, npix - start, COUNT - place)
             stored, floats = values[tile, start : start + count], work[:count]
+            floats[...] = stored
             if method:
-                np.subtract(stored, RANDOM[place : place + count], out=floats, dtype=np.float64)
+                floats -= _RANDOM[place : place + count]
                 floats += 0.5
-                floats *= scales[tile]
-            else:
-                np.multiply(stored, scales[tile], out=floats, dtype=np.float64)
+            floats *= scales[tile]
             floats += zeros[tile]
             result = out[tile, start : start + count]
             with np.errstate(over="ignore", invalid="ignore"):

@@ -29,6 +29,14 @@ def value_type(layout: TiledLayout, source: int) -> np.dtype[Any]:
     return layout.scaling.stored.newbyteorder("=")
 
 
+def is_strided(layout: TiledLayout, source: int) -> bool:
+    """Whether tiles of a column can be decoded into an array of any layout and type."""
+    algorithm = layout.compression.algorithm
+    if SOURCES[source] != "COMPRESSED_DATA" or algorithm not in _INTEGER_CODES:
+        return True
+    return decoder(algorithm).strided
+
+
 def decode_tiles(
     data: npt.NDArray[np.uint8],
     starts: npt.NDArray[np.int64],
@@ -42,7 +50,8 @@ def decode_tiles(
 
     Parameters
     ----------
-    values : (n, npix) array of type `value_type`
+    values : (n, ...) array
+        Of type `value_type` and C-contiguous, unless `is_strided`; a tile's axes after the first.
     source : int
         Which of `SOURCES` holds them.
     """
@@ -57,13 +66,26 @@ def decode_tiles(
         gzip.decode(*batch, floats=floats, shuffled=True)
     elif compression.algorithm == "NOCOMPRESS":
         plain.decode(*batch, floats=floats)
-    elif compression.algorithm == "RICE_1":
-        options = {"blocksize": compression.blocksize, "bytepix": compression.bytepix}
-        decoder("RICE_1")(*batch, **options)
-    elif compression.algorithm == "PLIO_1":
-        decoder("PLIO_1")(*batch)
     else:
-        decoder("HCOMPRESS_1")(*batch, smooth=compression.smooth)
+        _decode_integers(*batch, layout=layout)
+
+
+def _decode_integers(
+    data: npt.NDArray[np.uint8],
+    starts: npt.NDArray[np.int64],
+    lengths: npt.NDArray[np.int64],
+    values: npt.NDArray[Any],
+    *,
+    layout: TiledLayout,
+) -> None:
+    compression = layout.compression
+    options: dict[str, int] = {}
+    if compression.algorithm == "RICE_1":
+        options = {"blocksize": compression.blocksize, "bytepix": compression.bytepix}
+    elif compression.algorithm == "HCOMPRESS_1":
+        options = {"smooth": compression.smooth}
+    decode, strided = decoder(compression.algorithm)
+    decode(data, starts, lengths, values if strided else values.reshape(len(values), -1), **options)
 
 
 def unquantize_tiles(
@@ -78,8 +100,8 @@ def unquantize_tiles(
 
     Parameters
     ----------
-    values : (n, npix) int32 array
-    out : (n, npix) float32 or float64 array
+    values : (n, ...) int32 array, C-contiguous
+    out : (n, ...) float32 or float64 array, C-contiguous
     tiles : Tiles
     members : (n,) int64 array
         Which of `tiles` they are.
@@ -92,11 +114,11 @@ def unquantize_tiles(
     else:
         has_blank = quantization.blank is not None
         blanks = np.full(len(members), quantization.blank or 0, np.int64)
-    decoder("unquantize")(
-        values,
+    decoder("unquantize").decode(
+        values.reshape(len(members), -1),
         tiles.scales[members],
         tiles.zeros[members],
-        out,
+        out.reshape(len(members), -1),
         method=quantization.dither,
         rows=tiles.rows[members] + (quantization.seed - 1),
         blanks=blanks,

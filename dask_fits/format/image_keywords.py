@@ -33,8 +33,9 @@ def read_axes(header: RawHeader, *, prefix: str = "") -> tuple[int, ...]:
 def read_shape(header: RawHeader, *, prefix: str = "") -> tuple[int, ...]:
     """Read the shape of an image, in NumPy order; ``()`` where NAXIS = 0."""
     axes = read_axes(header, prefix=prefix)
-    if len(axes) > _MAX_NDIM:
-        raise header.bad(f"{prefix}NAXIS", len(axes), f"at most {_MAX_NDIM} axes")
+    most = _MAX_NDIM - len(prefix)  # tiles are another axis while they are decoded
+    if len(axes) > most:
+        raise header.bad(f"{prefix}NAXIS", len(axes), f"at most {most} axes")
     if math.prod(filter(None, axes)) > _MAX_PIXELS:  # with an axis of length 0 the others may lie
         raise header.bad(f"{prefix}NAXISn", axes, f"at most {_MAX_PIXELS} pixels")
     return axes[::-1]

@@ -126,7 +126,7 @@ def hdu_layout(header: RawHeader, *, index: int, start: int, file_size: int) -> 
         data_range=data_range,
         shape=shape,
         dtype=image.dtype if image else None,
-        compression=str(_or_none(header, "ZCMPTYPE")) if kind == "compressed-image" else None,
+        compression=_compression(header) if kind == "compressed-image" else None,
         image=image,
         defect=defect,
     )
@@ -192,6 +192,11 @@ def _image_layout(
     if data.nbytes < math.prod(shape) * scaling.stored.itemsize:
         raise header.bad("GCOUNT", header.value("GCOUNT"), "1")
     return ImageLayout(index, data.start, shape, scaling)
+
+
+def _compression(header: RawHeader) -> str | None:
+    found = _or_none(header, "ZCMPTYPE")
+    return None if found is None else str(found)
 
 
 def _name(header: RawHeader, kind: Kind, *, primary: bool) -> str:

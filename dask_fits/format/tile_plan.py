@@ -14,13 +14,16 @@ import numpy.typing as npt
 
 from dask_fits.exceptions import FitsFormatError, TruncatedFileError
 from dask_fits.format.selection import Axis
-from dask_fits.format.tiles import SOURCES, TiledLayout
+from dask_fits.format.tiles import SOURCES, Compression, TiledLayout
 from dask_fits.storage.byte_range import MAX_BRIDGED, MAX_GAP, ByteRange, group_runs
 
 Integers = npt.NDArray[np.int64]
 
 _MAX_EXPANSION = 16
 """Compressed bytes that a pixel may take; twice what any algorithm makes of the worst of them."""
+
+_MAX_DEFLATE = 1040
+"""Bytes that one byte of a gzip stream can stand for; the exact number is 1032."""
 
 _MAX_OVERHEAD = 1 << 16
 """Compressed bytes that a tile may take beyond that."""
@@ -62,6 +65,11 @@ class TileAxis:
 
 def touched(axis: Axis, *, tile: int, length: int) -> TileAxis:
     """Find the tiles that hold the wanted indices along an axis."""
+    if isinstance(axis, range) and axis and axis.step <= tile:  # which may be very long
+        ids = np.arange(axis[0] // tile, axis[-1] // tile + 1)
+        bounds = np.append(-((axis.start - ids * tile) // axis.step), len(axis))
+        bounds[0] = 0
+        return TileAxis(axis, tile, length, ids, bounds)
     ids = np.asarray(axis, np.int64) // tile
     starts = np.flatnonzero(np.diff(ids, prepend=-1))
     bounds = np.append(starts, len(ids)).astype(np.int64)
@@ -221,7 +229,16 @@ def locate(
             f"{tile_name(int(rows[bad]), layout, where)}: the file is truncated: its bytes are "
             f"{starts[bad]} to {starts[bad] + lengths[bad]}, found the end at byte {file_size}"
         )
-    return Tiles(rows, source, starts, lengths, *_numbers(records, layout))
+    scales, zeros, blanks = _numbers(records, layout)
+    if layout.quantization:
+        odd = (source == 0) & ~(np.isfinite(scales) & np.isfinite(zeros))
+        if odd.any():
+            bad = int(np.flatnonzero(odd)[0])
+            raise FitsFormatError(
+                f"{tile_name(int(rows[bad]), layout, where)}: found ZSCALE = {scales[bad]} and "
+                f"ZZERO = {zeros[bad]}, expected numbers"
+            )
+    return Tiles(rows, source, starts, lengths, scales, zeros, blanks)
 
 
 def _check_lengths(
@@ -239,13 +256,35 @@ def _check_lengths(
             f"{tile_name(int(rows[bad]), layout, where)}: found no bytes in {names}, "
             "expected them in one"
         )
+    least = _least_bytes(source, pixels, layout.compression)
     most = pixels * _MAX_EXPANSION + _MAX_OVERHEAD
-    if (lengths > most).any():
-        bad = int(np.flatnonzero(lengths > most)[0])
+    wrong = np.flatnonzero((lengths < least) | (lengths > most))
+    if len(wrong):
+        bad = int(wrong[0])
         raise FitsFormatError(
             f"{tile_name(int(rows[bad]), layout, where)}: found a descriptor of {lengths[bad]} "
-            f"bytes, expected at most {most[bad]} for {pixels[bad]} pixels"
+            f"bytes, expected {least[bad]} to {most[bad]} for {pixels[bad]} pixels"
         )
+
+
+def _least_bytes(source: Integers, pixels: Integers, compression: Compression) -> Integers:
+    """Count the bytes without which tiles cannot hold their pixels, where that can be told.
+
+    It keeps a damaged header from asking for more memory than the file has pixels for.
+    """
+    algorithm, coded = compression.algorithm, source == SOURCES.index("COMPRESSED_DATA")
+    least = np.where(source == SOURCES.index("UNCOMPRESSED_DATA"), pixels, 0)
+    packed = (source == SOURCES.index("GZIP_COMPRESSED_DATA")) | (
+        coded & (algorithm in ("GZIP_1", "GZIP_2"))
+    )
+    least = np.where(packed, pixels // _MAX_DEFLATE, least)
+    if algorithm == "NOCOMPRESS":
+        least = np.where(coded, pixels, least)
+    if algorithm == "RICE_1":  # of each block at least the bits that tell its kind
+        blocks = -(-pixels // compression.blocksize)
+        kinds = blocks * {1: 3, 2: 4, 4: 5}[compression.bytepix] // 8
+        least = np.where(coded, kinds + compression.bytepix, least)
+    return least
 
 
 def _numbers(
@@ -282,17 +321,27 @@ class HeapPlan:
     """Positions of the tiles that lie in each range, ascending."""
 
 
-def plan_heap(tiles: Tiles) -> HeapPlan:
-    """Decide which tiles are fetched together, whatever their order in the heap."""
+def plan_heap(tiles: Tiles, *, longest: int | None = None) -> HeapPlan:
+    """Decide which tiles are fetched together, whatever their order in the heap.
+
+    Parameters
+    ----------
+    tiles : Tiles
+        At least one.
+    longest : int, optional
+        Bytes that a range may have, unless it is a single tile; else tiles without gaps between
+        them are one range, however long.
+    """
     order = np.argsort(tiles.starts, kind="stable")
     starts = tiles.starts[order]
     reach = np.maximum.accumulate(starts + tiles.lengths[order])
-    # Tiles that touch or overlap are one run, which is never cut.
-    firsts = np.flatnonzero(np.concatenate(([True], starts[1:] > reach[:-1])))
+    # A run is never cut: tiles that overlap, and if no length is asked for those that touch.
+    apart = starts[1:] > reach[:-1] if longest is None else starts[1:] >= reach[:-1]
+    firsts = np.flatnonzero(np.concatenate(([True], apart)))
     ends = np.append(firsts[1:], len(order))
     run_starts, run_stops = starts[firsts], reach[ends - 1]
     bounds = group_runs(
-        run_starts, run_stops - run_starts, max_gap=MAX_GAP, max_bridged=MAX_BRIDGED
+        run_starts, run_stops - run_starts, max_gap=MAX_GAP, max_bridged=longest or MAX_BRIDGED
     )
     ranges = tuple(
         ByteRange(int(run_starts[first]), int(run_stops[last - 1]))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -22,25 +22,38 @@ from dask_fits.format.image_keywords import (
     read_number,
     read_scaling,
 )
-from dask_fits.format.scaling import Scaling
+from dask_fits.format.scaling import STORED_DTYPES, Scaling
 from dask_fits.storage.byte_range import ByteRange
 
 SOURCES = ("COMPRESSED_DATA", "GZIP_COMPRESSED_DATA", "UNCOMPRESSED_DATA")
 """Columns that may hold a tile; the first one that is not empty does (section 10.1.3)."""
 
-_ALGORITHMS = ("RICE_1", "GZIP_1", "GZIP_2", "PLIO_1", "HCOMPRESS_1", "NOCOMPRESS")
-_ALIASES = {"RICE_ONE": "RICE_1"}
+Algorithm = Literal["RICE_1", "GZIP_1", "GZIP_2", "PLIO_1", "HCOMPRESS_1", "NOCOMPRESS"]
+"""ZCMPTYPE (section 10.4)."""
+
+_ALGORITHMS: dict[str, Algorithm] = {
+    "RICE_1": "RICE_1",
+    "RICE_ONE": "RICE_1",
+    "GZIP_1": "GZIP_1",
+    "GZIP_2": "GZIP_2",
+    "PLIO_1": "PLIO_1",
+    "HCOMPRESS_1": "HCOMPRESS_1",
+    "NOCOMPRESS": "NOCOMPRESS",
+}
 
 _DITHERS = {"NO_DITHER": 0, "NONE": 0, "SUBTRACTIVE_DITHER_1": 1, "SUBTRACTIVE_DITHER_2": 2}
 """ZQUANTIZ (section 10.2); NONE is what fpack writes for what is not quantized."""
 
-_ELEMENTS = {
-    **dict.fromkeys("LBXA", ">u1"),
-    **dict(zip("IJKEDCM", (">i2", ">i4", ">i8", ">f4", ">f8", ">c8", ">c16"), strict=True)),
-}
+_ELEMENTS = dict(zip("BIJKED", (">u1", ">i2", ">i4", ">i8", ">f4", ">f8"), strict=True))
 """Letter of TFORMn to the type of an element (Standard 4.0, table 18)."""
 
-_TFORM = re.compile(r"\s*(\d*)(?:([PQ])([A-Z])?|([LXBIJKAEDCM]))")
+_OTHERS = {"L": 1, "A": 1, "C": 8, "M": 16}
+"""Letter of TFORMn to the bytes of an element, of the types that hold no pixels."""
+
+_TFORM = re.compile(r"\s*(\d{0,18})(?:([PQ])([A-Z])?|([LXBIJKAEDCM]))")
+
+_MAX_ROW = (1 << 31) - 1
+"""Bytes in a row: what NumPy takes."""
 
 _MAX_TILE = (1 << 31) - 1
 """Pixels in a tile: what the decoders count in 32 bits."""
@@ -50,7 +63,7 @@ _MAX_TILE = (1 << 31) - 1
 class Compression:
     """How the pixels of a tile became bytes: ZCMPTYPE, and ZNAMEi with ZVALi (section 10.4)."""
 
-    algorithm: str
+    algorithm: Algorithm
     blocksize: int = 32
     """Pixels in a block of RICE_1."""
     bytepix: int = 4
@@ -152,6 +165,8 @@ def tiled_layout(
     bitpix = read_bitpix(header, prefix="Z")
     tile = _tile(header, shape)
     columns = _columns(header)
+    blank = _image_blank(header, bitpix, columns)
+    scaling = read_scaling(header, bitpix, blank=blank)
     compression = _compression(header)
     if "NULL_PIXEL_MASK" in columns:
         raise _unsupported(header, "ZMASKCMP", "an image without a NULL_PIXEL_MASK column")
@@ -161,20 +176,23 @@ def tiled_layout(
     tiles = math.prod(_grid(shape, tile))
     if rows != tiles:
         raise header.bad("NAXIS2", rows, f"{tiles}: a row for each tile of ZNAXISn and ZTILEn")
+    if row_bytes > _MAX_ROW:
+        raise header.bad("NAXIS1", row_bytes, f"at most {_MAX_ROW}")
     width = sum(column.nbytes for column in columns.values())
     if width != row_bytes:
         raise header.bad("NAXIS1", row_bytes, f"{width}, the sum of the columns of TFORMn")
     table = ByteRange(data.start, data.start + rows * row_bytes)
+    if table.nbytes > data.nbytes:
+        raise header.bad("GCOUNT", header.value("GCOUNT"), "1")
     theap = header.integer("THEAP", default=table.nbytes)
     if not table.nbytes <= theap <= data.nbytes:
         raise header.bad("THEAP", theap, f"{table.nbytes} to {data.nbytes}")
-    blank = _image_blank(header, bitpix, columns)
     known = {name: columns[name] for name in (*SOURCES, *_NUMBERS) if name in columns}
     return TiledLayout(
         hdu=index,
         shape=shape,
         tile=tile,
-        scaling=read_scaling(header, bitpix, blank=blank),
+        scaling=scaling,
         compression=compression,
         quantization=_quantization(header, bitpix, columns),
         fill=blank if "ZBLANK" in columns else None,
@@ -192,7 +210,13 @@ def tiled_layout(
     )
 
 
-_NUMBERS = ("ZSCALE", "ZZERO", "ZBLANK")
+_INTEGERS = (">u1", ">i2", ">i4", ">i8")
+_NUMBERS = {
+    "ZSCALE": (*_INTEGERS, ">f4", ">f8"),
+    "ZZERO": (*_INTEGERS, ">f4", ">f8"),
+    "ZBLANK": _INTEGERS,
+}
+"""Columns of numbers, and the types that they may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,8 +226,8 @@ class _Column:
     nbytes: int
     format: Any
     """NumPy type of what a row holds."""
-    element: str
-    """NumPy type of an element; of a variable-length array, of those in the heap."""
+    element: str = ""
+    """NumPy type of an element of a variable-length array; none where it can be no pixel."""
     variable: bool = False
 
 
@@ -221,18 +245,15 @@ def _columns(header: RawHeader) -> dict[str, _Column]:
             raise header.bad(f"TFORM{n}", form, "the format of a column, such as 1PB")
         column = _column(match, offset)
         name = name.strip().upper() if isinstance(name, str) and name.strip() else f"COLUMN {n}"
-        if name in SOURCES and not (column.variable and column.nbytes):
-            raise header.bad(f"TFORM{n}", form, f"a variable-length array for {name}")
-        if name in _NUMBERS and (column.variable or column.format not in _SCALARS):
+        if name in SOURCES and not (column.variable and column.nbytes and column.element):
+            raise header.bad(f"TFORM{n}", form, f"a variable-length array of numbers for {name}")
+        if name in _NUMBERS and (column.variable or column.format not in _NUMBERS[name]):
             raise header.bad(f"TFORM{n}", form, f"a number for {name}")
-        if name in columns:
+        if name in columns and name in (*SOURCES, *_NUMBERS):
             raise header.bad(f"TTYPE{n}", name, "a name that no other column has")
-        columns[name] = column
+        columns[f"{name} {n}" if name in columns else name] = column
         offset += column.nbytes
     return columns
-
-
-_SCALARS = (">u1", ">i2", ">i4", ">i8", ">f4", ">f8")
 
 
 def _column(match: re.Match[str], offset: int) -> _Column:
@@ -240,12 +261,14 @@ def _column(match: re.Match[str], offset: int) -> _Column:
     if match[2]:  # descriptors are unsigned: heaps of more than 2 GiB are pointed into by P
         format_ = (">u4" if match[2] == "P" else ">i8", (2,))
         nbytes = (8 if match[2] == "P" else 16) * min(repeat, 1)
-        return _Column(
-            offset, nbytes, format_, _ELEMENTS.get(match[3] or "B", ">u1"), variable=True
-        )
+        return _Column(offset, nbytes, format_, _ELEMENTS.get(match[3] or "B", ""), variable=True)
+    if match[4] == "X":
+        return _Column(offset, (repeat + 7) // 8, None)
+    if match[4] in _OTHERS:
+        return _Column(offset, repeat * _OTHERS[match[4]], None)
     element = _ELEMENTS[match[4]]
-    size = (repeat + 7) // 8 if match[4] == "X" else repeat * np.dtype(element).itemsize
-    return _Column(offset, size, element if repeat == 1 else f"V{size}", element)
+    size = repeat * np.dtype(element).itemsize
+    return _Column(offset, size, element if repeat == 1 else None)
 
 
 def _tile(header: RawHeader, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -256,7 +279,8 @@ def _tile(header: RawHeader, shape: tuple[int, ...]) -> tuple[int, ...]:
             raise header.bad(f"ZTILE{n}", found, "1 or more")
         tile.append(min(found, max(length, 1)))
     if math.prod(tile) > _MAX_TILE:
-        raise header.bad("ZTILEn", tuple(tile), f"at most {_MAX_TILE} pixels in a tile")
+        what = header.bad("ZTILEn", tuple(tile), f"at most {_MAX_TILE} pixels in a tile")
+        raise UnsupportedHduError(str(what))
     return tuple(tile[::-1])
 
 
@@ -266,9 +290,10 @@ def _grid(shape: tuple[int, ...], tile: tuple[int, ...]) -> tuple[int, ...]:
 
 def _compression(header: RawHeader) -> Compression:
     found = header.value("ZCMPTYPE")
-    name = found.strip().upper() if isinstance(found, str) else ""
-    algorithm = _ALIASES.get(name, name)
-    if algorithm not in _ALGORITHMS:
+    if not isinstance(found, str):
+        raise header.bad("ZCMPTYPE", found, "the name of an algorithm")
+    algorithm = _ALGORITHMS.get(found.strip().upper())
+    if algorithm is None:
         raise _unsupported(header, "ZCMPTYPE", "one of " + ", ".join(_ALGORITHMS))
     blocksize = _parameter(header, "BLOCKSIZE", default=32)
     if algorithm == "RICE_1" and not 1 <= blocksize <= _MAX_TILE:
@@ -297,6 +322,10 @@ def _parameter(header: RawHeader, name: str, *, default: int) -> int:
     return default
 
 
+_MAX_SEED = (1 << 31) - 1
+"""ZDITHER0 beyond the 10000 of section 10.2.1 means what it means modulo 10000."""
+
+
 def _image_blank(header: RawHeader, bitpix: int, columns: dict[str, _Column]) -> int | None:
     """Which integer of the image stands for an undefined pixel."""
     if bitpix < 0:
@@ -307,6 +336,9 @@ def _image_blank(header: RawHeader, bitpix: int, columns: dict[str, _Column]) ->
         if bitpix == 8:
             raise header.bad("BLANK", None, "an integer, since there is a ZBLANK column")
         return -(1 << bitpix - 1)  # as astropy and cfitsio have it
+    limits = np.iinfo(STORED_DTYPES[bitpix])
+    if blank is not None and "ZBLANK" in columns and not limits.min <= blank <= limits.max:
+        raise header.bad("BLANK", blank, f"{limits.min} to {limits.max}")
     return blank
 
 
@@ -329,13 +361,13 @@ def _quantization(
         seed=_seed(header) if dither else 0,
         scale=None if "ZSCALE" in columns else read_number(header, "ZSCALE", default=1),
         zero=None if "ZZERO" in columns else read_number(header, "ZZERO", default=0),
-        blank=None if "ZBLANK" in columns else blank,
+        blank=None if "ZBLANK" in columns or abs(blank or 0) > 1 << 31 else blank,
     )
 
 
 def _seed(header: RawHeader) -> int:
     seed = header.integer("ZDITHER0")
-    if seed < 1:
+    if not 1 <= seed <= _MAX_SEED:
         raise header.bad("ZDITHER0", seed, "1 to 10000")
     return seed
 

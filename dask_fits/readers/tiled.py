@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,7 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from dask_fits.codecs.errors import DecodeError
-from dask_fits.codecs.tile import decode_tiles, is_quantized, unquantize_tiles, value_type
+from dask_fits.codecs.tile import (
+    decode_tiles,
+    is_quantized,
+    is_strided,
+    unquantize_tiles,
+    value_type,
+)
 from dask_fits.exceptions import FitsFormatError, TruncatedFileError
 from dask_fits.format.chunks import ReadPlan
 from dask_fits.format.scaling import Scaling
@@ -96,6 +103,8 @@ class TiledReader:
 
     def _locate(self, axes: tuple[Axis, ...]) -> tuple[TileBox, Tiles]:
         """Find the tiles that a box of pixels needs, and where they lie."""
+        if any(len(axis) == 0 for axis in axes):
+            axes = (range(0),) * len(axes)
         box = tile_box(axes, self.layout)
         rows = box.rows(self.layout)
         tiles = locate(
@@ -144,14 +153,15 @@ class TiledReader:
         """Fetch the tiles of a box and decode them into `out`, which has the shape of the box."""
         if not box.count:
             return
-        heap = plan_heap(tiles)
+        heap = plan_heap(tiles, longest=self.store.block_size)
         pieces = self.store.read_ranges(heap.ranges, whole=True)
+        scratch = _Scratch(), _Scratch()
         for (start, piece), members in zip(pieces, heap.members, strict=True):
             data = np.frombuffer(piece, np.uint8)
             for run in tile_runs(members, tiles.source[members], box, limit=_RUN):
                 place = _places(out, run)
                 try:
-                    self._decode(run, tiles, data, start, place)
+                    self._decode(run, tiles, data, start, place, scratch)
                 except DecodeError as error:
                     row = int(tiles.rows[run.members[error.tile]])
                     raise FitsFormatError(
@@ -166,29 +176,46 @@ class TiledReader:
         data: npt.NDArray[np.uint8],
         start: int,
         place: npt.NDArray[Any],
+        scratch: tuple[_Scratch, _Scratch],
     ) -> None:
         """Decode a run of tiles out of `data`, which begins at byte `start` of the file.
 
         `place` has an axis of tiles before the axes of what is wanted of a tile.
         """
         layout, scaling, members = self.layout, self.layout.scaling, run.members
-        source, count = int(tiles.source[members[0]]), (len(members), run.pixels)
+        source, shape = int(tiles.source[members[0]]), (len(members), *run.shape)
+        quantized, dtype = is_quantized(layout, source), value_type(layout, source)
         # Where nothing is left to be done with the values, they are decoded where they belong.
-        ready = run.whole and scaling.is_identity and place.flags.c_contiguous
-        dtype = value_type(layout, source)
-        straight = ready and dtype == place.dtype
-        values = place.reshape(count) if straight else np.empty(count, dtype)
+        ready = run.whole and scaling.is_identity
+        fits = place.flags.c_contiguous and (quantized or dtype == place.dtype)
+        straight = ready and (fits or (is_strided(layout, source) and not quantized))
+        values = place if straight and not quantized else scratch[0].array(shape, dtype)
         batch = data, tiles.starts[members] - start, tiles.lengths[members], values
         decode_tiles(*batch, layout=layout, source=source)
-        if is_quantized(layout, source):
+        if quantized:
             stored = scaling.stored.newbyteorder("=")
-            floats = place.reshape(count) if ready else np.empty(count, stored)
+            floats = place if straight else scratch[1].array(shape, stored)
             unquantize_tiles(values, floats, tiles=tiles, members=members, layout=layout)
-            values, straight = floats, ready
+            values = floats
         elif layout.fill is not None:
-            values[values == tiles.blanks[members, np.newaxis]] = layout.fill
+            blanks = tiles.blanks[members].reshape((-1,) + (1,) * len(run.shape))
+            values[values == blanks] = layout.fill
         if not straight:
-            _scale(values.reshape(len(members), *run.shape)[:, *run.within], place, scaling)
+            _scale(values[:, *run.within], place, scaling)
+
+
+class _Scratch:
+    """Memory that the runs of one read use in turn: new memory for each would cost page faults."""
+
+    def __init__(self) -> None:
+        self._memory = np.empty(0, np.uint8)
+
+    def array(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+        """Give an array of anything, over the memory of the one before."""
+        nbytes = math.prod(shape) * dtype.itemsize
+        if nbytes > len(self._memory):
+            self._memory = np.empty(nbytes, np.uint8)
+        return self._memory[:nbytes].view(dtype).reshape(shape)
 
 
 def _places(out: npt.NDArray[Any], run: TileRun) -> npt.NDArray[Any]:
@@ -200,7 +227,7 @@ def _places(out: npt.NDArray[Any], run: TileRun) -> npt.NDArray[Any]:
 
 
 def _scale(values: npt.NDArray[Any], out: npt.NDArray[Any], scaling: Scaling) -> None:
-    # Decoders give 32-bit integers whatever ZBITPIX is; what is too long is cut off, as in cfitsio.
+    # Decoders give 32-bit integers whatever ZBITPIX is; what is beyond it wraps, as in astropy.
     stored = scaling.stored.newbyteorder("=")
     if values.dtype != stored and not scaling.is_identity:
         values = values.astype(stored)

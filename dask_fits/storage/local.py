@@ -34,6 +34,11 @@ class LocalStore:
     def part_size(self) -> None:
         """None: a range is read as one."""
 
+    @property
+    def block_size(self) -> int:
+        """Bytes that are best read at a time; see `Store.block_size`."""
+        return LOCAL_BLOCK
+
     def read_ranges(
         self, ranges: Sequence[ByteRange], *, whole: bool
     ) -> Iterator[tuple[int, memoryview]]:

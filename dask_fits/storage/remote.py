@@ -53,6 +53,10 @@ class RemoteStore:
         """Longest part that a range is cut into, in bytes; None where a range is one request."""
         return self.transfer.part_size if self.parallel else None
 
+    @property
+    def block_size(self) -> None:
+        """None: each range more would be a request more."""
+
     def read_ranges(
         self, ranges: Sequence[ByteRange], *, whole: bool
     ) -> Iterator[tuple[int, memoryview]]:

@@ -38,6 +38,10 @@ class Store(Protocol):
     def part_size(self) -> int | None:
         """Longest part that a range is cut into, in bytes; None where a range is one request."""
 
+    @property
+    def block_size(self) -> int | None:
+        """Bytes that are best read at a time where cutting a range costs nothing; else None."""
+
     def read_ranges(
         self, ranges: Sequence[ByteRange], *, whole: bool
     ) -> Iterator[tuple[int, memoryview]]:
