@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from dask_fits.codecs import gzip, plain
 from dask_fits.codecs.engine import decoder
-from dask_fits.format.tile_plan import Tiles
+from dask_fits.format.descriptors import Tiles
 from dask_fits.format.tiles import SOURCES, TiledLayout
 
 _INTEGER_CODES = ("RICE_1", "PLIO_1", "HCOMPRESS_1")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -21,23 +20,21 @@ from dask_fits.codecs.tile import (
 )
 from dask_fits.exceptions import FitsFormatError, TruncatedFileError
 from dask_fits.format.chunks import ReadPlan
+from dask_fits.format.descriptors import Tiles, locate, tile_name
 from dask_fits.format.scaling import Scaling
 from dask_fits.format.selection import Axis, Selection, select
 from dask_fits.format.tile_plan import (
     TileBox,
     TileRun,
-    Tiles,
-    locate,
     plan_heap,
     plan_rows,
     tile_box,
-    tile_name,
     tile_runs,
 )
 from dask_fits.format.tiles import TiledLayout
 from dask_fits.readers.reader import read_selection
 from dask_fits.readers.row_cache import ROWS
-from dask_fits.storage.byte_range import ByteRange, split_range
+from dask_fits.storage.byte_range import split_range
 from dask_fits.storage.store import Store
 
 _RUN = 1 << 17
@@ -129,21 +126,16 @@ class TiledReader:
                 f"{self._where}: the file is truncated: the rows of the wanted tiles end at byte "
                 f"{plan.ranges[-1].stop}, found the end of the file at byte {size}"
             )
-        pieces = dict(self._cached_rows(plan.ranges))
-        missing = [wanted for wanted in plan.ranges if wanted not in pieces]
-        for wanted, (_, data) in zip(
-            missing, self.store.read_ranges(missing, whole=True), strict=True
-        ):
-            pieces[wanted] = memoryview(bytes(data))
-            ROWS.put(self.store, wanted, bytes(data))
+        found = {wanted: ROWS.get(self.store, wanted) for wanted in plan.ranges}
+        missing = [wanted for wanted, piece in found.items() if piece is None]
+        pieces = self.store.read_ranges(missing, whole=True)
+        for wanted, (_, data) in zip(missing, pieces, strict=True):
+            piece = bytes(data)
+            ROWS.put(self.store, wanted, piece)
+            found[wanted] = memoryview(piece)
         return np.concatenate(
-            [plan.pick(i, pieces[wanted], layout.row) for i, wanted in enumerate(plan.ranges)]
+            [plan.pick(i, piece, layout.row) for i, piece in enumerate(found.values()) if piece]
         )
-
-    def _cached_rows(self, ranges: tuple[ByteRange, ...]) -> Iterator[tuple[ByteRange, memoryview]]:
-        for wanted in ranges:
-            if (piece := ROWS.get(self.store, wanted)) is not None:
-                yield wanted, piece
 
     @property
     def _where(self) -> str:
