@@ -14,7 +14,10 @@ from typing import Any
 
 import dask_fits
 
-PEERS = ("numpy", "dask", "distributed", "fsspec", "aiohttp", "astropy", "fitsio")
+PEERS = (
+    *("numpy", "numba", "isal", "dask", "distributed", "fsspec", "aiohttp"),
+    *("astropy", "fitsio"),
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from dask_fits.file import HEADER_READ, MAX_ROWS
 from dask_fits.readers import row_cache, tiled
 from dask_fits.readers.row_cache import RowCache
 from dask_fits.storage.byte_range import ByteRange
+from dask_fits.storage.local import LOCAL_BLOCK
 from dask_fits.storage.stamp import Stamp
 from tests.fits_files import WatchedStore
 from tests.recording import RecordingFileSystem, put
@@ -379,3 +381,22 @@ def test_gaps_in_the_heap_are_read_over_up_to_the_documented_number() -> None:
     hdu, expected = shuffled([3, 1, 7, 0, 5, 2, 6, 4], heap_gap=65537)
     assert hdu.plan().requests == 8
     assert np.array_equal(hdu.reader()[...], expected)
+
+
+def test_a_store_that_is_best_read_in_blocks_is_read_so(tmp_path: Path) -> None:
+    image = np.arange(64 * 256, dtype=np.int32).reshape(64, 256)
+    content = tiled_file(image, zcmptype="NOCOMPRESS", tile=(1, 256))
+    path = tmp_path / "blocks.fits"
+    path.write_bytes(content)
+    reader = dask_fits.open(path)[1].reader()
+
+    class Blocks(WatchedStore):
+        @property
+        def block_size(self) -> int:
+            return 4096
+
+    store = Blocks(content, ByteRange(0, len(content)))
+    assert np.array_equal(replace(reader, store=store)[...], image)
+    assert {wanted.nbytes for wanted in store.asked} == {4096}, "four tiles of a kilobyte"
+    assert reader.store.block_size == LOCAL_BLOCK
+    assert len(reader.plan((range(64), range(256))).ranges) == 1
