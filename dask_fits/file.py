@@ -122,7 +122,8 @@ class HDU:
         # From a file, astropy mends what it can: bytes beyond ASCII, an END card padded with NULs.
         header = fits.Header.fromfile(io.BytesIO(self.header_text))
         if not isinstance(self.layout.image, TiledLayout) or any(
-            header.count(keyword) != 1 for keyword in ("NAXIS", "TFIELDS", "ZNAXIS")
+            keyword not in header or header.count(keyword) > 1
+            for keyword in ("NAXIS", "TFIELDS", "ZNAXIS")
         ):
             return header
         try:

@@ -2,7 +2,8 @@
 
 Only this file knows them. They trust what they decode and read on behind the end of a damaged
 tile, so each is checked, and what is behind it is memory of ours with bytes on which they stop.
-Where they fail they do not free the pixels of that tile.
+Where they fail they do not free the pixels of that tile, and they do not look whether they got
+memory for them.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ def decode_rice(
     shape = values.shape[1:]
     npix = math.prod(shape)
     blocksize = min(blocksize, npix)
+    _ask_for_memory(npix)
     # In a block of garbage a pixel takes at most 5 bytes and the zeros among them, and the end is
     # looked for after each block.
     guard = 5 * blocksize + 64
@@ -55,6 +57,11 @@ def decode_rice(
             raise DecodeError(tile, "the compressed bytes end early")
         decoded = _rice(tile, packed, blocksize, bytepix, npix)
         values[tile] = np.frombuffer(decoded, dtype).reshape(shape)
+
+
+def _ask_for_memory(npix: int) -> None:
+    """Raise MemoryError where a decoder would get no memory for the pixels of a tile."""
+    np.empty((2, npix), np.int64)
 
 
 def _rice(tile: int, packed: Bytes, blocksize: int, bytepix: int, npix: int) -> bytes:
@@ -83,6 +90,7 @@ def decode_plio(
             raise DecodeError(tile, "the line list is not a whole number of 16-bit words")
         words = np.append(packed.view(">i2"), np.int16(0)).astype(np.int16)
         _check_plio(tile, words[:-1])
+        _ask_for_memory(npix)
         values[tile] = np.frombuffer(decompress_plio_1_c(words, npix), np.int32).reshape(shape)
 
 
@@ -112,6 +120,7 @@ def decode_hcompress(
     for tile, (start, length) in enumerate(zip(starts.tolist(), lengths.tolist(), strict=True)):
         packed = data[start : start + length]
         rows, columns, planes = _hcompress_header(tile, packed, npix)
+        _ask_for_memory(npix)
         guard = np.full(_hcompress_guard(rows, columns, planes), 0xFF, np.uint8)
         packed = np.concatenate((packed, guard))[:length]
         with _HCOMPRESS:

@@ -419,17 +419,20 @@ def _decode(
     data: _Bytes, starts: _Numbers, lengths: _Numbers, values: npt.NDArray[np.int32], smooth: int
 ) -> Any:
     """Decode the tiles; tell the first bad one and what is wrong with it."""
-    npix, longest = values.shape[1], np.int64(0)
-    for length in lengths:
-        longest = max(longest, length)
+    npix, longest, good, bad = values.shape[1], np.int64(0), 0, np.int64(0)
+    while good < len(starts):
+        bad = np.int64(_checked_header(data[starts[good] : starts[good] + lengths[good]], npix))
+        if bad < 0:
+            break
+        longest = max(longest, lengths[good])
+        good += 1
+    if good == 0:  # before there is memory for as many pixels as a damaged size has
+        return 0, bad
     words = np.empty(longest // 8 + 3, np.uint64)
     scratch = np.empty(npix // 4 + 17, np.uint64), np.empty(npix + 16, np.uint8)
     flat, means = np.empty(npix, np.int64), np.empty(npix + 8, np.int64)
-    for tile in range(len(starts)):
+    for tile in range(good):
         coded = data[starts[tile] : starts[tile] + lengths[tile]]
-        status = _checked_header(coded, npix)
-        if status < 0:
-            return tile, np.int64(status)
         height, width = _number(coded, 2, 4), _number(coded, 6, 4)
         scale = max(_number(coded, 10, 4), np.int64(1))
         flat[:] = 0
@@ -440,7 +443,7 @@ def _decode(
         flat[0] = _number(coded, 14, 8) * scale
         limit = scale >> 1 if smooth else np.int64(0)
         _invert(coefs, means, values[tile].reshape(height, width), limit)
-    return -1, 0
+    return good, bad
 
 
 def _reason(header: bytes, status: int, npix: int) -> str:

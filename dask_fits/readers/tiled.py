@@ -184,14 +184,15 @@ class TiledReader:
         values = place if straight and not quantized else scratch[0].array(shape, dtype)
         batch = data, tiles.starts[members] - start, tiles.lengths[members], values
         decode_tiles(*batch, layout=layout, source=source)
+        stored = scaling.stored.newbyteorder("=")
         if quantized:
-            stored = scaling.stored.newbyteorder("=")
             floats = place if straight else scratch[1].array(shape, stored)
             unquantize_tiles(values, floats, tiles=tiles, members=members, layout=layout)
             values = floats
         elif layout.fill is not None:
-            blanks = tiles.blanks[members].reshape((-1,) + (1,) * len(run.shape))
-            values[values == blanks] = layout.fill
+            undefined = values == tiles.blanks[members].reshape((-1,) + (1,) * len(run.shape))
+            values = values if straight else values.astype(stored)  # which has room for it
+            values[undefined] = layout.fill
         if not straight:
             _scale(values[:, *run.within], place, scaling)
 
