@@ -117,12 +117,17 @@ def decode_hcompress(
     """Decode tiles of HCOMPRESS_1; see `dask_fits.codecs.hcompress.decode`."""
     shape = values.shape[1:]
     npix = math.prod(shape)
+    memory, used = np.empty(0, np.uint8), 0
     for tile, (start, length) in enumerate(zip(starts.tolist(), lengths.tolist(), strict=True)):
         packed = data[start : start + length]
         rows, columns, planes = _hcompress_header(tile, packed, npix)
         _ask_for_memory(npix)
-        guard = np.full(_hcompress_guard(rows, columns, planes), 0xFF, np.uint8)
-        packed = np.concatenate((packed, guard))[:length]
+        needed = length + _hcompress_guard(rows, columns, planes)
+        if needed > len(memory):
+            memory = np.full(needed, 0xFF, np.uint8)
+        memory[length:used] = 0xFF
+        memory[:length], used = packed, length
+        packed = memory[:length]
         with _HCOMPRESS:
             try:
                 decoded = decompress_hcompress_1_c(packed, rows, columns, 0, int(smooth), 8)

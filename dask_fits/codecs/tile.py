@@ -16,6 +16,19 @@ _INTEGER_CODES = ("RICE_1", "PLIO_1", "HCOMPRESS_1")
 """Algorithms that know no other pixels than integers of up to 32 bits."""
 
 
+_RUN = 1 << 17
+"""Pixels that are decoded together: few enough to stay in cache until they are scaled and placed,
+enough for the cost of a call to be small beside them."""
+
+_LONG_RUN = 1 << 21
+"""The same for HCOMPRESS_1, which needs memory of its own for each call: new memory is dear."""
+
+
+def run_limit(layout: TiledLayout) -> int:
+    """Count the pixels that are best decoded together."""
+    return _LONG_RUN if layout.compression.algorithm == "HCOMPRESS_1" else _RUN
+
+
 def is_quantized(layout: TiledLayout, source: int) -> bool:
     """Whether tiles of a column hold integers that stand for floats."""
     return layout.quantization is not None and SOURCES[source] == "COMPRESSED_DATA"

@@ -15,6 +15,7 @@ from dask_fits.codecs.tile import (
     decode_tiles,
     is_quantized,
     is_strided,
+    run_limit,
     unquantize_tiles,
     value_type,
 )
@@ -36,10 +37,6 @@ from dask_fits.readers.reader import read_selection
 from dask_fits.readers.row_cache import ROWS
 from dask_fits.storage.byte_range import split_range
 from dask_fits.storage.store import Store
-
-_RUN = 1 << 17
-"""Pixels that are decoded together: few enough to stay in cache until they are scaled and placed,
-enough for the cost of a call to be small beside them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +147,7 @@ class TiledReader:
         scratch = _Scratch(), _Scratch()
         for (start, piece), members in zip(pieces, heap.members, strict=True):
             data = np.frombuffer(piece, np.uint8)
-            for run in tile_runs(members, tiles.source[members], box, limit=_RUN):
+            for run in tile_runs(members, tiles.source[members], box, limit=run_limit(self.layout)):
                 place = _places(out, run)
                 try:
                     self._decode(run, tiles, data, start, place, scratch)
