@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 HEADER_READ = 20 * BLOCK
 """Bytes of the first read of a header (57,600: 719 cards); each further read doubles."""
 
-MAX_ROWS = 16 * 1024
+MAX_ROWS = 40 * 1024
 """Bytes. A table of tiles up to this length goes with the tasks, where it came with its header."""
 
 HduKey = int | str | tuple[str, int]

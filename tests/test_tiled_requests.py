@@ -29,7 +29,7 @@ from tests.tiled_files import Quantize, tiled_file, tiled_parts
 
 CUTOUT = (slice(1500, 1510), slice(3000, 3020))
 CORNER = (slice(1019, 1029), slice(1014, 1034))
-"""Across the corner of four tiles of 8 x 8, 64 x 64 and 512 x 512 pixels."""
+"""Across the corner of four tiles of 8 x 8, 32 x 32 and 512 x 512 pixels."""
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def pixels() -> np.ndarray:
 def files(directory: Path, pixels: np.ndarray) -> dict[str, Path]:
     """The same image in rows and in squares."""
     paths = {}
-    for name, tile in (("rows", (1, 4096)), ("squares", (512, 512)), ("small", (64, 64))):
+    for name, tile in (("rows", (1, 4096)), ("squares", (512, 512)), ("small", (32, 32))):
         paths[name] = directory / f"{name}.fits"
         packed = fits.CompImageHDU(pixels, compression_type="RICE_1", tile_shape=tile)
         packed.writeto(paths[name])
@@ -110,9 +110,9 @@ def test_a_cutout_of_an_image_with_a_longer_table(
     server.clear()
     assert hdu.rows is None
     assert np.array_equal(hdu.data[CORNER].compute(scheduler="sync"), pixels[CORNER])
-    # Two rows of tiles lie 64 rows of the table apart, which is read over, and far apart in the heap.
+    # Two rows of tiles lie 128 rows of the table apart, which is read over, and far apart in the heap.
     assert server.requests == 3
-    assert server.bytes <= touched_bytes(files["small"], CORNER, (64, 64)) + 64 * 8
+    assert server.bytes <= touched_bytes(files["small"], CORNER, (32, 32)) + 128 * 8
 
 
 @pytest.mark.parametrize("name", ["rows", "squares", "small"])
@@ -147,7 +147,7 @@ def test_default_chunks_are_whole_rows_of_tiles(files: dict[str, Path]) -> None:
         "squares": (512, 4096),
         "tiny squares": (512, 512),
         "small": (640, 4096),
-        "tiny small": (64, 768),
+        "tiny small": (32, 1600),
     }
 
 
