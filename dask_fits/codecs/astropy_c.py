@@ -23,6 +23,7 @@ from astropy.io.fits.hdu.compressed._compression import (
 )
 
 from dask_fits.codecs.errors import DecodeError
+from dask_fits.codecs.plain import tile_bytes
 
 _HCOMPRESS = threading.Lock()
 """The HCOMPRESS decoder keeps its place in C globals: one at a time in the process."""
@@ -84,9 +85,8 @@ def decode_plio(
     """Decode tiles of PLIO_1; see `dask_fits.codecs.plio.decode`."""
     shape = values.shape[1:]
     npix = math.prod(shape)
-    for tile, (start, length) in enumerate(zip(starts.tolist(), lengths.tolist(), strict=True)):
-        packed = data[start : start + length]
-        if length % 2:
+    for tile, packed in tile_bytes(data, starts, lengths):
+        if len(packed) % 2:
             raise DecodeError(tile, "the line list is not a whole number of 16-bit words")
         words = np.append(packed.view(">i2"), np.int16(0)).astype(np.int16)
         _check_plio(tile, words[:-1])
@@ -118,8 +118,8 @@ def decode_hcompress(
     shape = values.shape[1:]
     npix = math.prod(shape)
     memory, used = np.empty(0, np.uint8), 0
-    for tile, (start, length) in enumerate(zip(starts.tolist(), lengths.tolist(), strict=True)):
-        packed = data[start : start + length]
+    for tile, packed in tile_bytes(data, starts, lengths):
+        length = len(packed)
         rows, columns, planes = _hcompress_header(tile, packed, npix)
         _ask_for_memory(npix)
         needed = length + _hcompress_guard(rows, columns, planes)
@@ -127,10 +127,10 @@ def decode_hcompress(
             memory = np.full(needed, 0xFF, np.uint8)
         memory[length:used] = 0xFF
         memory[:length], used = packed, length
-        packed = memory[:length]
+        guarded = memory[:length]
         with _HCOMPRESS:
             try:
-                decoded = decompress_hcompress_1_c(packed, rows, columns, 0, int(smooth), 8)
+                decoded = decompress_hcompress_1_c(guarded, rows, columns, 0, int(smooth), 8)
             except (CfitsioException, ValueError) as error:
                 raise DecodeError(tile, f"the HCOMPRESS_1 stream is damaged: {error}") from None
         values[tile] = np.frombuffer(decoded, np.int32).reshape(shape)
@@ -178,8 +178,10 @@ def _guarded(
     safe = len(data) - 4 * guard
     if np.count_nonzero(data[max(safe, 0) :]) < guard:
         safe = 0
-    for tile, (start, length) in enumerate(zip(starts.tolist(), lengths.tolist(), strict=True)):
-        packed = data[start : start + length]
-        if start + length > safe:
-            packed = np.concatenate((packed, np.full(guard, 0xFF, np.uint8)))[:length]
-        yield tile, packed
+    ends = (starts + lengths).tolist()
+    for tile, packed in tile_bytes(data, starts, lengths):
+        if ends[tile] <= safe:
+            yield tile, packed
+        else:
+            guarded = np.concatenate((packed, np.full(guard, 0xFF, np.uint8)))
+            yield tile, guarded[: len(packed)]

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dask_fits.codecs.errors import DecodeError
-from dask_fits.codecs.plain import pixel_type
+from dask_fits.codecs.plain import pixel_type, tile_bytes
 
 if TYPE_CHECKING:
     import zlib as _zlib
@@ -53,8 +53,8 @@ def decode(
     """
     shape = values.shape[1:]
     npix = math.prod(shape)
-    for tile, (start, length) in enumerate(zip(starts.tolist(), lengths.tolist(), strict=True)):
-        raw = _inflate(tile, data[start : start + length], npix * _MOST)
+    for tile, packed in tile_bytes(data, starts, lengths):
+        raw = _inflate(tile, packed, npix * _MOST)
         dtype = pixel_type(tile, len(raw), npix, floats=floats)
         if shuffled and dtype.itemsize > 1:
             planes = np.frombuffer(raw, np.uint8).reshape(dtype.itemsize, npix)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -33,12 +34,19 @@ def decode(
     """
     shape = values.shape[1:]
     npix = math.prod(shape)
-    for tile, (start, length) in enumerate(zip(starts.tolist(), lengths.tolist(), strict=True)):
-        raw = data[start : start + length]
-        dtype = pixel_type(tile, length, npix, floats=floats)
+    for tile, raw in tile_bytes(data, starts, lengths):
+        dtype = pixel_type(tile, len(raw), npix, floats=floats)
         if np.dtype(element).itemsize == dtype.itemsize > 1:
             dtype = np.dtype(element)
         values[tile] = raw.view(dtype).reshape(shape)
+
+
+def tile_bytes(
+    data: npt.NDArray[np.uint8], starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]
+) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
+    """Give the tiles of a batch one by one: the position of each, and a view of its bytes."""
+    for tile, (start, length) in enumerate(zip(starts.tolist(), lengths.tolist(), strict=True)):
+        yield tile, data[start : start + length]
 
 
 def pixel_type(tile: int, nbytes: int, npix: int, *, floats: bool) -> np.dtype[np.generic]:
