@@ -19,6 +19,7 @@ from dask_fits.exceptions import (
 from dask_fits.file import HDU, FitsFile, open  # noqa: A004 (the field's own word)
 from dask_fits.format.chunks import ReadPlan
 from dask_fits.storage.byte_range import ByteRange
+from dask_fits.storage.cost import CostModel
 from dask_fits.storage.transfer import TransferConfig
 
 __version__ = "0.1.0"
@@ -27,6 +28,7 @@ __all__ = [
     "HDU",
     "AccessDeniedError",
     "ByteRange",
+    "CostModel",
     "FileChangedError",
     "FitsError",
     "FitsFile",

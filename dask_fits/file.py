@@ -33,8 +33,10 @@ if TYPE_CHECKING:
     import dask.array as da
     import numpy as np
     from astropy.io import fits
+    from astropy.wcs import WCS
 
     from dask_fits.format.chunks import ReadPlan
+    from dask_fits.section import Section
 
 HEADER_READ = 20 * BLOCK
 """Bytes of the first read of a header (57,600: 719 cards); each further read doubles."""
@@ -57,6 +59,8 @@ class HDU:
     """Position in the file, from 0."""
     layout: HduLayout = field(repr=False)
     store: Store = field(repr=False)
+    file: FitsFile = field(repr=False, compare=False)
+    """The file that it is of, for what a WCS keeps in other HDUs."""
     header_text: bytes = field(repr=False)
     """The header's blocks as they are in the file."""
     rows: bytes | None = field(repr=False)
@@ -160,6 +164,27 @@ class HDU:
         from dask_fits.array import to_dask
 
         return to_dask(self, chunks=chunks, mask_and_scale=mask_and_scale)
+
+    @property
+    def section(self) -> Section:
+        """The pixels as NumPy arrays, read when they are asked for: ``section[10:20, 30:50]``.
+
+        An astropy Section, which `astropy.nddata.Cutout2D` takes for its data.
+        """
+        from dask_fits.section import Section
+
+        return Section(self.reader())
+
+    @property
+    def wcs(self) -> WCS:
+        """The world coordinates, as a new `astropy.wcs.WCS`; see `dask_fits.wcs.read_wcs`."""
+        return self.alternate_wcs(" ")
+
+    def alternate_wcs(self, key: str) -> WCS:
+        """Return the alternate WCS of a letter, such as ``"A"``; see `dask_fits.wcs.read_wcs`."""
+        from dask_fits.wcs import read_wcs
+
+        return read_wcs(self, key)
 
     def plan(self, key: Any = ..., *, chunks: Any = None) -> ReadPlan:
         """Tell what reading ``data[key]`` costs, reading no pixels; see `dask_fits.array.plan`."""
@@ -317,7 +342,7 @@ class FitsFile:
         layout = hdu_layout(header, index=index, start=start, file_size=size)
         _check_end(layout, size, where)
         rows = _rows(layout, text[length:])
-        self._hdus.append(HDU(index, layout, self._store, header.text, rows))
+        self._hdus.append(HDU(index, layout, self._store, self, header.text, rows))
         self._next = layout.next_header if layout.next_header < size else None
         # What was read of the next headers, where the data between are small.
         ahead = text[layout.next_header - start :]

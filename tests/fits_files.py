@@ -11,7 +11,8 @@ import numpy as np
 from dask_fits.format.layout import ImageLayout
 from dask_fits.format.scaling import Scaling
 from dask_fits.readers.image import ImageReader
-from dask_fits.storage.byte_range import ByteRange
+from dask_fits.storage.byte_range import ByteRange, Coalescing
+from dask_fits.storage.cost import DEFAULT_COST
 from dask_fits.storage.stamp import Stamp
 
 BLOCK = 2880
@@ -73,6 +74,7 @@ class WatchedStore:
     allowed: ByteRange
     asked: list[ByteRange] = field(default_factory=list, compare=False)
     url: str = "watched.fits"
+    coalescing: Coalescing = DEFAULT_COST.coalescing
 
     @property
     def name(self) -> str:
@@ -106,13 +108,20 @@ class WatchedStore:
                 buffer[:] = b"\xa5" * size
 
 
-def watched_reader(array: np.ndarray, *, offset: int = BLOCK) -> ImageReader:
+def coalescing(max_gap: int, max_bridged: int = 1 << 23, *, few: int = 0) -> Coalescing:
+    """Limits by which a small gap is one of an eighth of `max_gap`."""
+    return Coalescing(few=few, small_gap=max_gap // 8, max_gap=max_gap, max_bridged=max_bridged)
+
+
+def watched_reader(
+    array: np.ndarray, *, offset: int = BLOCK, limits: Coalescing = DEFAULT_COST.coalescing
+) -> ImageReader:
     """A reader of an array's pixels as they would lie in a file, between bytes that are not its."""
     bitpix = array.dtype.itemsize * (-8 if array.dtype.kind == "f" else 8)
     scaling = Scaling(bitpix)
     data = array.astype(scaling.stored).tobytes()
     content = b"\xee" * offset + data + b"\xdd" * 100
-    store = WatchedStore(content, ByteRange(offset, offset + len(data)))
+    store = WatchedStore(content, ByteRange(offset, offset + len(data)), coalescing=limits)
     return ImageReader(store, image_layout(offset, array.shape, scaling))
 
 

@@ -23,13 +23,13 @@ ONLY_IMPORTER = {
     "dask": {"array.py", "stats.py", "cli.py"},
     "click": {"cli.py"},
     "PIL": {"preview.py"},
-    "astropy": {"file.py", "preview.py", "codecs/astropy_c.py"},
+    "astropy": {"file.py", "preview.py", "section.py", "wcs.py", "codecs/astropy_c.py"},
     "numba": {"codecs/compiled.py"},
     "isal": {"codecs/gzip.py"},
 }
 
-FORWARDERS = {("file.py", "array")}
-"""`HDU.to_dask` and `HDU.plan` hand over to the next room, inside the method."""
+FORWARDERS = {("file.py", name) for name in ("array", "section", "wcs", "cutout")}
+"""`HDU.to_dask`, `HDU.plan`, `HDU.section`, `HDU.wcs` and `HDU.cutout` hand over to the next room, inside the method."""
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 

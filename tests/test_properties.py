@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import dask
@@ -18,24 +16,15 @@ from hypothesis import strategies as st
 import dask_fits
 from dask_fits import ByteRange, ReadPlan
 from dask_fits.file import HDU, FitsFile
-from dask_fits.format import chunks as planner
 from dask_fits.format.chunks import plan_box, slab_shape
 from dask_fits.format.selection import select
 from dask_fits.storage.byte_range import group_runs
-from tests.fits_files import WatchedStore, blocks, primary, same_bits, watched_reader
+from tests.fits_files import WatchedStore, blocks, coalescing, primary, same_bits, watched_reader
 from tests.test_selection import keys, pixels, shapes
 
 OFFSET = 2880
 GAPS = st.sampled_from([0, 1, 3, 4, 7, 8, 16, 40, 1 << 16])
 BRIDGES = st.sampled_from([0, 1, 8, 20, 33, 100, 1 << 23])
-
-
-@contextlib.contextmanager
-def limits(max_gap: int, max_bridged: int) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(planner, "MAX_GAP", max_gap)
-        patch.setattr(planner, "MAX_BRIDGED", max_bridged)
-        yield
 
 
 def check_ranges(
@@ -66,10 +55,9 @@ def check_ranges(
 def test_every_wanted_byte_is_fetched_once(data, shape, dtype, gap: int, bridged: int) -> None:
     array = pixels(shape, dtype)
     key = data.draw(keys(shape))
-    reader = watched_reader(array, offset=OFFSET)
-    with limits(gap, bridged):
-        plan = reader.plan(select(key, shape).axes)
-        found = reader[key]
+    reader = watched_reader(array, offset=OFFSET, limits=coalescing(gap, bridged))
+    plan = reader.plan(select(key, shape).axes)
+    found = reader[key]
     assert same_bits(found, array[key])
     size = array.dtype.itemsize
     wanted = OFFSET + size * np.unique(np.arange(array.size).reshape(shape)[key])
@@ -89,7 +77,7 @@ def test_every_wanted_byte_is_fetched_once(data, shape, dtype, gap: int, bridged
 )
 def test_grouping_of_runs(positions: list[int], nbytes: int, gap: int, bridged: int) -> None:
     starts = np.array(positions, np.int64) * nbytes
-    bounds = group_runs(starts, nbytes, max_gap=gap, max_bridged=bridged)
+    bounds = group_runs(starts, nbytes, coalescing(gap, bridged))
     assert bounds.dtype == np.int64
     assert bounds[0] == 0
     assert bounds[-1] == len(starts)
@@ -106,34 +94,39 @@ def test_grouping_of_runs(positions: list[int], nbytes: int, gap: int, bridged: 
 
 
 def test_no_runs_make_no_group() -> None:
-    assert group_runs(np.empty(0, np.int64), 4, max_gap=8, max_bridged=64).tolist() == [0]
+    assert group_runs(np.empty(0, np.int64), 4, coalescing(8, 64)).tolist() == [0]
 
 
 @pytest.mark.parametrize("gap", [99, 100, 101])
 def test_a_gap_of_exactly_max_gap_is_bridged(gap: int) -> None:
     starts = np.array([0, 10 + gap], np.int64)
-    bounds = group_runs(starts, 10, max_gap=100, max_bridged=10_000)
+    bounds = group_runs(starts, 10, coalescing(100, 10_000))
     assert bounds.tolist() == ([0, 2] if gap <= 100 else [0, 1, 2])
 
 
 @pytest.mark.parametrize("span", [999, 1000, 1001])
 def test_a_range_of_exactly_max_bridged_is_not_cut(span: int) -> None:
     starts = np.array([0, 400, span - 10], np.int64)
-    bounds = group_runs(starts, 10, max_gap=1000, max_bridged=1000)
+    bounds = group_runs(starts, 10, coalescing(1000, 1000))
     assert bounds.tolist() == ([0, 3] if span <= 1000 else [0, 2, 3])
 
 
 def test_a_run_longer_than_max_bridged_is_not_cut() -> None:
-    reader = watched_reader(pixels((100, 100), "u1"))
-    with limits(4, 50):
-        for key, nbytes in ((..., 10_000), (slice(7, 90), 8300)):
-            plan = reader.plan(select(key, (100, 100)).axes)
-            assert [r.nbytes for r in plan.ranges] == [nbytes]
+    reader = watched_reader(pixels((100, 100), "u1"), limits=coalescing(4, 50))
+    for key, nbytes in ((..., 10_000), (slice(7, 90), 8300)):
+        plan = reader.plan(select(key, (100, 100)).axes)
+        assert [r.nbytes for r in plan.ranges] == [nbytes]
 
 
 def test_a_plan_holds_positions_past_four_gigabytes() -> None:
     shape = (300_000, 300_000)
-    runs = plan_box((range(299_999, 300_000), range(7, 9)), shape=shape, itemsize=8, offset=OFFSET)
+    runs = plan_box(
+        (range(299_999, 300_000), range(7, 9)),
+        shape=shape,
+        itemsize=8,
+        offset=OFFSET,
+        limits=coalescing(0),
+    )
     start = OFFSET + 8 * (299_999 * 300_000 + 7)
     assert runs.ranges == (ByteRange(start, start + 16),)
 

@@ -12,7 +12,7 @@ from astropy.io import fits
 
 import dask_fits
 from dask_fits.file import HEADER_READ
-from dask_fits.storage.byte_range import MAX_BRIDGED, MAX_GAP
+from dask_fits.storage.cost import DEFAULT_COST
 from tests.recording import RecordingFileSystem, put
 
 LOG = RecordingFileSystem.log
@@ -119,17 +119,18 @@ def test_a_full_read_is_one_request_a_chunk_and_the_data_unit_exactly(
 
 
 CUTOUTS = {
-    # What NumPy calls the selection, and by hand: requests and bytes for 16,384-byte rows.
+    # What NumPy calls the selection, and by hand: requests and bytes for 16,384-byte rows, where
+    # one request is made at a time, so that gaps of up to 1 MiB are read over.
     "10x20 cutout": ((slice(100, 110), slice(200, 220)), 1, 9 * 16384 + 80),
     "one row": ((7,), 1, 16384),
     "last rows": ((slice(-5, None),), 1, 5 * 16384),
     "one pixel": ((5, 6), 1, 4),
     # Of a column 512 rows, a gap of 16,380 bytes between two, fit in a range of 8 MiB.
     "a column": ((slice(None), 9), 8, 8 * (511 * 16384 + 4)),
-    # Gaps of 5 rows (81,920 bytes) are over 64 KiB and are not bridged.
-    "every sixth row": ((slice(0, 60, 6),), 10, 10 * 16384),
-    # Gaps of 4 rows (65,536 bytes) are.
-    "every fifth row": ((slice(0, 50, 5),), 1, 46 * 16384),
+    # Gaps of 65 rows (1,064,960 bytes) are over 1 MiB and are not bridged.
+    "every 66th row": ((slice(0, 660, 66),), 10, 10 * 16384),
+    # Gaps of 64 rows (1,048,576 bytes) are.
+    "every 65th row": ((slice(0, 260, 65),), 1, 196 * 16384),
     "reversed rows": ((slice(4, 0, -1),), 1, 4 * 16384),
     "a list of rows": (([3, 2000, 1, 2000],), 2, 3 * 16384 + 16384),
     "nothing": ((slice(5, 5),), 0, 0),
@@ -150,7 +151,7 @@ def test_a_selection_costs_what_is_planned(plain: bytes, pixels: np.ndarray, nam
 
 
 def test_gaps_are_bridged_up_to_the_documented_number() -> None:
-    rows = np.zeros((3, MAX_GAP // 4 + 8), np.float32)
+    rows = np.zeros((3, (1 << 18) + 8), np.float32)
     rows[:] = np.arange(rows.shape[1])
     hdu = dask_fits.open(put("rows.fits", fits_bytes(fits.PrimaryHDU(rows))))[0]
     assert hdu.plan((slice(None), slice(0, 8))).requests == 1
@@ -160,24 +161,25 @@ def test_gaps_are_bridged_up_to_the_documented_number() -> None:
 def test_no_bridged_range_grows_past_the_documented_size(plain: bytes) -> None:
     hdu = dask_fits.open(put("plain.fits", plain))[0]
     plan = hdu.plan((slice(None), slice(0, 1)))
-    assert max(r.nbytes for r in plan.ranges) <= MAX_BRIDGED
+    assert max(r.nbytes for r in plan.ranges) <= DEFAULT_COST.coalescing.max_bridged
     assert hdu.plan().ranges == (hdu.data_range,), "a run without gaps is never cut"
 
 
 def test_a_plane_and_a_spectrum_of_a_cube() -> None:
-    cube = np.random.default_rng(2).random((40, 64, 512), dtype=np.float32)  # planes of 128 KiB
+    cube = np.random.default_rng(2).random((10, 512, 1024), dtype=np.float32)  # planes of 2 MiB
     hdu = dask_fits.open(put("cube.fits", fits_bytes(fits.PrimaryHDU(cube))))[0]
+    size = 2 << 20
     LOG.clear()
-    plane = hdu.data[17].compute(scheduler="sync")
-    assert np.array_equal(plane, cube[17])
-    start = hdu.data_range.start + 17 * 131072
-    assert RecordingFileSystem.ranges() == [(start, start + 131072)]
+    plane = hdu.data[7].compute(scheduler="sync")
+    assert np.array_equal(plane, cube[7])
+    start = hdu.data_range.start + 7 * size
+    assert RecordingFileSystem.ranges() == [(start, start + size)]
     LOG.clear()
     spectrum = hdu.data[:, 30, 100].compute(scheduler="sync")
     assert np.array_equal(spectrum, cube[:, 30, 100])
-    pixel = hdu.data_range.start + (30 * 512 + 100) * 4
+    pixel = hdu.data_range.start + (30 * 1024 + 100) * 4
     assert RecordingFileSystem.ranges() == [
-        (pixel + n * 131072, pixel + n * 131072 + 4) for n in range(40)
+        (pixel + n * size, pixel + n * size + 4) for n in range(10)
     ]
 
 

@@ -38,6 +38,7 @@ from dask_fits.storage.stamp import Stamp
 from dask_fits.storage.store import Store
 from dask_fits.storage.store import open_store as open_store_and_read
 from dask_fits.storage.transfer import TransferConfig
+from tests.fits_files import coalescing
 from tests.recording import RecordingFileSystem, put
 from tests.servers.range_server import RangeServer
 
@@ -474,10 +475,10 @@ def test_a_byte_range_is_checked() -> None:
 def test_runs_are_grouped_across_small_gaps_into_ranges_of_bounded_size(
     starts: list[int], bounds: list[int]
 ) -> None:
-    found = group_runs(np.array(starts, np.int64), 10, max_gap=5, max_bridged=40)
+    found = group_runs(np.array(starts, np.int64), 10, coalescing(5, 40))
     assert found.tolist() == bounds
 
 
 def test_a_run_longer_than_the_bound_stays_whole() -> None:
-    found = group_runs(np.array([0, 100, 200], np.int64), 100, max_gap=5, max_bridged=40)
+    found = group_runs(np.array([0, 100, 200], np.int64), 100, coalescing(5, 40))
     assert found.tolist() == [0, 1, 2, 3]

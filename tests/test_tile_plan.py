@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from dask_fits.format.descriptors import Tiles
 from dask_fits.format.selection import Axis, select
 from dask_fits.format.tile_plan import TileBox, plan_heap, tile_runs, touched
-from dask_fits.storage.byte_range import MAX_GAP
+from tests.fits_files import coalescing
 
 
 @st.composite
@@ -61,13 +61,16 @@ def tiles_at(starts: list[int], lengths: list[int]) -> Tiles:
     return Tiles(none, none, *at, np.empty(0), np.empty(0), none[:0])
 
 
+MAX_GAP = 1 << 16
+LIMITS = coalescing(MAX_GAP)
+
 spans = st.lists(st.tuples(st.integers(0, 4 * MAX_GAP), st.integers(1, 9000)), min_size=1)
 
 
 @given(spans, st.none() | st.integers(1, 20_000))
 def test_every_tile_lies_in_one_range(pieces: list[tuple[int, int]], longest: int | None) -> None:
     starts, lengths = map(list, zip(*pieces, strict=True))
-    plan = plan_heap(tiles_at(starts, lengths), longest=longest)
+    plan = plan_heap(tiles_at(starts, lengths), LIMITS, longest=longest)
     assert sorted(np.concatenate(plan.members).tolist()) == list(range(len(pieces)))
     for wanted, members in zip(plan.ranges, plan.members, strict=True):
         assert wanted.start == min(starts[i] for i in members)
@@ -93,7 +96,7 @@ def test_every_tile_lies_in_one_range(pieces: list[tuple[int, int]], longest: in
 def test_ranges_of_tiles_of_a_hundred_bytes(
     starts: list[int], longest: int | None, expected: list[tuple[int, int]]
 ) -> None:
-    plan = plan_heap(tiles_at(starts, [100] * len(starts)), longest=longest)
+    plan = plan_heap(tiles_at(starts, [100] * len(starts)), LIMITS, longest=longest)
     assert [(r.start, r.stop) for r in plan.ranges] == expected
 
 

@@ -32,13 +32,14 @@ import dask_fits.codecs.engine as codec_engine
 import dask_fits.codecs.gzip as codec_gzip
 from dask_fits import ByteRange, FitsFormatError
 from dask_fits.file import HDU, FitsFile
-from dask_fits.format import tile_plan
 from dask_fits.format.selection import select
 from dask_fits.format.tiles import TiledLayout
 from dask_fits.readers import tiled
 from dask_fits.readers.row_cache import RowCache
 from dask_fits.readers.tiled import TiledReader
-from tests.fits_files import WatchedStore, blocks, card, primary, same_bits
+from dask_fits.storage.byte_range import Coalescing
+from dask_fits.storage.cost import DEFAULT_COST
+from tests.fits_files import WatchedStore, blocks, card, coalescing, primary, same_bits
 from tests.test_oracle import random_keys
 from tests.test_selection import keys
 from tests.tiled_files import ELEMENTS, Quantize, TiledParts, big_endian, tiled_parts
@@ -683,9 +684,7 @@ def test_tiles_that_overlap_in_part(engine: str) -> None:
 
 
 @pytest.mark.parametrize("max_gap", [0, 1 << 16])
-def test_tiles_that_lie_within_others(
-    engine: str, monkeypatch: pytest.MonkeyPatch, max_gap: int
-) -> None:
+def test_tiles_that_lie_within_others(engine: str, max_gap: int) -> None:
     """Tiles of 10 pixels and of 2; the longer ones end behind those that begin later."""
     numbers = np.arange(1000, 1100, dtype=">i2")
     parts = tiled_parts(steps((3, 12)), zcmptype="NOCOMPRESS", tile=(1, 10), heap_gap=20)
@@ -695,9 +694,8 @@ def test_tiles_that_lie_within_others(
     expected = np.empty((3, 12), "i2")
     for start, place in zip(first, parts.tiles, strict=True):
         expected[place] = numbers[start : start + expected[place].size]
-    monkeypatch.setattr(tile_plan, "MAX_GAP", max_gap)
     assert_reads(opened(parts.build()), expected, (1, 10))
-    reader, unit = watched(parts)
+    reader, unit = watched(parts, coalescing(max_gap))
     assert same_bits(reader[...], expected)
     heap = unit.start + len(parts.table)
     pieces = [(0, 82)] if max_gap else [(0, 20), (44, 48), (52, 82)]
@@ -1356,7 +1354,9 @@ def images(draw: st.DrawFn) -> tuple[TiledParts, np.ndarray]:
 _NUMBERS = itertools.count()
 
 
-def watched(parts: TiledParts) -> tuple[TiledReader, ByteRange]:
+def watched(
+    parts: TiledParts, limits: Coalescing = DEFAULT_COST.coalescing
+) -> tuple[TiledReader, ByteRange]:
     """A reader that has no rows at hand, and may read nothing but the data unit."""
     content = parts.build()
     hdu = opened(content)
@@ -1366,7 +1366,7 @@ def watched(parts: TiledParts) -> tuple[TiledReader, ByteRange]:
     layout = hdu.layout.image
     assert isinstance(layout, TiledLayout)
     url = f"watched-{next(_NUMBERS)}.fits"  # another one each time: rows of a file are kept
-    return TiledReader(WatchedStore(content, unit, url=url), layout, None), unit
+    return TiledReader(WatchedStore(content, unit, url=url, coalescing=limits), layout, None), unit
 
 
 def asked_bytes(ranges: Sequence[ByteRange]) -> list[int]:
@@ -1382,7 +1382,7 @@ def test_what_is_read_are_the_tiles_that_the_key_touches(
 ) -> None:
     parts, pixels = image
     key = data.draw(keys(pixels.shape))
-    reader, unit = watched(parts)
+    reader, unit = watched(parts, coalescing(1 << 16 if bridging else 0))
     owner = np.empty(pixels.shape, int)
     for row, place in enumerate(parts.tiles):
         owner[place] = row
@@ -1394,8 +1394,6 @@ def test_what_is_read_are_the_tiles_that_the_key_touches(
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tiled, "ROWS", RowCache(0))  # else they would be read once
-        if not bridging:
-            patch.setattr(tile_plan, "MAX_GAP", 0)
         planned = reader.plan(select(key, pixels.shape).axes)
         reader.store.asked.clear()
         found = reader[key]

@@ -33,6 +33,7 @@ from dask_fits import (
     TransferConfig,
 )
 from dask_fits.storage.byte_range import split_range
+from dask_fits.storage.cost import CostModel
 from dask_fits.storage.s3 import s3_options
 from dask_fits.storage.transfer import retry_after
 from tests.patience import until
@@ -193,11 +194,8 @@ def test_a_large_range_is_fetched_in_parts_at_the_same_time(server: RangeServer)
     ]
 
 
-def test_small_ranges_are_fetched_at_the_same_time(
-    server: RangeServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("dask_fits.format.chunks.MAX_GAP", 0)
-    transfer = TransferConfig(max_concurrency=5)
+def test_small_ranges_are_fetched_at_the_same_time(server: RangeServer) -> None:
+    transfer = TransferConfig(max_concurrency=5, cost=CostModel(latency=0))
     reader = dask_fits.open(f"{server.url}/image.fits", transfer=transfer)[0].reader()
     key = slice(None, None, 40), slice(3)
     assert most_in_flight(server, lambda: reader[key], 5, PIXELS[key]) == 5

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dask_fits.format.selection import Axis
-from dask_fits.storage.byte_range import MAX_BRIDGED, MAX_GAP, ByteRange, group_runs, split_range
+from dask_fits.storage.byte_range import ByteRange, Coalescing, group_runs, split_range
 
 
 def slab_shape(shape: tuple[int, ...], *, itemsize: int, limit: int) -> tuple[int, ...]:
@@ -129,7 +129,14 @@ class Runs:
         return ReadPlan(parts, len(self.starts) * self.count * self.itemsize)
 
 
-def plan_box(axes: tuple[Axis, ...], *, shape: tuple[int, ...], itemsize: int, offset: int) -> Runs:
+def plan_box(
+    axes: tuple[Axis, ...],
+    *,
+    shape: tuple[int, ...],
+    itemsize: int,
+    offset: int,
+    limits: Coalescing,
+) -> Runs:
     """Find the runs of bytes that hold a box of pixels.
 
     Parameters
@@ -140,25 +147,24 @@ def plan_box(axes: tuple[Axis, ...], *, shape: tuple[int, ...], itemsize: int, o
         Shape of the whole array.
     itemsize, offset : int
         Bytes in a pixel, and before the first pixel in the file.
+    limits : Coalescing
     """
     if any(len(axis) == 0 for axis in axes):
         return Runs(np.empty(0, np.int64), 0, 1, itemsize, np.zeros(1, np.int64))
     strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
-    outer, count, step = _inner_run(axes, shape, itemsize)
+    outer, count, step = _inner_run(axes, shape, itemsize, limits)
     starts = np.full((1,) * outer, offset, np.int64)
     for axis in range(outer):
         along = np.asarray(axes[axis], np.int64) * (strides[axis] * itemsize)
         starts = starts + along.reshape((-1,) + (1,) * (outer - axis - 1))
     inner_start = sum(int(axes[axis][0]) * strides[axis] for axis in range(outer, len(axes)))
     starts = starts.reshape(-1) + inner_start * itemsize
-    bounds = group_runs(
-        starts, _span(count, step) * itemsize, max_gap=MAX_GAP, max_bridged=MAX_BRIDGED
-    )
+    bounds = group_runs(starts, _span(count, step) * itemsize, limits)
     return Runs(starts, count, step, itemsize, bounds)
 
 
 def _inner_run(
-    axes: tuple[Axis, ...], shape: tuple[int, ...], itemsize: int
+    axes: tuple[Axis, ...], shape: tuple[int, ...], itemsize: int, limits: Coalescing
 ) -> tuple[int, int, int]:
     """Split the axes: how many lie outside a run, and the run's pixel count and step."""
     outer, count = len(axes), 1
@@ -171,14 +177,15 @@ def _inner_run(
     if isinstance(edge, range):
         if edge.step == 1:
             return outer - 1, count * len(edge), 1
-        if outer == len(axes) and _bridges(edge, itemsize):
+        if outer == len(axes) and _bridges(edge, itemsize, limits):
             return outer - 1, len(edge), edge.step
     return outer, count, 1
 
 
-def _bridges(edge: range, itemsize: int) -> bool:
+def _bridges(edge: range, itemsize: int, limits: Coalescing) -> bool:
     gap = (edge.step - 1) * itemsize
-    return gap <= MAX_GAP and _span(len(edge), edge.step) * itemsize <= MAX_BRIDGED
+    most = limits.max_gap if len(edge) > limits.few else limits.small_gap
+    return gap <= most and _span(len(edge), edge.step) * itemsize <= limits.max_bridged
 
 
 def _span(count: int, step: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from itertools import pairwise
 from typing import Any
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from dask_fits.format.descriptors import Integers, Tiles
 from dask_fits.format.selection import Axis
 from dask_fits.format.tiles import TiledLayout
-from dask_fits.storage.byte_range import MAX_BRIDGED, MAX_GAP, ByteRange, group_runs
+from dask_fits.storage.byte_range import ByteRange, Coalescing, group_runs
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,10 +129,10 @@ class RowPlan:
         return records
 
 
-def plan_rows(rows: Integers, layout: TiledLayout) -> RowPlan:
+def plan_rows(rows: Integers, layout: TiledLayout, limits: Coalescing) -> RowPlan:
     """Plan the reading of rows of the table; `rows` ascending, at least one."""
     size, table = layout.row.itemsize, layout.table.start
-    bounds = group_runs(rows * size, size, max_gap=MAX_GAP, max_bridged=MAX_BRIDGED)
+    bounds = group_runs(rows * size, size, limits)
     firsts, lasts = rows[bounds[:-1]].tolist(), rows[bounds[1:] - 1].tolist()
     ranges = tuple(
         ByteRange(table + first * size, table + (last + 1) * size)
@@ -151,13 +151,14 @@ class HeapPlan:
     """Positions of the tiles that lie in each range, ascending."""
 
 
-def plan_heap(tiles: Tiles, *, longest: int | None = None) -> HeapPlan:
+def plan_heap(tiles: Tiles, limits: Coalescing, *, longest: int | None = None) -> HeapPlan:
     """Decide which tiles are fetched together, whatever their order in the heap.
 
     Parameters
     ----------
     tiles : Tiles
         At least one.
+    limits : Coalescing
     longest : int, optional
         Bytes that a range may have, unless it is a single tile; else tiles without gaps between
         them are one range, however long.
@@ -170,9 +171,9 @@ def plan_heap(tiles: Tiles, *, longest: int | None = None) -> HeapPlan:
     firsts = np.flatnonzero(np.concatenate(([True], apart)))
     ends = np.append(firsts[1:], len(order))
     run_starts, run_stops = starts[firsts], reach[ends - 1]
-    bounds = group_runs(
-        run_starts, run_stops - run_starts, max_gap=MAX_GAP, max_bridged=longest or MAX_BRIDGED
-    )
+    if longest is not None:
+        limits = replace(limits, max_bridged=longest)
+    bounds = group_runs(run_starts, run_stops - run_starts, limits)
     ranges = tuple(
         ByteRange(int(run_starts[first]), int(run_stops[last - 1]))
         for first, last in pairwise(bounds)

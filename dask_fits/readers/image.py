@@ -65,6 +65,7 @@ class ImageReader:
             shape=self.shape,
             itemsize=self.layout.scaling.stored.itemsize,
             offset=self.layout.offset,
+            limits=self.store.coalescing,
         )
 
     def plan(self, axes: tuple[Axis, ...]) -> ReadPlan:

@@ -89,9 +89,9 @@ class TiledReader:
     def plan(self, axes: tuple[Axis, ...]) -> ReadPlan:
         """Tell what reading a box of pixels costs; reads the table's rows, but no tile."""
         box, tiles = self._locate(axes)
-        ranges = list(plan_heap(tiles).ranges) if box.count else []
+        ranges = list(plan_heap(tiles, self.store.coalescing).ranges) if box.count else []
         if self.rows is None and box.count:
-            ranges += plan_rows(tiles.rows, self.layout).ranges
+            ranges += plan_rows(tiles.rows, self.layout, self.store.coalescing).ranges
         parts = (p for wanted in sorted(ranges) for p in split_range(wanted, self.store.part_size))
         return ReadPlan(tuple(parts), int(tiles.lengths.sum()))
 
@@ -116,7 +116,7 @@ class TiledReader:
         layout = self.layout
         if self.rows is not None or not len(rows):
             return np.frombuffer(self.rows or b"", layout.row)[rows]
-        plan = plan_rows(rows, layout)
+        plan = plan_rows(rows, layout, self.store.coalescing)
         size = self.store.stamp.size
         if plan.ranges[-1].stop > size:
             raise TruncatedFileError(
@@ -142,7 +142,7 @@ class TiledReader:
         """Fetch the tiles of a box and decode them into `out`, which has the shape of the box."""
         if not box.count:
             return
-        heap = plan_heap(tiles, longest=self.store.block_size)
+        heap = plan_heap(tiles, self.store.coalescing, longest=self.store.block_size)
         pieces = self.store.read_ranges(heap.ranges, whole=True)
         scratch = _Scratch(), _Scratch()
         for (start, piece), members in zip(pieces, heap.members, strict=True):

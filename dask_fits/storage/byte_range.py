@@ -7,21 +7,24 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-MAX_GAP = 64 * 1024
-"""Bytes. Two runs with at most this many unwanted bytes between them are fetched as one range.
-
-About one connection's bandwidth times its latency (25 MB/s x 2.5 ms, or 2 MB/s x 30 ms): past it,
-a second concurrent request is cheaper than the bytes that bridging the gap would waste.
-"""
-
-MAX_BRIDGED = 8 * 1024 * 1024
-"""Bytes. No range that bridges a gap grows past this, so that what a sparse selection holds in
-memory at once stays small and its parts are fetched concurrently. A run without gaps is never cut.
-"""
-
-
 _LARGEST_PIXEL = 8
 """Bytes: BITPIX = 64 and -64."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Coalescing:
+    """Which neighbouring runs of bytes are fetched as one range, gaps included."""
+
+    few: int
+    """Runs that are all fetched at the same time: if there are no more, only small gaps count."""
+    small_gap: int
+    """Bytes. A gap up to this is always read over."""
+    max_gap: int
+    """Bytes. A gap up to this is read over where there are more than a few runs."""
+    max_bridged: int
+    """Bytes. No range that reads over a gap grows past this, so that what a sparse selection holds
+    in memory at once stays small, and its parts are fetched at the same time. A run without gaps is
+    never cut."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -77,9 +80,7 @@ def split_range(wanted: ByteRange, part_size: int | None) -> list[ByteRange]:
 def group_runs(
     starts: npt.NDArray[np.int64],
     nbytes: int | npt.NDArray[np.int64],
-    *,
-    max_gap: int,
-    max_bridged: int,
+    limits: Coalescing,
 ) -> npt.NDArray[np.int64]:
     """Decide which neighbouring runs of bytes are fetched together.
 
@@ -89,8 +90,7 @@ def group_runs(
         First byte of each run, ascending; the runs do not overlap.
     nbytes : int or (n,) int64 array
         Length of every run, or of each.
-    max_gap, max_bridged : int
-        See `MAX_GAP` and `MAX_BRIDGED`.
+    limits : Coalescing
 
     Returns
     -------
@@ -101,15 +101,18 @@ def group_runs(
     if count == 0:
         return np.zeros(1, np.int64)
     stops = starts + nbytes
-    cuts = np.flatnonzero(starts[1:] - stops[:-1] > max_gap) + 1
+    gaps = starts[1:] - stops[:-1]
+    cuts = np.flatnonzero(gaps > limits.small_gap) + 1
+    if len(cuts) >= limits.few:
+        cuts = cuts[gaps[cuts - 1] > limits.max_gap]
     segments = np.concatenate(([0], cuts, [count]))
     spans = stops[segments[1:] - 1] - starts[segments[:-1]]
-    if not (spans > max_bridged).any():
+    if not (spans > limits.max_bridged).any():
         return segments.astype(np.int64)
     bounds = [0]
     for last in segments[1:].tolist():
         while (first := bounds[-1]) < last:
-            reach = int(starts[first]) + max_bridged
+            reach = int(starts[first]) + limits.max_bridged
             within = int(np.searchsorted(stops[first:last], reach, side="right"))
             bounds.append(first + max(within, 1))
     return np.asarray(bounds, np.int64)

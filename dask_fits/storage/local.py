@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dask_fits.exceptions import TruncatedFileError
-from dask_fits.storage.byte_range import ByteRange
+from dask_fits.storage.byte_range import ByteRange, Coalescing
+from dask_fits.storage.cost import DEFAULT_COST
 from dask_fits.storage.errors import storage_errors
 from dask_fits.storage.stamp import Stamp, changed, check_within
 
@@ -38,6 +39,11 @@ class LocalStore:
     def block_size(self) -> int:
         """Bytes that are best read at a time; see `Store.block_size`."""
         return LOCAL_BLOCK
+
+    @property
+    def coalescing(self) -> Coalescing:
+        """Which runs of bytes are best read as one range: the disk may be one of a cluster."""
+        return DEFAULT_COST.coalescing
 
     def read_ranges(
         self, ranges: Sequence[ByteRange], *, whole: bool

@@ -7,13 +7,13 @@ import warnings
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self, TypeVar, cast
 from urllib.parse import urlsplit
 
 from dask_fits.exceptions import FitsError, UnstampedFileWarning
 from dask_fits.storage.answer import PreconditionFailedError, Request
-from dask_fits.storage.byte_range import ByteRange, split_range
+from dask_fits.storage.byte_range import ByteRange, Coalescing, split_range
 from dask_fits.storage.errors import access_hint, shown, storage_errors, told
 from dask_fits.storage.filesystem import connect
 from dask_fits.storage.stamp import Stamp, changed, check_within
@@ -56,6 +56,13 @@ class RemoteStore:
     @property
     def block_size(self) -> None:
         """None: each range more would be a request more."""
+
+    @property
+    def coalescing(self) -> Coalescing:
+        """Which runs of bytes are best fetched as one range; see `CostModel`."""
+        most = self.transfer.max_concurrency if self.parallel else 1
+        cost = self.transfer.cost
+        return replace(cost, connections=min(cost.connections, most)).coalescing
 
     def read_ranges(
         self, ranges: Sequence[ByteRange], *, whole: bool

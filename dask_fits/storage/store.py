@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from dask_fits.storage.byte_range import ByteRange
+from dask_fits.storage.byte_range import ByteRange, Coalescing
 from dask_fits.storage.errors import storage_errors
 from dask_fits.storage.filesystem import local_path
 from dask_fits.storage.local import open_local
@@ -41,6 +41,10 @@ class Store(Protocol):
     @property
     def block_size(self) -> int | None:
         """Bytes that are best read at a time where cutting a range costs nothing; else None."""
+
+    @property
+    def coalescing(self) -> Coalescing:
+        """Which runs of bytes are best fetched as one range."""
 
     def read_ranges(
         self, ranges: Sequence[ByteRange], *, whole: bool

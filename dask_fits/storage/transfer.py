@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import TypeVar
 
 from dask_fits.exceptions import StorageError
+from dask_fits.storage.cost import DEFAULT_COST, CostModel
 
 _T = TypeVar("_T")
 
@@ -50,6 +51,8 @@ class TransferConfig:
     timeout: float = 30.0
     """Seconds without a byte after which a request is given up, and made again. The wait for a free
     place among `max_concurrency` does not count."""
+    cost: CostModel = DEFAULT_COST
+    """How fast the storage is taken to be, from which follows what is fetched as one range."""
     warn_without_stamp: bool = True
     """Warn where a server offers neither ETag nor modification time, so that of a file that is
     replaced while it is read only a change of its length can be noticed."""

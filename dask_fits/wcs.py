@@ -1,0 +1,225 @@
+"""World coordinates of an HDU, through astropy's WCS; the only importer of astropy.wcs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from astropy import units as u
+from astropy.coordinates import SkyCoord
+from astropy.io import fits
+from astropy.wcs import WCS, DistortionLookupTable, NoConvergence, Sip
+from astropy.wcs.utils import proj_plane_pixel_scales, skycoord_to_pixel
+
+from dask_fits.exceptions import FitsFormatError
+from dask_fits.file import HDU
+from dask_fits.format.header import BLOCK
+from dask_fits.storage.byte_range import ByteRange
+
+
+def read_wcs(hdu: HDU, key: str = " ") -> WCS:
+    """Make the WCS of an HDU, with the tables of the file's other HDUs that it refers to.
+
+    Those are read here: of -TAB coordinates (FITS Standard 4.0, section 8.2), and of distortions by
+    lookup table (CPDISn = 'LOOKUP', D2IMDISn), as HST has them.
+
+    Parameters
+    ----------
+    hdu : HDU
+    key : str
+        Letter of an alternate WCS; a blank for the primary one.
+
+    Raises
+    ------
+    FitsFormatError
+        The keywords make no WCS, or refer to an HDU that the file does not have.
+    """
+    header = hdu.header
+    tables = _tables(hdu, _table_names(header, key.strip()))
+    where = f"{hdu.store.name}: HDU {hdu.index} ({hdu.name or 'unnamed'})"
+    try:
+        return WCS(header, fobj=tables, key=key or " ")
+    except Exception as error:  # astropy raises whatever it stumbles on
+        what = f"alternate WCS {key!r}" if key.strip() else "WCS"
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise FitsFormatError(f"{where}: the keywords make no {what}: {said}") from error
+
+
+def _table_names(header: fits.Header, key: str) -> set[str]:
+    """EXTNAMEs that a header's WCS refers to."""
+    names = set()
+    for number in range(1, 1 + max(header.get("NAXIS", 0), header.get(f"WCSAXES{key}", 0))):
+        if str(header.get(f"CTYPE{number}{key}", "")).strip().upper().endswith("-TAB"):
+            names.add(str(header.get(f"PS{number}_0{key}", "")).strip().upper())
+        if any(
+            str(header.get(f"{kind}{number}", "")).strip().upper() == "LOOKUP"
+            for kind in ("CPDIS", "CQDIS")
+        ):
+            names.add("WCSDVARR")
+        if f"D2IMDIS{number}" in header or "AXISCORR" in header:
+            names.add("D2IMARR")
+    return names - {""}
+
+
+def _tables(hdu: HDU, names: set[str]) -> fits.HDUList | None:
+    """Read the HDUs of these names, in one go; None where none is asked for."""
+    if not names:
+        return None
+    found = [other for other in hdu.file if other.name.strip().upper() in names]
+    size = hdu.store.stamp.size
+    ranges = [
+        ByteRange(h.header_range.start, min(h.data_range.stop + -h.data_range.stop % BLOCK, size))
+        for h in found
+    ]
+    content = bytearray(fits.PrimaryHDU().header.tostring().encode("ascii"))
+    for _, piece in hdu.store.read_ranges(ranges, whole=True):
+        content += piece
+        content += bytes(-len(content) % BLOCK)
+    return fits.HDUList.fromstring(bytes(content))
+
+
+def sky_axes(wcs: WCS, ndim: int) -> tuple[int, int]:
+    """Find the axes of an image that span the sky; the last two where none do.
+
+    Parameters
+    ----------
+    wcs : astropy.wcs.WCS
+    ndim : int
+        Axes of the image.
+
+    Returns
+    -------
+    y, x : int
+        Axes in NumPy order, ``y < x``.
+    """
+    if wcs.has_celestial:
+        along = sorted((wcs.wcs.lng, wcs.wcs.lat))
+        if along[1] < ndim:
+            return ndim - 1 - along[1], ndim - 1 - along[0]
+    return ndim - 2, ndim - 1
+
+
+def to_pixels(wcs: WCS, positions: SkyCoord) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Find the pixels of positions on the sky, distortions included.
+
+    As `astropy.wcs.utils.skycoord_to_pixel`, which however gives y before x where the latitude is
+    the first of the WCS's axes.
+
+    Parameters
+    ----------
+    wcs : astropy.wcs.WCS
+        Celestial.
+    positions : SkyCoord
+
+    Returns
+    -------
+    x, y : float64 arrays of the shape of `positions`
+        Counted from 0, along the two axes of `sky_axes`; NaN where the projection has no such
+        position, or the distortion cannot be inverted there.
+
+    Raises
+    ------
+    ValueError
+        The WCS is not celestial, or of a frame that astropy cannot transform to.
+    """
+    try:
+        found = skycoord_to_pixel(positions, wcs, mode="all")
+    except NoConvergence as error:
+        found = np.where(_lost(error), np.nan, error.best_solution.T).reshape(2, *positions.shape)
+    lon, lat = (np.asarray(values, np.float64) for values in found)
+    return (lat, lon) if wcs.wcs.lng > wcs.wcs.lat else (lon, lat)
+
+
+def _lost(error: NoConvergence) -> npt.NDArray[np.bool_]:
+    """Tell which positions did not converge."""
+    lost = np.zeros(len(error.best_solution), bool)
+    for some in (error.divergent, error.slow_conv):
+        if some is not None:
+            lost[some] = True
+    return lost
+
+
+def size_in_pixels(size: Any, wcs: WCS) -> tuple[int, int]:
+    """Resolve the size of a cutout as `astropy.nddata.Cutout2D` does.
+
+    Parameters
+    ----------
+    size : number, Quantity, or two of them
+        Height and width, in pixels or as angles.
+    wcs : astropy.wcs.WCS
+        Tells the pixels in an angle.
+
+    Returns
+    -------
+    height, width : int
+
+    Raises
+    ------
+    ValueError
+        It is not one or two finite lengths of at least one pixel.
+    """
+    if np.isscalar(size):
+        sides: Sequence[Any] = [size, size]
+    elif isinstance(size, u.Quantity) and size.size == 1:
+        sides = [size.reshape(()), size.reshape(())]
+    else:
+        sides = list(size)
+    if len(sides) != 2:
+        raise ValueError(f"size: expected one or two lengths, found {len(sides)}")
+    height, width = (_length(side, axis, wcs) for axis, side in enumerate(sides))
+    return height, width
+
+
+def _length(side: Any, axis: int, wcs: WCS) -> int:
+    pixels = side
+    if isinstance(side, u.Quantity):
+        if side.unit == u.pixel:
+            pixels = side.value
+        elif side.unit.physical_type == "angle":
+            if not wcs.has_celestial:
+                raise ValueError("size: an angle needs celestial coordinates; give it in pixels")
+            # Cutout2D counts the height by the scale of the first axis, and the width by that of
+            # the second.
+            sky = wcs.celestial if wcs.naxis > 2 else wcs
+            scale = u.Quantity(proj_plane_pixel_scales(sky)[axis], sky.wcs.cunit[axis])
+            pixels = (side / scale).decompose().value
+        else:
+            raise ValueError(f"size: expected pixels or an angle, found {side.unit}")
+    if not np.isfinite(pixels):
+        raise ValueError(f"size: expected a finite length, found {side}")
+    found = int(np.round(pixels))
+    if found < 1:
+        raise ValueError(f"size: expected at least one pixel, found {side}")
+    return found
+
+
+def moved(wcs: WCS, origin: Sequence[int], shape: tuple[int, ...]) -> WCS:
+    """Make the WCS of a box of pixels.
+
+    Parameters
+    ----------
+    wcs : astropy.wcs.WCS
+        Of the image.
+    origin : sequence of int
+        Pixel of the image that is the box's first, along each axis in NumPy order.
+    shape : tuple of int
+        Of the box, NumPy order.
+    """
+    found = wcs.deepcopy()
+    by = np.zeros(wcs.naxis)
+    for axis, start in enumerate(reversed(origin[-wcs.naxis :])):
+        by[axis] = start
+    found.wcs.crpix -= by
+    if wcs.naxis == len(shape):
+        found.array_shape = shape
+    if wcs.sip is not None:
+        sip = wcs.sip
+        found.sip = Sip(sip.a, sip.b, sip.ap, sip.bp, sip.crpix - by[:2])
+    # Tables of distortions count in pixels of the image, too.
+    for name in ("cpdis1", "cpdis2", "det2im1", "det2im2"):
+        if (table := getattr(wcs, name)) is not None:
+            crval = tuple(np.subtract(table.crval, by[:2]))
+            setattr(found, name, DistortionLookupTable(table.data, table.crpix, crval, table.cdelt))
+    return found
