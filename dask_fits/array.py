@@ -84,7 +84,11 @@ def to_dask(hdu: HDU, *, chunks: Any = "auto", mask_and_scale: bool = True) -> d
     FitsFormatError
         A keyword that the pixels need cannot be used.
     """
-    reader = hdu.reader(mask_and_scale=mask_and_scale)
+    return lazy_array(hdu.reader(mask_and_scale=mask_and_scale), chunks)
+
+
+def lazy_array(reader: PixelReader, chunks: Any = "auto") -> da.Array:
+    """Make a lazy Dask array of a reader's pixels, in chunks as for `to_dask`."""
     grid = chunk_grid(reader, chunks)
     array: da.Array = da.from_array(
         reader,

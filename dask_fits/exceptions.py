@@ -56,6 +56,14 @@ class MissingDriverError(FitsError, ImportError):
     """The package that talks this URL's protocol is not installed."""
 
 
+class NoOverlapError(FitsError, ValueError):
+    """A cutout has no pixel on the image."""
+
+
+class PartialOverlapError(FitsError, ValueError):
+    """A cutout that must lie on the image reaches over its edge."""
+
+
 class FitsWarning(UserWarning):
     """The file departs from the FITS Standard, but its meaning is clear and it was read."""
 

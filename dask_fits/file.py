@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import io
+import math
 import os
 import threading
 import warnings
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from astropy.io import fits
     from astropy.wcs import WCS
 
+    from dask_fits.cutout import Cutout, Mode
     from dask_fits.format.chunks import ReadPlan
     from dask_fits.section import Section
 
@@ -185,6 +187,14 @@ class HDU:
         from dask_fits.wcs import read_wcs
 
         return read_wcs(self, key)
+
+    def cutout(
+        self, position: Any, size: Any, *, mode: Mode = "trim", fill_value: Any = math.nan
+    ) -> Cutout:
+        """Cut a box around a position out of the image, lazily; see `dask_fits.cutout.cutout`."""
+        from dask_fits.cutout import cutout
+
+        return cutout(self, position, size, mode=mode, fill_value=fill_value)
 
     def plan(self, key: Any = ..., *, chunks: Any = None) -> ReadPlan:
         """Tell what reading ``data[key]`` costs, reading no pixels; see `dask_fits.array.plan`."""

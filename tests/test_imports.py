@@ -23,7 +23,7 @@ ONLY_IMPORTER = {
     "dask": {"array.py", "stats.py", "cli.py"},
     "click": {"cli.py"},
     "PIL": {"preview.py"},
-    "astropy": {"file.py", "preview.py", "section.py", "wcs.py", "codecs/astropy_c.py"},
+    "astropy": {"file.py", "preview.py", "section.py", "wcs.py", "cutout.py", "codecs/astropy_c.py"},
     "numba": {"codecs/compiled.py"},
     "isal": {"codecs/gzip.py"},
 }

@@ -27,6 +27,11 @@ class Selection:
     listed: int | None
     """Axis that was indexed with a list; None where none was."""
 
+    @classmethod
+    def of_box(cls, axes: tuple[Axis, ...]) -> Selection:
+        """Select a box of pixels as it is."""
+        return cls(axes, (slice(None),) * len(axes), tuple(len(axis) for axis in axes), None)
+
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the box."""

@@ -39,7 +39,10 @@ class ImageReader:
         return len(self.layout.shape)
 
     def __getitem__(self, key: Any) -> Any:
-        selection = select(key, self.shape)
+        return self.read(select(key, self.shape))
+
+    def read(self, selection: Selection) -> Any:
+        """Read a selection; see `PixelReader`."""
         self.check(selection)
         runs = self.runs(selection.axes)
         return read_selection(selection, self.dtype, lambda out: self._fill(out, runs))

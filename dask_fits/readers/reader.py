@@ -44,6 +44,11 @@ class PixelReader(Protocol):
 
     def __getitem__(self, key: Any) -> Any: ...
 
+    def __dask_tokenize__(self) -> tuple[object, ...]: ...
+
+    def read(self, selection: Selection) -> Any:
+        """Read what `__getitem__` reads for the key of a selection."""
+
     def slab(self, limit: int) -> tuple[int, ...]:
         """Shape of the largest chunk of at most `limit` bytes that is contiguous in the file."""
 

@@ -64,7 +64,10 @@ class TiledReader:
         return len(self.layout.shape)
 
     def __getitem__(self, key: Any) -> Any:
-        selection = select(key, self.shape)
+        return self.read(select(key, self.shape))
+
+    def read(self, selection: Selection) -> Any:
+        """Read a selection; see `PixelReader`."""
         box, tiles = self._locate(selection.axes)
         fill = partial(self._fill, box=box, tiles=tiles)
         return read_selection(selection, self.dtype, lambda out: fill(out.reshape(selection.shape)))

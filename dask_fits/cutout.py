@@ -1,0 +1,197 @@
+"""A cutout of an image by position and size, with the meaning of astropy's Cutout2D."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+from astropy.coordinates import SkyCoord
+
+from dask_fits.array import lazy_array
+from dask_fits.exceptions import NoOverlapError, NotAnImageError, PartialOverlapError
+from dask_fits.file import HDU
+from dask_fits.readers.window import WindowReader
+from dask_fits.wcs import moved, size_in_pixels, sky_axes, to_pixels
+
+if TYPE_CHECKING:
+    import dask.array as da
+    from astropy.wcs import WCS
+
+Mode = Literal["trim", "partial", "strict"]
+
+_MOST_PIXELS = 1 << 40
+"""A larger cutout is a mistake, in the unit of its size most likely."""
+
+_FARTHEST = float(1 << 53)
+"""Pixels from the image's first: beyond, neighbouring positions are the same float."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Cutout:
+    """A part of an image: lazy pixels and their world coordinates."""
+
+    data: da.Array
+    """The pixels, lazy; along axes that do not span the sky, all of the image's."""
+    wcs: WCS
+    """World coordinates of `data`: astropy's, or with ``partial`` those of the filled box."""
+    slices: tuple[slice, ...]
+    """What of the image is in the cutout, NumPy order: ``image[slices]``, without what is filled.
+    """
+
+    def __repr__(self) -> str:
+        where = ", ".join(f"{part.start}:{part.stop}" for part in self.slices)
+        return f"<Cutout [{where}] shape={self.data.shape} dtype={self.data.dtype}>"
+
+
+def cutout(
+    hdu: HDU, position: Any, size: Any, *, mode: Mode = "trim", fill_value: Any = np.nan
+) -> Cutout:
+    """Cut a box around a position out of an image; reads no pixels.
+
+    Parameters
+    ----------
+    hdu : HDU
+        An image of two axes or more. Of a cube the axes that span the sky are cut, the last two
+        where none do, and the others kept whole.
+    position : SkyCoord or (float, float)
+        Centre of the box: a position on the sky, or pixel coordinates ``(x, y)`` from 0.
+    size : number, Quantity, or two of them
+        Height and width, in pixels or as angles.
+    mode : "trim", "partial" or "strict"
+        What becomes of a box that reaches over the image's edge: what is on the image is returned;
+        the rest is filled; or it is an error.
+    fill_value : number
+        Of the pixels off the image, with ``"partial"``. Integers have no NaN.
+
+    Returns
+    -------
+    Cutout
+        Its pixels, their place and WCS are those of ``astropy.nddata.Cutout2D``.
+
+    Raises
+    ------
+    NoOverlapError
+        The box lies off the image, or the position is one that the image's projection has not.
+    PartialOverlapError
+        With ``"strict"``: a part of it does.
+    ValueError
+        The position is not finite, the size less than a pixel, or an angle or a position on the
+        sky is given where the WCS is not celestial; the fill value is none of the image's type.
+    NotAnImageError, UnsupportedHduError, FitsFormatError
+        The HDU has no pixels that can be read, fewer than two axes, or its WCS is damaged.
+
+    Examples
+    --------
+    >>> import dask_fits
+    >>> hdu = dask_fits.open("tests/data/m13.fits")[0]
+    >>> hdu.cutout((150, 100), (20, 30))
+    <Cutout [90:110, 135:165] shape=(20, 30) dtype=float32>
+    """
+    where = f"{hdu.store.name}: HDU {hdu.index} ({hdu.name or 'unnamed'})"
+    check_mode(mode)
+    reader = hdu.reader()
+    if reader.ndim < 2:
+        raise NotAnImageError(f"{where}: a cutout needs two axes, found shape {reader.shape}")
+    wcs = hdu.wcs
+    try:
+        box_shape = size_in_pixels(size, wcs)
+        x, y = _pixel(position, wcs)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    axes = sky_axes(wcs, reader.ndim)
+    first = corners(x, y, box_shape)
+    lengths = np.array([reader.shape[axis] for axis in axes])
+    on, whole = overlap(first, box_shape, lengths)
+    asked = f"a box of {box_shape[0]} x {box_shape[1]} pixels around x = {x:.6g}, y = {y:.6g}"
+    found = f"expected an overlap with the image of {lengths[0]} x {lengths[1]} pixels"
+    if not on:
+        raise NoOverlapError(f"{where}: {asked} lies off the image, {found}")
+    if mode == "strict" and not whole:
+        raise PartialOverlapError(f"{where}: {asked} reaches over its edge, {found}")
+    low = np.maximum(first, 0)
+    high = np.minimum(first + box_shape, lengths)
+    slices = [slice(0, length) for length in reader.shape]
+    origin, shape = [0] * reader.ndim, list(reader.shape)
+    for n, axis in enumerate(axes):
+        slices[axis] = slice(int(low[n]), int(high[n]))
+        padded = mode == "partial"
+        origin[axis] = int(first[n] if padded else low[n])
+        shape[axis] = box_shape[n] if padded else int(high[n] - low[n])
+    if np.prod(np.array(shape, float)) > _MOST_PIXELS:
+        raise ValueError(f"{where}: size: expected at most {_MOST_PIXELS} pixels, found {asked}")
+    if mode == "partial" and not whole:
+        check_fill(fill_value, reader.dtype, where)
+    window = WindowReader(reader, tuple(origin), tuple(shape), fill_value)
+    return Cutout(lazy_array(window), moved(wcs, origin, window.shape), tuple(slices))
+
+
+def _pixel(position: Any, wcs: WCS) -> tuple[float, float]:
+    if isinstance(position, SkyCoord):
+        if not position.isscalar:
+            raise ValueError(f"position: expected one, found {position.size}")
+        sphere = position.spherical
+        if not (np.isfinite(sphere.lon) and np.isfinite(sphere.lat)):
+            raise ValueError(f"position: expected finite coordinates, found {position}")
+        found = to_pixels(wcs, position)
+        return float(found[0]), float(found[1])
+    x, y = (float(value) for value in position)
+    if not (np.isfinite(x) and np.isfinite(y)):
+        raise ValueError(f"position: expected finite pixel coordinates (x, y), found {position}")
+    return x, y
+
+
+def check_mode(mode: str) -> None:
+    """Raise ValueError where a mode is none of those that there are."""
+    if mode not in get_args(Mode):
+        raise ValueError(f"mode: expected one of {', '.join(get_args(Mode))}, found {mode!r}")
+
+
+def check_fill(fill_value: Any, dtype: np.dtype[Any], where: str) -> None:
+    """Raise ValueError where pixels of a type cannot be filled with a value."""
+    try:
+        np.zeros(1, dtype)[:] = fill_value
+    except (ValueError, OverflowError, TypeError) as error:
+        raise ValueError(
+            f"{where}: fill_value: expected a value of the image's type {dtype}, "
+            f"found {fill_value!r}"
+        ) from error
+
+
+def corners(x: Any, y: Any, shape: tuple[int, int]) -> npt.NDArray[np.int64]:
+    """Find the first pixel of boxes around positions, as `astropy.nddata.overlap_slices` does.
+
+    Parameters
+    ----------
+    x, y : float or (n,) float arrays
+        Pixel coordinates; NaN where there is no such position on the image.
+    shape : (int, int)
+        Height and width of the boxes.
+
+    Returns
+    -------
+    (2,) or (n, 2) int64 array
+        Along y and x; far off the image where a position is NaN.
+    """
+    centre = np.stack([np.asarray(y, np.float64), np.asarray(x, np.float64)], axis=-1)
+    first = np.nan_to_num(np.ceil(centre - np.asarray(shape) / 2.0), nan=_FARTHEST)
+    clipped: npt.NDArray[np.int64] = np.clip(first, -_FARTHEST, _FARTHEST).astype(np.int64)
+    return clipped
+
+
+def overlap(
+    first: npt.NDArray[np.int64], shape: tuple[int, int], image: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Tell which boxes have a pixel on an image, and which lie on it as a whole.
+
+    Parameters
+    ----------
+    first : (..., 2) int64 array
+        First pixel of the boxes, along y and x.
+    shape, image : two int
+        Height and width of the boxes, and of the image.
+    """
+    last = first + np.asarray(shape)
+    on = np.all((last > 0) & (first < image), axis=-1)
+    return on, np.all((first >= 0) & (last <= image), axis=-1)

@@ -1,0 +1,89 @@
+"""A box of an image, which may reach over its edges, as an array-like."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dask_fits.format.chunks import ReadPlan, slab_shape
+from dask_fits.format.selection import Axis, Selection, select
+from dask_fits.readers.reader import PixelReader, read_selection
+
+
+@dataclass(frozen=True, slots=True)
+class WindowReader:
+    """The pixels of a box of an image; see `PixelReader`. What lies off the image is filled."""
+
+    image: PixelReader
+    origin: tuple[int, ...]
+    """Pixel of the image that is the box's first along each axis, NumPy order; may be negative."""
+    shape: tuple[int, ...]
+    fill_value: Any
+    """Of pixels off the image."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the pixels, in native byte order."""
+        return self.image.dtype
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    def __getitem__(self, key: Any) -> Any:
+        return self.read(select(key, self.shape))
+
+    def __dask_tokenize__(self) -> tuple[object, ...]:
+        return (
+            *("dask_fits.WindowReader", self.image.__dask_tokenize__()),
+            *(self.origin, self.shape, repr(self.fill_value)),
+        )
+
+    def read(self, selection: Selection) -> Any:
+        """Read a selection; see `PixelReader`."""
+        axes, place = self._inside(selection.axes)
+        found = tuple(len(axis) for axis in axes)
+        if found == selection.shape:
+            return self.image.read(replace(selection, axes=axes))
+
+        def fill(out: npt.NDArray[Any]) -> None:
+            box = out.reshape(selection.shape)
+            box[...] = self.fill_value
+            if 0 not in found:
+                box[place] = self.image.read(Selection.of_box(axes))
+
+        return read_selection(selection, self.dtype, fill)
+
+    def slab(self, limit: int) -> tuple[int, ...]:
+        """Shape of a chunk of at most `limit` bytes; see `PixelReader`."""
+        return slab_shape(self.shape, itemsize=self.dtype.itemsize, limit=limit)
+
+    def check(self, selection: Selection) -> None:
+        """Raise where the wanted pixels cannot be there; see `PixelReader`."""
+        axes, _ = self._inside(selection.axes)
+        self.image.check(Selection.of_box(axes))
+
+    def plan(self, axes: tuple[Axis, ...]) -> ReadPlan:
+        """Tell what reading a box of pixels costs; see `PixelReader`."""
+        return self.image.plan(self._inside(axes)[0])
+
+    def _inside(self, axes: tuple[Axis, ...]) -> tuple[tuple[Axis, ...], tuple[slice, ...]]:
+        """Find what of a box is on the image: there, and in the box."""
+        inside, place = [], []
+        for axis, start, length in zip(axes, self.origin, self.image.shape, strict=True):
+            there = _shifted(axis, start)
+            low, high = bisect_left(there, 0), bisect_left(there, length)
+            inside.append(there[low:high])
+            place.append(slice(low, high))
+        return tuple(inside), tuple(place)
+
+
+def _shifted(axis: Axis, by: int) -> Axis:
+    if isinstance(axis, range):
+        return range(axis.start + by, axis.stop + by, axis.step)
+    return axis + by
