@@ -24,7 +24,7 @@ from dask_fits.format.layout import HduLayout, Kind, hdu_layout
 from dask_fits.format.listing import hdu_html, hdu_table
 from dask_fits.format.tiles import TiledLayout
 from dask_fits.readers.image import ImageReader
-from dask_fits.readers.reader import PixelReader
+from dask_fits.readers.reader import HduReader
 from dask_fits.readers.tiled import TiledReader
 from dask_fits.storage.byte_range import ByteRange
 from dask_fits.storage.store import Store, open_store
@@ -202,7 +202,7 @@ class HDU:
 
         return plan(self, key=key, chunks=chunks)
 
-    def reader(self, *, mask_and_scale: bool = True) -> PixelReader:
+    def reader(self, *, mask_and_scale: bool = True) -> HduReader:
         """Return the pixels as a picklable array-like, which reads what it is indexed with.
 
         Raises

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,11 @@ class Tiles:
     """ZZERO of each; none where the image is not quantized."""
     blanks: Integers
     """ZBLANK of each; none where it is no column."""
+
+    def take(self, which: Integers) -> Tiles:
+        """Pick some of them."""
+        parts = (getattr(self, part.name) for part in fields(self))
+        return Tiles(*(values[which] if len(values) else values for values in parts))
 
 
 def locate(

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dask_fits.format.boxes import Boxes, Cells, cells
 from dask_fits.format.descriptors import Integers, Tiles
 from dask_fits.format.selection import Axis
 from dask_fits.format.tiles import TiledLayout
@@ -95,6 +96,22 @@ class TileBox:
         )
 
 
+def touched_tiles(boxes: Boxes, layout: TiledLayout) -> Cells:
+    """List the tiles that each of many boxes needs; the grid's cells are rows of the table."""
+    tile = np.array(layout.tile)
+    return cells(Boxes(boxes.first // tile, -(-boxes.stop // tile)), layout.grid)
+
+
+def pixel_counts(rows: Integers, layout: TiledLayout) -> Integers:
+    """Count the pixels of the tiles of these rows: fewer at the edges of the image."""
+    count = np.ones(len(rows), np.int64)
+    for at, tile, length in zip(
+        np.unravel_index(rows, layout.grid), layout.tile, layout.shape, strict=True
+    ):
+        count *= np.minimum(tile, length - at * tile)
+    return count
+
+
 def _outer(combine: np.ufunc, along: list[Integers]) -> Integers:
     """Combine a number of each axis into one for each tile."""
     found: Integers = reduce(combine.outer, along).reshape(-1)
@@ -150,6 +167,10 @@ class HeapPlan:
     members: tuple[Integers, ...]
     """Positions of the tiles that lie in each range, ascending."""
 
+    def part(self, low: int, high: int) -> HeapPlan:
+        """Take the ranges ``low:high`` alone."""
+        return HeapPlan(self.ranges[low:high], self.members[low:high])
+
 
 def plan_heap(tiles: Tiles, limits: Coalescing, *, longest: int | None = None) -> HeapPlan:
     """Decide which tiles are fetched together, whatever their order in the heap.
@@ -203,6 +224,10 @@ class TileRun:
     def pixels(self) -> int:
         """Pixels in each tile."""
         return math.prod(self.shape)
+
+    def of(self, members: Integers) -> TileRun:
+        """Give the members other positions."""
+        return replace(self, members=members)
 
 
 def tile_runs(

@@ -9,10 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from dask_fits.exceptions import TruncatedFileError
+from dask_fits.format.boxes import Boxes, batches, plan_boxes
 from dask_fits.format.chunks import ReadPlan, Runs, plan_box, slab_shape
 from dask_fits.format.layout import ImageLayout
 from dask_fits.format.selection import Axis, Selection, select
+from dask_fits.readers.batch import Batch, ImageBatch
 from dask_fits.readers.reader import read_selection
+from dask_fits.storage.byte_range import Coalescing
 from dask_fits.storage.store import Store
 
 
@@ -75,6 +78,21 @@ class ImageReader:
         """Tell what reading a box of pixels costs. Pure."""
         return self.runs(axes).plan(part_size=self.store.part_size)
 
+    def batches(self, boxes: Boxes, limits: Coalescing) -> list[Batch]:
+        """Plan the reading of many boxes; see `PixelReader`."""
+        if not len(boxes):
+            return []
+        self._check_end(int(np.ravel_multi_index(tuple((boxes.stop - 1).T), self.shape).max()))
+        plan = plan_boxes(
+            boxes,
+            shape=self.shape,
+            itemsize=self.layout.scaling.stored.itemsize,
+            offset=self.layout.offset,
+            limits=limits,
+        )
+        parts = (plan.part(low, high) for low, high in batches(plan.ranges))
+        return [ImageBatch(self.store, self.layout, part) for part in parts]
+
     def _fill(self, out: npt.NDArray[Any], runs: Runs) -> None:
         """Fetch the runs and decode them into `out`, which is C-contiguous."""
         if runs.are_solid:
@@ -92,6 +110,10 @@ class ImageReader:
         last = 0
         for axis, length in zip(selection.axes, self.shape, strict=True):
             last = last * length + int(axis[-1])
+        self._check_end(last)
+
+    def _check_end(self, last: int) -> None:
+        """Raise where the file ends before a pixel, given by its index in the flattened image."""
         stop = self.layout.offset + (last + 1) * self.layout.scaling.stored.itemsize
         size = self.store.stamp.size
         if stop > size:

@@ -8,12 +8,15 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from dask_fits.format.boxes import Boxes
 from dask_fits.format.chunks import ReadPlan
 from dask_fits.format.selection import Axis, Selection
+from dask_fits.readers.batch import Batch
+from dask_fits.storage.byte_range import Coalescing
 
 
 class PixelReader(Protocol):
-    """The pixels of one image HDU, indexed like a NumPy array and read at each indexing.
+    """The pixels of an image, indexed like a NumPy array and read at each indexing.
 
     It holds the file's place and layout, and no handle: it can be pickled, and indexed from any
     thread of any process. Integers, slices with any step, Ellipsis, None and at most one 1-D list
@@ -57,6 +60,22 @@ class PixelReader(Protocol):
 
     def plan(self, axes: tuple[Axis, ...]) -> ReadPlan:
         """Tell what reading a box of pixels costs: the wanted indices along each axis."""
+
+
+class HduReader(PixelReader, Protocol):
+    """The pixels of one image HDU, read from its file."""
+
+    def batches(self, boxes: Boxes, limits: Coalescing) -> list[Batch]:
+        """Plan the reading of many boxes at once, in parts for as many tasks.
+
+        No byte is fetched twice, whatever boxes share. Of a tile-compressed image the table's rows
+        are read, where they are not at hand.
+
+        Raises
+        ------
+        FitsFormatError, TruncatedFileError, FileChangedError, StorageError
+            Some of the wanted pixels cannot be there, or the rows cannot be had.
+        """
 
 
 def read_selection(

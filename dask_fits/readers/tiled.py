@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -10,32 +9,28 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dask_fits.codecs.errors import DecodeError
-from dask_fits.codecs.tile import (
-    decode_tiles,
-    is_quantized,
-    is_strided,
-    run_limit,
-    unquantize_tiles,
-    value_type,
-)
-from dask_fits.exceptions import FitsFormatError, TruncatedFileError
+from dask_fits.codecs.tile import run_limit
+from dask_fits.exceptions import TruncatedFileError
+from dask_fits.format.boxes import Boxes, batches
 from dask_fits.format.chunks import ReadPlan
-from dask_fits.format.descriptors import Tiles, locate, tile_name
-from dask_fits.format.scaling import Scaling
+from dask_fits.format.descriptors import Tiles, locate
 from dask_fits.format.selection import Axis, Selection, select
 from dask_fits.format.tile_plan import (
+    HeapPlan,
     TileBox,
-    TileRun,
+    pixel_counts,
     plan_heap,
     plan_rows,
     tile_box,
     tile_runs,
+    touched_tiles,
 )
 from dask_fits.format.tiles import TiledLayout
+from dask_fits.readers.batch import Batch, TiledBatch
 from dask_fits.readers.reader import read_selection
 from dask_fits.readers.row_cache import ROWS
-from dask_fits.storage.byte_range import split_range
+from dask_fits.readers.tile_decoder import TileDecoder
+from dask_fits.storage.byte_range import Coalescing, split_range
 from dask_fits.storage.store import Store
 
 
@@ -98,21 +93,56 @@ class TiledReader:
         parts = (p for wanted in sorted(ranges) for p in split_range(wanted, self.store.part_size))
         return ReadPlan(tuple(parts), int(tiles.lengths.sum()))
 
+    def batches(self, boxes: Boxes, limits: Coalescing) -> list[Batch]:
+        """Plan the reading of many boxes; reads the table's rows; see `PixelReader`."""
+        touched = touched_tiles(boxes, self.layout)
+        tiles = self._tiles(rows := np.unique(touched.flat), pixel_counts(rows, self.layout))
+        if not len(rows):
+            return []
+        longest = self.store.block_size or limits.max_bridged
+        heap = plan_heap(tiles, limits, longest=longest)
+        position = np.searchsorted(rows, touched.flat)
+        return [
+            self._batch(boxes, tiles, touched.owner, position, heap.part(low, high))
+            for low, high in batches(heap.ranges)
+        ]
+
+    def _batch(
+        self,
+        boxes: Boxes,
+        tiles: Tiles,
+        owner: npt.NDArray[np.int64],
+        position: npt.NDArray[np.int64],
+        heap: HeapPlan,
+    ) -> TiledBatch:
+        """Put some ranges together with their tiles, and with the boxes that need these."""
+        members = np.sort(np.concatenate(heap.members))
+        held = np.zeros(len(tiles.rows), bool)
+        held[members] = True
+        numbers = np.unique(owner[held[position]])
+        own = tuple(np.searchsorted(members, part) for part in heap.members)
+        return TiledBatch(
+            *(self.store, self.layout, self._where, tiles.take(members)),
+            *(HeapPlan(heap.ranges, own), numbers, boxes.take(numbers)),
+        )
+
     def _locate(self, axes: tuple[Axis, ...]) -> tuple[TileBox, Tiles]:
         """Find the tiles that a box of pixels needs, and where they lie."""
         if any(len(axis) == 0 for axis in axes):
             axes = (range(0),) * len(axes)
         box = tile_box(axes, self.layout)
-        rows = box.rows(self.layout)
-        tiles = locate(
+        return box, self._tiles(box.rows(self.layout), box.pixels)
+
+    def _tiles(self, rows: npt.NDArray[np.int64], pixels: npt.NDArray[np.int64]) -> Tiles:
+        """Find where tiles lie, by their rows of the table and their numbers of pixels."""
+        return locate(
             rows,
             self._records(rows),
             self.layout,
-            pixels=box.pixels,
+            pixels=pixels,
             file_size=self.store.stamp.size,
             where=self._where,
         )
-        return box, tiles
 
     def _records(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
         """Get rows of the table, ascending: those at hand, those read lately, or read now."""
@@ -147,81 +177,8 @@ class TiledReader:
             return
         heap = plan_heap(tiles, self.store.coalescing, longest=self.store.block_size)
         pieces = self.store.read_ranges(heap.ranges, whole=True)
-        scratch = _Scratch(), _Scratch()
+        decoder = TileDecoder(self.layout, tiles, self._where)
         for (start, piece), members in zip(pieces, heap.members, strict=True):
             data = np.frombuffer(piece, np.uint8)
             for run in tile_runs(members, tiles.source[members], box, limit=run_limit(self.layout)):
-                place = _places(out, run)
-                try:
-                    self._decode(run, tiles, data, start, place, scratch)
-                except DecodeError as error:
-                    row = int(tiles.rows[run.members[error.tile]])
-                    raise FitsFormatError(
-                        f"{tile_name(row, self.layout, self._where)}: ZCMPTYPE = "
-                        f"{self.layout.compression.algorithm!r}: {error.reason}"
-                    ) from None
-
-    def _decode(
-        self,
-        run: TileRun,
-        tiles: Tiles,
-        data: npt.NDArray[np.uint8],
-        start: int,
-        place: npt.NDArray[Any],
-        scratch: tuple[_Scratch, _Scratch],
-    ) -> None:
-        """Decode a run of tiles out of `data`, which begins at byte `start` of the file.
-
-        `place` has an axis of tiles before the axes of what is wanted of a tile.
-        """
-        layout, scaling, members = self.layout, self.layout.scaling, run.members
-        source, shape = int(tiles.source[members[0]]), (len(members), *run.shape)
-        quantized, dtype = is_quantized(layout, source), value_type(layout, source)
-        # Where nothing is left to be done with the values, they are decoded where they belong.
-        ready = run.whole and scaling.is_identity
-        fits = place.flags.c_contiguous and (quantized or dtype == place.dtype)
-        straight = ready and (fits or (is_strided(layout, source) and not quantized))
-        values = place if straight and not quantized else scratch[0].array(shape, dtype)
-        batch = data, tiles.starts[members] - start, tiles.lengths[members], values
-        decode_tiles(*batch, layout=layout, source=source)
-        stored = scaling.stored.newbyteorder("=")
-        if quantized:
-            floats = place if straight else scratch[1].array(shape, stored)
-            unquantize_tiles(values, floats, tiles=tiles, members=members, layout=layout)
-            values = floats
-        elif layout.fill is not None:
-            undefined = values == tiles.blanks[members].reshape((-1,) + (1,) * len(run.shape))
-            values = values if straight else values.astype(stored)  # which has room for it
-            values[undefined] = layout.fill
-        if not straight:
-            _scale(values[:, *run.within], place, scaling)
-
-
-class _Scratch:
-    """Memory that the runs of one read use in turn: new memory for each would cost page faults."""
-
-    def __init__(self) -> None:
-        self._memory = np.empty(0, np.uint8)
-
-    def array(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-        """Give an array of anything, over the memory of the one before."""
-        nbytes = math.prod(shape) * dtype.itemsize
-        if nbytes > len(self._memory):
-            self._memory = np.empty(nbytes, np.uint8)
-        return self._memory[:nbytes].view(dtype).reshape(shape)
-
-
-def _places(out: npt.NDArray[Any], run: TileRun) -> npt.NDArray[Any]:
-    """View the part of `out` that a run of tiles fills with an axis of tiles before the others."""
-    part, axis = out[run.place], run.axis
-    count = len(run.members)
-    split = (*part.shape[:axis], count, part.shape[axis] // count, *part.shape[axis + 1 :])
-    return np.moveaxis(part.reshape(split), axis, 0)
-
-
-def _scale(values: npt.NDArray[Any], out: npt.NDArray[Any], scaling: Scaling) -> None:
-    # Decoders give 32-bit integers whatever ZBITPIX is; what is beyond it wraps, as in astropy.
-    stored = scaling.stored.newbyteorder("=")
-    if values.dtype != stored and not scaling.is_identity:
-        values = values.astype(stored)
-    scaling.apply(values, out)
+                decoder.decode(run, data, start, out[run.place])
