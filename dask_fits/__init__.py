@@ -1,5 +1,7 @@
 """FITS images anywhere as lazy Dask arrays, each task fetching exactly the bytes that it needs."""
 
+from typing import TYPE_CHECKING, Any
+
 from dask_fits.array import from_fits
 from dask_fits.exceptions import (
     AccessDeniedError,
@@ -23,6 +25,9 @@ from dask_fits.format.chunks import ReadPlan
 from dask_fits.storage.byte_range import ByteRange
 from dask_fits.storage.cost import CostModel
 from dask_fits.storage.transfer import TransferConfig
+
+if TYPE_CHECKING:
+    from dask_fits.many_cutouts.cutouts import cutouts
 
 __version__ = "0.1.0"
 
@@ -48,6 +53,16 @@ __all__ = [
     "TruncatedFileError",
     "UnstampedFileWarning",
     "UnsupportedHduError",
+    "cutouts",
     "from_fits",
     "open",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs astropy when it is first used."""
+    if name == "cutouts":
+        from dask_fits.many_cutouts.cutouts import cutouts
+
+        return cutouts
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -52,6 +52,13 @@ class Section(fits.Section):  # type: ignore[misc] # astropy has no types
     def __repr__(self) -> str:
         return f"<Section shape={self.shape} dtype={self.dtype}>"
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:  # noqa: FBT001 (NumPy's)
+        """Read all pixels, where NumPy wants an array: row by row it would take the section for."""
+        if copy is False:
+            raise ValueError("a section holds no pixels: an array of them is always a new one")
+        pixels = self._reader[...]
+        return np.asarray(pixels if dtype is None else pixels.astype(dtype, copy=False))
+
     def __getitem__(self, key: Any) -> Any:
         """Read pixels.
 

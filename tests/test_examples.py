@@ -14,7 +14,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from astropy import units as u
 from astropy.io import fits
+from astropy.nddata import Cutout2D
+from astropy.wcs import WCS
 from PIL import Image
 
 from tests.servers.gcs import GcsServer
@@ -123,6 +126,58 @@ def test_s3_refuses_other_credentials(s3_server: S3Server, wrong: str) -> None:
     )
     assert done.stderr.count("\n") == 1
     assert done.stdout == ""
+
+
+def test_cloud_guide(range_server: RangeServer, s3_server: S3Server) -> None:
+    web = f"{range_server.url}/m13.fits"
+    public = s3_server.put("m13.fits", M13.read_bytes(), bucket=PUBLIC)
+    private = s3_server.put("m13.fits", M13.read_bytes())
+    packed = f"{range_server.url}/m13_rice.fits"
+    arguments = (web, public, packed, private)
+    said = example("cloud_guide", *arguments, environment=s3_server.environment)
+    assert "(300, 300)  float32  2880         360000" in said
+    assert "header: BITPIX = -32, NAXIS = 2\n" in said
+    assert f"image: shape (300, 300), brightest pixel {PIXELS.max()}\n" in said
+    shown = f"shape (10, 20), float32, mean {PIXELS[10:20, 30:50].mean():.6f}\n"
+    names = ["", "S3 ", "private "]
+    assert all(f"\n{name}section: {shown}" in said for name in names)
+    assert f"\nthe same with a key: {shown}" in said
+    assert f"\nsection from nearby: {shown}" in said
+    tiles = fits.getdata(RICE)[10:20, 30:50].mean(dtype=float)
+    assert f"\ncompressed section: shape (10, 20), float32, mean {tiles:.6f}\n" in said
+    assert f"refused: {private}: access denied (403 Forbidden); give credentials" in said
+    assert s3_server.secret not in said
+    with fits.open(M13) as file:
+        wcs = WCS(file[0].header)
+        position = wcs.pixel_to_world(150, 150)
+        cutout = Cutout2D(file[0].data, position, 10 * u.arcsec, wcs)
+        mean = cutout.data.mean(dtype=float)
+    assert f"\ncutout: shape {cutout.shape}, float32, mean {mean:.6f}\n" in said
+    nbytes = 9 * 1200 + cutout.shape[1] * 4
+    assert f"cost of the cutout: <ReadPlan: 1 requests, {nbytes} bytes, 400 useful" in said
+    assert "off its position by 0.000 arcsec\n" in said
+    assert "a row: <ReadPlan: 1 requests, 1200 bytes, 1200 useful" in said
+    assert "a column: <ReadPlan: 1 requests, 358804 bytes, 1200 useful" in said
+    assert f"a section: {PLAN}\n" in said
+    assert "a section, from nearby: <ReadPlan: 10 requests, 800 bytes, 800 useful" in said
+    assert "all of it, in small parts: <ReadPlan: 3 requests, 360000 bytes, 360000 useful" in said
+    gets = [request.bytes for request in range_server.log]
+    heap = int(re.search(r"^RICE_1: (\d+) bytes of \d+$", said, re.MULTILINE)[1])
+    with fits.open(RICE, disable_image_compression=True) as file:
+        assert heap == sum(len(tile) for tile in file[1].data.field("COMPRESSED_DATA")[10:20])
+    of_packed = [57_600, heap]
+    assert gets == [57_600, 360_000, 10_880, *of_packed, 57_600, 57_600, *[80] * 10, 57_600]
+
+
+def test_cloud_guide_leaves_out_what_it_has_no_url_for(
+    range_server: RangeServer, s3_server: S3Server
+) -> None:
+    public = s3_server.put("m13.fits", M13.read_bytes(), bucket=PUBLIC)
+    arguments = (f"{range_server.url}/m13.fits", public)
+    said = example("cloud_guide", *arguments, environment=s3_server.anonymous_environment)
+    assert "\nS3 section: " in said
+    assert "RICE_1" not in said
+    assert "private" not in said
 
 
 def test_gcs(gcs_server: GcsServer) -> None:

@@ -33,6 +33,12 @@ def local_path(url: str, options: Mapping[str, Any]) -> str | None:
     return str(path) if isinstance(fs, LocalFileSystem) else None
 
 
+def glob(url: str, options: Mapping[str, Any]) -> list[str]:
+    """List the files that a pattern with ``*`` matches, in order of their names."""
+    fs, path = fsspec.core.url_to_fs(url, **options)
+    return [str(fs.unstrip_protocol(found)) for found in sorted(fs.glob(path))]
+
+
 def connect(
     url: str, options: Mapping[str, Any], transfer: TransferConfig
 ) -> tuple[Transport, asyncio.AbstractEventLoop]:

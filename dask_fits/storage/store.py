@@ -10,9 +10,10 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
+from dask_fits.exceptions import FitsFileNotFoundError
 from dask_fits.storage.byte_range import ByteRange, Coalescing
-from dask_fits.storage.errors import storage_errors
-from dask_fits.storage.filesystem import local_path
+from dask_fits.storage.errors import shown, storage_errors
+from dask_fits.storage.filesystem import glob, local_path
 from dask_fits.storage.local import open_local
 from dask_fits.storage.remote import open_remote
 from dask_fits.storage.stamp import Stamp
@@ -76,6 +77,28 @@ class Store(Protocol):
         AccessDeniedError, FitsFileNotFoundError, StorageError
             The storage refused, failed for longer than the bounds, or answered something else.
         """
+
+
+def matching(
+    url: str | os.PathLike[str], storage_options: Mapping[str, Any] | None
+) -> list[str | os.PathLike[str]]:
+    """List the files that a path or URL stands for: those that match where it has a ``*``.
+
+    Raises
+    ------
+    FitsFileNotFoundError
+        None does.
+    AccessDeniedError, MissingDriverError, StorageError
+    """
+    text = os.fspath(url)
+    if "*" not in text:
+        return [url]
+    options = dict(storage_options or {})
+    with storage_errors(text, options):
+        found = glob(text, options)
+    if not found:
+        raise FitsFileNotFoundError(f"{shown(text)}: found no file that matches")
+    return list(found)
 
 
 def open_store(

@@ -1,0 +1,1 @@
+"""Cutouts around many positions out of many files, planned as one job."""

@@ -1,0 +1,250 @@
+"""The result of many cutouts, and the function that makes it."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import dask
+import dask.array as da
+import numpy as np
+import numpy.typing as npt
+from astropy.wcs import WCS, FITSFixedWarning
+from dask.base import tokenize
+from dask.highlevelgraph import HighLevelGraph
+from dask.utils import parse_bytes
+
+from dask_fits.cutout import Mode, check_fill, check_mode
+from dask_fits.exceptions import FitsError
+from dask_fits.file import FitsFile, HduKey
+from dask_fits.file import open as open_file
+from dask_fits.format.chunks import ReadPlan
+from dask_fits.many_cutouts.images import Image, Search, Source, alike, find_images, resolved
+from dask_fits.many_cutouts.reads import all_reads
+from dask_fits.many_cutouts.table import tabulate
+from dask_fits.many_cutouts.targets import as_targets
+from dask_fits.many_cutouts.tasks import Bundle, Form, Read, assemble, bundled, reading_tasks
+from dask_fits.storage.transfer import TransferConfig
+
+Integers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Cutouts:
+    """Cutouts around many positions: lazy pixels, world coordinates, and what became of each.
+
+    There is a row for each position on each file that has a part of its cutout, by position and
+    then by file, and one for each position that is on no file.
+    """
+
+    data: da.Array
+    """The pixels: (rows, height, width), with the HDUs for second axis where several were asked
+    for, and with the images' other axes where they have more than two. What is off an image, or
+    failed, is filled. A chunk reads what its rows need; one that cannot be read raises."""
+    position: Integers
+    """(rows,): which of the positions."""
+    file: Integers
+    """(rows,): which of `files`; -1 where the position is on none."""
+    files: tuple[str, ...]
+    """Their names, patterns resolved."""
+    status: npt.NDArray[np.str_]
+    """(rows,) or (rows, hdus): ``ok``, ``partial`` where the cutout reaches over the image's edge,
+    ``off`` where the position has no cutout there, or ``failed``."""
+    error: npt.NDArray[np.object_]
+    """Of the shape of `status`: the exception where it failed, else None."""
+    failures: Mapping[str, FitsError]
+    """Files of which some HDU could not be used, and why, positions on them or not."""
+    plan: ReadPlan
+    """What reading all of `data` costs; its chunks are the tasks that read. The headers, and the
+    tables of compressed images, have been read."""
+    _images: tuple[tuple[Image | FitsError, ...], ...] = field(repr=False)
+    _reads: tuple[Read, ...] = field(repr=False)
+    _mode: Mode = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.position)
+
+    @property
+    def wcs(self) -> WcsView:
+        """World coordinates of each cutout: ``wcs[row]`` or ``wcs[row, hdu]``; None without one."""
+        return WcsView(self.position, self.file, self._images, self._mode)
+
+    def __repr__(self) -> str:
+        names, counts = np.unique(self.status, return_counts=True)
+        told = ", ".join(f"{count} {name}" for name, count in zip(names, counts, strict=True))
+        return (
+            f"<Cutouts {self.data.shape} {self.data.dtype}: {told or 'none'}; {self.plan.requests} "
+            f"requests, {self.plan.bytes} bytes>"
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WcsView:
+    """The world coordinates of cutouts, each made when it is asked for."""
+
+    position: Integers
+    file: Integers
+    images: tuple[tuple[Image | FitsError, ...], ...]
+    mode: Mode
+
+    def __len__(self) -> int:
+        return len(self.file)
+
+    def __getitem__(self, index: int | tuple[int, int]) -> WCS | None:
+        """Make the WCS of one cutout; None where it is off or failed."""
+        row, slot = index if isinstance(index, tuple) else (index, 0)
+        file, position = int(self.file[row]), int(self.position[row])
+        image = self.images[file][slot] if file >= 0 else None
+        number = image.number(position) if isinstance(image, Image) else None
+        if not isinstance(image, Image) or number is None:
+            return None
+        return image.wcs(number, self.mode)
+
+
+def cutouts(  # noqa: PLR0913 (each is a question that a caller has)
+    files: Source | Iterable[Source],
+    positions: Any,
+    size: Any,
+    *,
+    hdus: HduKey | Sequence[HduKey] | None = None,
+    mode: Mode = "partial",
+    fill_value: Any = np.nan,
+    storage_options: Mapping[str, Any] | None = None,
+    transfer: TransferConfig | None = None,
+    progress: Callable[[int, int], object] | None = None,
+) -> Cutouts:
+    """Plan cutouts around many positions out of many files, as one job; reads no pixels.
+
+    The files' headers are read, many at the same time. Positions on the sky are matched with the
+    images' footprints. What the cutouts of an image have in common is read once, and what lies
+    close together as one range. The result is lazy: its tasks read some images' parts each.
+
+    Parameters
+    ----------
+    files : path, URL, FitsFile, or several of them
+        A ``*`` stands for whatever files match.
+    positions : SkyCoord or (n, 2) array
+        On the sky, or pixel coordinates x, y from 0, which are cut out of every file.
+    size : number, Quantity, or two of them
+        Height and width of all cutouts, in pixels or as angles. An angle is resolved by the first
+        image; one that makes another number of pixels of it (by more than one) fails.
+    hdus : int, str, (str, int), or several of them, optional
+        Image HDUs to cut out of each file; by default the first that holds an image. Several make
+        another axis.
+    mode : "partial", "trim" or "strict"
+        Of a cutout that reaches over the image's edge: what is off the image is filled; the pixels
+        on the image come first along each axis, as `Cutout2D` trims, and the rest is filled; or
+        none of it is read.
+    fill_value : number
+        Of pixels that no image has. Integers have no NaN.
+    storage_options, transfer
+        See `dask_fits.open`; of all files that are not open yet.
+    progress : callable, optional
+        Is called with the number of files looked at and the number of all.
+
+    Returns
+    -------
+    Cutouts
+
+    Raises
+    ------
+    ValueError
+        There is no file, the size or the mode cannot be understood, or pixels have to be filled and
+        the images' type has no such value.
+    FitsError
+        None of the files can be used: what the first one raised. Where some can, the others are
+        in `Cutouts.failures`.
+
+    Examples
+    --------
+    >>> import dask_fits
+    >>> from astropy.coordinates import SkyCoord
+    >>> stars = SkyCoord(["16h41m36s", "16h41m42s", "12h00m00s"], ["36d27m", "36d28m", "36d27m"])
+    >>> found = dask_fits.cutouts("tests/data/m13.fits", stars, 32)
+    >>> found.status
+    array(['ok', 'ok', 'off'], dtype='<U7')
+    >>> found.data
+    dask.array<fits-cutouts, shape=(3, 32, 32), dtype=float32, chunksize=(3, 32, 32), ...>
+    """
+    check_mode(mode)
+    several = isinstance(hdus, Sequence) and not isinstance(hdus, str) and not _is_pair(hdus)
+    keys: tuple[Any, ...] = tuple(hdus) if several else (hdus,)  # type: ignore[arg-type]
+    if not keys:
+        raise ValueError("hdus: expected at least one")
+    opener = partial(open_file, storage_options=storage_options, transfer=transfer)
+    search = Search(as_targets(positions), size, keys, opener)
+    sources = list(resolved(files, storage_options))
+    names = tuple(s.url if isinstance(s, FitsFile) else os.fspath(s) for s in sources)
+    with warnings.catch_warnings():
+        # Of ten thousand headers, what astropy mends in each is of no use to anybody.
+        warnings.simplefilter("ignore", FITSFixedWarning)
+        found = find_images(sources, search, progress)
+    first = alike(found)
+    table = tabulate(found, search.targets, len(keys))
+    reads = all_reads(found, table, mode)
+    dtype = np.result_type(*(image.hdu.dtype for image in _images(found)))
+    if (table.status != "ok").any():
+        check_fill(fill_value, dtype, "cutouts that are partial, off or failed are filled")
+    elif dtype.kind != "f":
+        fill_value = 0  # which no pixel gets
+    form = Form(len(keys) if several else None, first.shape, dtype, fill_value)
+    plans = (ReadPlan.of_chunks(r.batch.plan for r in some) for some in bundled(reads))
+    index = slice(None) if several else 0
+    return Cutouts(
+        data=_data(reads, len(table.file), form),
+        position=table.position,
+        file=table.file,
+        files=names,
+        status=table.status[:, index],
+        error=table.error[:, index],
+        failures=_failures(names, found),
+        plan=ReadPlan.of_chunks(plans),
+        _images=tuple(tuple(some) for some in found),
+        _reads=tuple(reads),
+        _mode=mode,
+    )
+
+
+def _is_pair(hdus: Sequence[Any]) -> bool:
+    """Whether it is one HDU by name and version."""
+    kinds = [type(part) for part in hdus]
+    return isinstance(hdus, tuple) and kinds == [str, int]
+
+
+def _images(found: Sequence[Sequence[Image | FitsError]]) -> list[Image]:
+    return [image for some in found for image in some if isinstance(image, Image)]
+
+
+def _failures(
+    names: Sequence[str], found: Sequence[Sequence[Image | FitsError]]
+) -> dict[str, FitsError]:
+    failed = {}
+    for name, some in zip(names, found, strict=True):
+        errors = [image for image in some if isinstance(image, FitsError)]
+        if errors:
+            failed[name] = errors[0]
+    return failed
+
+
+def _data(reads: Sequence[Read], count: int, form: Form) -> da.Array:
+    """Make the lazy array: tasks that read, and tasks that put the rows of a chunk together."""
+    limit = parse_bytes(dask.config.get("array.chunk-size"))
+    length = max(1, limit // form.row_bytes)
+    blocks = [np.arange(n, min(n + length, count)) for n in range(0, max(count, 1), length)]
+    places = [(r.reader, r.boxes.first, r.boxes.stop, r.rows, r.corner, r.slot) for r in reads]
+    token = tokenize(
+        places, count, length, form.slots, form.shape, str(form.dtype), repr(form.fill_value)
+    )
+    name = f"fits-cutouts-{token}"
+    bundles = [Bundle.of(some, [r.rows // length for r in some]) for some in bundled(reads)]
+    graph, parts = reading_tasks(token, bundles, len(blocks))
+    for n, rows in enumerate(blocks):
+        graph[name, n, *(0 for _ in form.row)] = assemble, rows, form, parts[n]
+    chunks = (tuple(len(rows) for rows in blocks), *((length,) for length in form.row))
+    layers = HighLevelGraph.from_collections(name, graph)
+    array: da.Array = da.Array(layers, name, chunks, dtype=form.dtype)  # type: ignore[no-untyped-call]
+    return array

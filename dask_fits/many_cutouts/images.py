@@ -1,0 +1,215 @@
+"""The images of many files, and the boxes around positions that lie on them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from astropy.wcs import WCS
+
+from dask_fits.cutout import Mode
+from dask_fits.exceptions import FitsError, FitsFormatError, NotAnImageError
+from dask_fits.file import HDU, FitsFile, HduKey
+from dask_fits.format.boxes import Boxes
+from dask_fits.many_cutouts.targets import Placed, Targets, place
+from dask_fits.storage.store import matching
+from dask_fits.wcs import moved, size_in_pixels, sky_axes
+
+Integers = npt.NDArray[np.int64]
+
+AT_ONCE = 32
+"""Files that are looked at at the same time."""
+
+Source = str | os.PathLike[str] | FitsFile
+"""A file: by its path or URL, or opened."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Image:
+    """One image HDU of one file, and the boxes that are cut out of it."""
+
+    hdu: HDU
+    axes: tuple[int, int]
+    """Axes that are cut, y and x."""
+    shape: tuple[int, ...]
+    """Shape of a cutout: of the image, with the box along the axes that are cut."""
+    placed: Placed
+
+    def boxes(self, which: Integers) -> tuple[Boxes, Integers]:
+        """Give what of some of the boxes is on the image, and how far into the box it begins."""
+        lengths = np.array(self.hdu.shape)
+        first = np.zeros((len(which), len(lengths)), np.int64)
+        stop = np.broadcast_to(lengths, first.shape).copy()
+        corner = np.zeros_like(first)
+        for n, axis in enumerate(self.axes):
+            begin = self.placed.first[which, n]
+            first[:, axis] = np.maximum(begin, 0)
+            stop[:, axis] = np.minimum(begin + self.shape[axis], lengths[axis])
+            corner[:, axis] = first[:, axis] - begin
+        return Boxes(first, stop), corner
+
+    def number(self, position: int) -> int | None:
+        """Find the box around one of the positions; None where it is off the image."""
+        numbers = self.placed.numbers
+        found = int(np.searchsorted(numbers, position))
+        if found == len(numbers) or numbers[found] != position or not self.placed.on[found]:
+            return None
+        return found
+
+    def wcs(self, number: int, mode: Mode) -> WCS:
+        """Make the WCS of one of the boxes."""
+        origin, shape = [0] * len(self.shape), list(self.shape)
+        boxes, _ = self.boxes(np.array([number]))
+        for n, axis in enumerate(self.axes):
+            origin[axis] = int(self.placed.first[number, n])
+            if mode == "trim":
+                origin[axis] = int(boxes.first[0, axis])
+                shape[axis] = int(boxes.stop[0, axis]) - origin[axis]
+        return moved(self.hdu.wcs, origin, tuple(shape))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Search:
+    """What is looked for in each file."""
+
+    targets: Targets
+    size: Any
+    hdus: tuple[HduKey | None, ...]
+    open: Callable[[str | os.PathLike[str]], FitsFile]
+
+    def box(self, file: FitsFile) -> tuple[int, int]:
+        """Resolve the size of the cutouts by the first image of a file."""
+        hdu = self._hdu(file, self.hdus[0])
+        with _about(hdu):
+            return size_in_pixels(self.size, hdu.wcs)
+
+    def images(self, source: Source | FitsError, box: tuple[int, int]) -> list[Image | FitsError]:
+        """Place the boxes on the images of a file."""
+        if isinstance(source, FitsError):
+            return [source] * len(self.hdus)
+        found: list[Image | FitsError] = []
+        try:
+            file = source if isinstance(source, FitsFile) else self.open(source)
+        except FitsError as error:
+            return [error] * len(self.hdus)
+        for key in self.hdus:
+            try:
+                found.append(self._image(self._hdu(file, key), box))
+            except FitsError as error:
+                found.append(error)
+        return found
+
+    def _hdu(self, file: FitsFile, key: HduKey | None) -> HDU:
+        return file.first_image() if key is None else file[key]
+
+    def _image(self, hdu: HDU, box: tuple[int, int]) -> Image:
+        reader, wcs = hdu.reader(), hdu.wcs
+        if reader.ndim < 2:
+            raise NotAnImageError(
+                f"{_name(hdu)}: a cutout needs two axes, found shape {reader.shape}"
+            )
+        with _about(hdu):
+            own = size_in_pixels(self.size, wcs)
+            if max(abs(own[0] - box[0]), abs(own[1] - box[1])) > 1:
+                raise ValueError(
+                    f"size: found {own[0]} x {own[1]} pixels, expected about as many as the "
+                    f"{box[0]} x {box[1]} of the first image"
+                )
+            axes = sky_axes(wcs, reader.ndim)
+            image = reader.shape[axes[0]], reader.shape[axes[1]]
+            placed = place(self.targets, wcs, image, box)
+        shape = list(reader.shape)
+        shape[axes[0]], shape[axes[1]] = box
+        return Image(hdu, axes, tuple(shape), placed)
+
+
+def _name(hdu: HDU) -> str:
+    return f"{hdu.store.name}: HDU {hdu.index} ({hdu.name or 'unnamed'})"
+
+
+@contextmanager
+def _about(hdu: HDU) -> Iterator[None]:
+    """Name the HDU that a ValueError is about."""
+    try:
+        yield
+    except FitsError:
+        raise
+    except ValueError as error:
+        raise FitsFormatError(f"{_name(hdu)}: {error}") from error
+
+
+def resolved(
+    files: Source | Iterable[Source], storage_options: Mapping[str, Any] | None
+) -> Iterator[Source]:
+    """List the files, those that match for a path or URL with a ``*``."""
+    several = [files] if isinstance(files, (str, os.PathLike, FitsFile)) else files
+    for file in several:
+        if isinstance(file, FitsFile):
+            yield file
+        else:
+            yield from matching(file, storage_options)
+
+
+def first_box(sources: list[Source | FitsError], search: Search) -> tuple[int, int]:
+    """Resolve the size of the cutouts by the first file that can be used; those before it cannot.
+
+    What is opened here takes the place of its path in `sources`.
+    """
+    if not sources:
+        raise ValueError("files: expected at least one, found none")
+    first: FitsError | None = None
+    for n, source in enumerate(sources):
+        try:
+            if isinstance(source, FitsError):
+                continue
+            sources[n] = file = source if isinstance(source, FitsFile) else search.open(source)
+            return search.box(file)
+        except FitsError as error:
+            first = first or error
+            if not isinstance(sources[n], FitsFile):
+                sources[n] = error
+    raise first or FitsError("no file")
+
+
+def find_images(
+    sources: Sequence[Source], search: Search, progress: Callable[[int, int], object] | None
+) -> list[list[Image | FitsError]]:
+    """Look at all files, many at the same time: the image or the error of each HDU of each.
+
+    Raises
+    ------
+    ValueError
+        There is no file.
+    FitsError
+        None of them can be used.
+    """
+    opened: list[Source | FitsError] = list(sources)
+    box = first_box(opened, search)
+    found = []
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for images in pool.map(lambda source: search.images(source, box), opened):
+            found.append(images)
+            if progress:
+                progress(len(found), len(opened))
+    return found
+
+
+def alike(found: list[list[Image | FitsError]]) -> Image:
+    """Find the first image, and replace those whose cutouts have another shape by an error."""
+    images = [image for some in found for image in some if isinstance(image, Image)]
+    if not images:
+        raise next(image for some in found for image in some if isinstance(image, FitsError))
+    for some in found:
+        for slot, image in enumerate(some):
+            if isinstance(image, Image) and image.shape != images[0].shape:
+                some[slot] = FitsFormatError(
+                    f"{_name(image.hdu)}: found cutouts of shape {image.shape}, expected "
+                    f"{images[0].shape} as of {_name(images[0].hdu)}"
+                )
+    return images[0]
