@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -19,13 +19,14 @@ from dask.highlevelgraph import HighLevelGraph
 from dask.utils import parse_bytes
 
 from dask_fits.cutout import Mode, check_fill, check_mode
-from dask_fits.exceptions import FitsError
+from dask_fits.exceptions import FitsError, MissingDriverError
 from dask_fits.file import FitsFile, HduKey
 from dask_fits.file import open as open_file
 from dask_fits.format.chunks import ReadPlan
 from dask_fits.many_cutouts.images import Image, Search, Source, alike, find_images, resolved
 from dask_fits.many_cutouts.reads import all_reads
-from dask_fits.many_cutouts.table import tabulate
+from dask_fits.many_cutouts.stream import Errors, run
+from dask_fits.many_cutouts.table import STATUS, tabulate
 from dask_fits.many_cutouts.targets import as_targets
 from dask_fits.many_cutouts.tasks import Bundle, Form, Read, assemble, bundled, reading_tasks
 from dask_fits.storage.transfer import TransferConfig
@@ -63,6 +64,7 @@ class Cutouts:
     tables of compressed images, have been read."""
     _images: tuple[tuple[Image | FitsError, ...], ...] = field(repr=False)
     _reads: tuple[Read, ...] = field(repr=False)
+    _form: Form = field(repr=False)
     _mode: Mode = field(repr=False)
 
     def __len__(self) -> int:
@@ -72,6 +74,81 @@ class Cutouts:
     def wcs(self) -> WcsView:
         """World coordinates of each cutout: ``wcs[row]`` or ``wcs[row, hdu]``; None without one."""
         return WcsView(self.position, self.file, self._images, self._mode)
+
+    def to_zarr(
+        self,
+        store: str | os.PathLike[str],
+        *,
+        storage_options: Mapping[str, Any] | None = None,
+        overwrite: bool = False,
+    ) -> Cutouts:
+        """Write all cutouts to a zarr group, file by file, in Dask's current scheduler.
+
+        It holds ``data``, ``position`` and ``file`` as here, ``status`` as numbers (the attribute
+        ``flag_meanings`` tells of what), and ``corner``, the pixel y, x of the image that is a
+        cutout's first; as attributes the names of the files, and why cutouts failed. Each cutout is
+        a chunk of its own. One that cannot be read is filled, and the others written.
+
+        Parameters
+        ----------
+        store : path or URL
+            A directory, or a place in an object store.
+        storage_options : mapping, optional
+            Arguments of the fsspec filesystem that it is written to.
+        overwrite : bool
+            Replace what is there.
+
+        Returns
+        -------
+        Cutouts
+            The same with the `status` and `error` that came of it.
+
+        Raises
+        ------
+        FileExistsError
+            Something is there, and `overwrite` is not set.
+        MissingDriverError
+            zarr is not installed.
+        """
+        try:
+            from dask_fits.many_cutouts.zarr_writer import ZarrWriter
+        except ImportError as error:
+            raise MissingDriverError("zarr is not installed: pip install 'dask_fits[zarr]'") from error
+        options = None if storage_options is None else dict(storage_options)
+        writer = ZarrWriter(os.fspath(store), options, self._form)
+        attributes = {"files": list(self.files), "mode": self._mode}
+        writer.create(len(self), attributes, overwrite=overwrite)
+        done = self._after(run(self._reads, len(self), self._form.row_bytes, writer))
+        writer.add("position", self.position)
+        writer.add("file", self.file)
+        writer.add("corner", self._corners())
+        flags = np.select([done.status == name for name in STATUS], range(len(STATUS)))
+        said = {
+            " ".join(map(str, index)): str(error)
+            for index, error in np.ndenumerate(done.error)
+            if error is not None
+        }
+        meanings = {"flag_values": list(range(len(STATUS))), "flag_meanings": " ".join(STATUS)}
+        writer.add("status", flags.astype(np.int8), errors=said, **meanings)
+        return done
+
+    def _corners(self) -> Integers:
+        found = np.zeros((*self.status.shape, 2), np.int64)
+        for index in np.ndindex(self.status.shape):
+            row, slot = (*index, 0)[:2]
+            image = self._images[self.file[row]][slot] if self.file[row] >= 0 else None
+            number = image.number(int(self.position[row])) if isinstance(image, Image) else None
+            if isinstance(image, Image) and number is not None:
+                found[index] = image.origin(number, self._mode)
+        return found
+
+    def _after(self, errors: Errors) -> Cutouts:
+        """Note what turned out to be unreadable."""
+        status, why = self.status.copy(), self.error.copy()
+        for (row, slot), error in errors.items():
+            index = (row, slot)[: status.ndim]
+            status[index], why[index] = "failed", error
+        return replace(self, status=status, error=why)
 
     def __repr__(self) -> str:
         names, counts = np.unique(self.status, return_counts=True)
@@ -205,6 +282,7 @@ def cutouts(  # noqa: PLR0913 (each is a question that a caller has)
         plan=ReadPlan.of_chunks(plans),
         _images=tuple(tuple(some) for some in found),
         _reads=tuple(reads),
+        _form=form,
         _mode=mode,
     )
 

@@ -66,12 +66,16 @@ class Image:
         """Make the WCS of one of the boxes."""
         origin, shape = [0] * len(self.shape), list(self.shape)
         boxes, _ = self.boxes(np.array([number]))
-        for n, axis in enumerate(self.axes):
-            origin[axis] = int(self.placed.first[number, n])
+        for axis, start in zip(self.axes, self.origin(number, mode), strict=True):
+            origin[axis] = start
             if mode == "trim":
-                origin[axis] = int(boxes.first[0, axis])
-                shape[axis] = int(boxes.stop[0, axis]) - origin[axis]
+                shape[axis] = int(boxes.stop[0, axis]) - start
         return moved(self.hdu.wcs, origin, tuple(shape))
+
+    def origin(self, number: int, mode: Mode) -> tuple[int, int]:
+        """Find the pixel y, x that is the first of one of the cutouts."""
+        y, x = self.placed.first[number].tolist()
+        return (max(y, 0), max(x, 0)) if mode == "trim" else (y, x)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

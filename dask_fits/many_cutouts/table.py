@@ -15,6 +15,9 @@ from dask_fits.many_cutouts.targets import Targets
 
 Integers = npt.NDArray[np.int64]
 
+STATUS = ("ok", "partial", "off", "failed")
+"""What may become of a cutout."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Table:

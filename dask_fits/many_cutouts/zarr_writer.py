@@ -1,0 +1,69 @@
+"""Many cutouts into a zarr group; the only importer of zarr."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+from zarr.errors import ContainsArrayError, ContainsGroupError
+
+from dask_fits.many_cutouts.stream import Errors
+from dask_fits.many_cutouts.tasks import Form, Part, put_together
+
+Integers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ZarrWriter:
+    """Writes cutouts into a zarr group, each as a chunk of its own; see `Write`."""
+
+    store: str
+    storage_options: dict[str, Any] | None
+    form: Form
+
+    def __dask_tokenize__(self) -> tuple[object, ...]:
+        return ("dask_fits.ZarrWriter", self.store)
+
+    def create(self, count: int, attributes: dict[str, Any], *, overwrite: bool) -> None:
+        """Make the group.
+
+        Raises
+        ------
+        FileExistsError
+            There is one, and it may not be replaced.
+        """
+        form, mode = self.form, "w" if overwrite else "w-"
+        try:
+            group = self._open(mode, attributes=attributes)
+        except (ContainsArrayError, ContainsGroupError, FileExistsError) as error:
+            raise FileExistsError(
+                f"{self.store}: exists, and it was not asked to replace it"
+            ) from error
+        group.create_array(
+            "data",
+            shape=(count, *form.row),
+            chunks=(1, *form.row),
+            dtype=form.dtype,
+            fill_value=np.array(form.fill_value).astype(form.dtype)[()],
+        )
+
+    def add(self, name: str, values: npt.NDArray[Any], **attributes: Any) -> None:
+        """Write a small array as a whole."""
+        self._open("r+").create_array(name, data=values, attributes=attributes)
+
+    def __call__(self, rows: Integers, parts: Sequence[Sequence[Part]]) -> Errors:
+        """Write the cutouts of some rows."""
+        found, errors = put_together(rows, self.form, parts)
+        data = self._open("r+")["data"]
+        for row, cutout in zip(rows.tolist(), found, strict=True):
+            data[row] = cutout
+        return errors
+
+    def _open(self, mode: Any, **options: Any) -> Any:
+        return zarr.open_group(
+            self.store, mode=mode, storage_options=self.storage_options, **options
+        )
