@@ -113,7 +113,8 @@ class Cutouts:
         try:
             from dask_fits.many_cutouts.zarr_writer import ZarrWriter
         except ImportError as error:
-            raise MissingDriverError("zarr is not installed: pip install 'dask_fits[zarr]'") from error
+            hint = "pip install 'dask_fits[zarr]'"
+            raise MissingDriverError(f"zarr is not installed: {hint}") from error
         options = None if storage_options is None else dict(storage_options)
         writer = ZarrWriter(os.fspath(store), options, self._form)
         attributes = {"files": list(self.files), "mode": self._mode}
