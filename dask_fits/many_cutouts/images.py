@@ -19,7 +19,7 @@ from dask_fits.file import HDU, FitsFile, HduKey
 from dask_fits.format.boxes import Boxes
 from dask_fits.many_cutouts.targets import Placed, Targets, place
 from dask_fits.storage.store import matching
-from dask_fits.wcs import moved, size_in_pixels, sky_axes
+from dask_fits.wcs import is_angular, moved, size_in_pixels, sky_axes
 
 Integers = npt.NDArray[np.int64]
 
@@ -87,30 +87,33 @@ class Search:
     hdus: tuple[HduKey | None, ...]
     open: Callable[[str | os.PathLike[str]], FitsFile]
 
-    def box(self, file: FitsFile) -> tuple[int, int]:
-        """Resolve the size of the cutouts by the first image of a file."""
-        hdu = self._hdu(file, self.hdus[0])
-        with _about(hdu):
-            return size_in_pixels(self.size, hdu.wcs)
-
-    def images(self, source: Source | FitsError, box: tuple[int, int]) -> list[Image | FitsError]:
-        """Place the boxes on the images of a file."""
-        if isinstance(source, FitsError):
-            return [source] * len(self.hdus)
-        found: list[Image | FitsError] = []
+    def find(self, source: Source) -> list[HDU | FitsError]:
+        """Find the HDUs of a file, or why there are none."""
         try:
             file = source if isinstance(source, FitsFile) else self.open(source)
         except FitsError as error:
             return [error] * len(self.hdus)
+        found: list[HDU | FitsError] = []
         for key in self.hdus:
             try:
-                found.append(self._image(self._hdu(file, key), box))
+                found.append(file.first_image() if key is None else file[key])
             except FitsError as error:
                 found.append(error)
         return found
 
-    def _hdu(self, file: FitsFile, key: HduKey | None) -> HDU:
-        return file.first_image() if key is None else file[key]
+    def box(self, hdu: HDU) -> tuple[int, int]:
+        """Resolve the size of the cutouts by an image."""
+        with _about(hdu):
+            return size_in_pixels(self.size, hdu.wcs)
+
+    def image(self, hdu: HDU | FitsError, box: tuple[int, int]) -> Image | FitsError:
+        """Place the boxes on an image."""
+        if isinstance(hdu, FitsError):
+            return hdu
+        try:
+            return self._image(hdu, box)
+        except FitsError as error:
+            return error
 
     def _image(self, hdu: HDU, box: tuple[int, int]) -> Image:
         reader, wcs = hdu.reader(), hdu.wcs
@@ -119,7 +122,7 @@ class Search:
                 f"{_name(hdu)}: a cutout needs two axes, found shape {reader.shape}"
             )
         with _about(hdu):
-            own = size_in_pixels(self.size, wcs)
+            own = size_in_pixels(self.size, wcs) if is_angular(self.size) else box
             if max(abs(own[0] - box[0]), abs(own[1] - box[1])) > 1:
                 raise ValueError(
                     f"size: found {own[0]} x {own[1]} pixels, expected about as many as the "
@@ -160,27 +163,6 @@ def resolved(
             yield from matching(file, storage_options)
 
 
-def first_box(sources: list[Source | FitsError], search: Search) -> tuple[int, int]:
-    """Resolve the size of the cutouts by the first file that can be used; those before it cannot.
-
-    What is opened here takes the place of its path in `sources`.
-    """
-    if not sources:
-        raise ValueError("files: expected at least one, found none")
-    first: FitsError | None = None
-    for n, source in enumerate(sources):
-        try:
-            if isinstance(source, FitsError):
-                continue
-            sources[n] = file = source if isinstance(source, FitsFile) else search.open(source)
-            return search.box(file)
-        except FitsError as error:
-            first = first or error
-            if not isinstance(sources[n], FitsFile):
-                sources[n] = error
-    raise first or FitsError("no file")
-
-
 def find_images(
     sources: Sequence[Source], search: Search, progress: Callable[[int, int], object] | None
 ) -> list[list[Image | FitsError]]:
@@ -193,15 +175,33 @@ def find_images(
     FitsError
         None of them can be used.
     """
-    opened: list[Source | FitsError] = list(sources)
-    box = first_box(opened, search)
-    found = []
+    if not sources:
+        raise ValueError("files: expected at least one, found none")
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        for images in pool.map(lambda source: search.images(source, box), opened):
-            found.append(images)
+        found: list[list[HDU | FitsError]] = []
+        for hdus in pool.map(search.find, sources):
+            found.append(hdus)
             if progress:
-                progress(len(found), len(opened))
-    return found
+                progress(len(found), len(sources))
+        box = _box(found, search)
+        placed = pool.map(lambda hdus: [search.image(hdu, box) for hdu in hdus], found)
+        return list(placed)
+
+
+def _box(found: Sequence[Sequence[HDU | FitsError]], search: Search) -> tuple[int, int]:
+    """Resolve the size of the cutouts: an angle by the first image that lets us."""
+    if not is_angular(search.size):
+        return size_in_pixels(search.size, WCS(naxis=2))
+    errors = []
+    for some in found:
+        for hdu in some:
+            try:
+                if isinstance(hdu, HDU):
+                    return search.box(hdu)
+                errors.append(hdu)
+            except FitsError as error:
+                errors.append(error)
+    raise errors[0]
 
 
 def alike(found: list[list[Image | FitsError]]) -> Image:

@@ -72,8 +72,8 @@ def as_targets(positions: Any) -> Targets:
         finite = np.isfinite(sphere.lon.value) & np.isfinite(sphere.lat.value)
         return Targets(sky, None, _vectors(sky), finite)
     pixels = np.asarray(positions, np.float64)
-    if pixels.ndim == 1 and pixels.size == 2:
-        pixels = pixels[None]
+    if pixels.ndim == 1 and pixels.size in (0, 2):
+        pixels = pixels.reshape(-1, 2)
     if pixels.ndim != 2 or pixels.shape[1] != 2:
         raise ValueError(
             "positions: expected a SkyCoord or an (n, 2) array of pixel coordinates x, y, "
