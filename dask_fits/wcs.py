@@ -8,15 +8,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from astropy import units as u
-from astropy.coordinates import SkyCoord
+from astropy.coordinates import ConvertError, SkyCoord
 from astropy.io import fits
 from astropy.wcs import WCS, DistortionLookupTable, NoConvergence, Sip
-from astropy.wcs.utils import proj_plane_pixel_scales, skycoord_to_pixel
+from astropy.wcs.utils import (
+    proj_plane_pixel_scales,
+    skycoord_to_pixel,
+    wcs_to_celestial_frame,
+)
 
 from dask_fits.exceptions import FitsFormatError
 from dask_fits.file import HDU
-from dask_fits.format.header import BLOCK
-from dask_fits.storage.byte_range import ByteRange
+from dask_fits.wcs_tables import check_coordinate_tables, read_tables
+
+_MOST_AXES = 32
+"""Axes that a WCS of wcslib has at most."""
 
 
 def read_wcs(hdu: HDU, key: str = " ") -> WCS:
@@ -35,49 +41,30 @@ def read_wcs(hdu: HDU, key: str = " ") -> WCS:
     ------
     FitsFormatError
         The keywords make no WCS, or refer to an HDU that the file does not have.
+    TruncatedFileError, FileChangedError, StorageError
+        Such an HDU cannot be had.
     """
-    header = hdu.header
-    tables = _tables(hdu, _table_names(header, key.strip()))
+    header, letter = hdu.header, key.strip()
     where = f"{hdu.store.name}: HDU {hdu.index} ({hdu.name or 'unnamed'})"
+    _check_axes(header, letter, where)
+    tables = read_tables(hdu, header, letter)
+    check_coordinate_tables(header, letter, tables, where)
     try:
         return WCS(header, fobj=tables, key=key or " ")
     except Exception as error:  # astropy raises whatever it stumbles on
-        what = f"alternate WCS {key!r}" if key.strip() else "WCS"
+        what = f"alternate WCS {key!r}" if letter else "WCS"
         said = " ".join(str(error).split()) or type(error).__name__
         raise FitsFormatError(f"{where}: the keywords make no {what}: {said}") from error
 
 
-def _table_names(header: fits.Header, key: str) -> set[str]:
-    """EXTNAMEs that a header's WCS refers to."""
-    names = set()
-    for number in range(1, 1 + max(header.get("NAXIS", 0), header.get(f"WCSAXES{key}", 0))):
-        if str(header.get(f"CTYPE{number}{key}", "")).strip().upper().endswith("-TAB"):
-            names.add(str(header.get(f"PS{number}_0{key}", "")).strip().upper())
-        if any(
-            str(header.get(f"{kind}{number}", "")).strip().upper() == "LOOKUP"
-            for kind in ("CPDIS", "CQDIS")
-        ):
-            names.add("WCSDVARR")
-        if f"D2IMDIS{number}" in header or "AXISCORR" in header:
-            names.add("D2IMARR")
-    return names - {""}
-
-
-def _tables(hdu: HDU, names: set[str]) -> fits.HDUList | None:
-    """Read the HDUs of these names, in one go; None where none is asked for."""
-    if not names:
-        return None
-    found = [other for other in hdu.file if other.name.strip().upper() in names]
-    size = hdu.store.stamp.size
-    ranges = [
-        ByteRange(h.header_range.start, min(h.data_range.stop + -h.data_range.stop % BLOCK, size))
-        for h in found
-    ]
-    content = bytearray(fits.PrimaryHDU().header.tostring().encode("ascii"))
-    for _, piece in hdu.store.read_ranges(ranges, whole=True):
-        content += piece
-        content += bytes(-len(content) % BLOCK)
-    return fits.HDUList.fromstring(bytes(content))
+def _check_axes(header: fits.Header, key: str, where: str) -> None:
+    """Raise where WCSAXES is so large that astropy hangs over it, or ends the process."""
+    axes = header.get(f"WCSAXES{key}", 0)
+    if isinstance(axes, int) and axes > _MOST_AXES:
+        raise FitsFormatError(
+            f"{where}: the keywords make no WCS: WCSAXES{key} = {axes}, expected at most "
+            f"{_MOST_AXES}, which is what astropy takes"
+        )
 
 
 def sky_axes(wcs: WCS, ndim: int) -> tuple[int, int]:
@@ -125,11 +112,48 @@ def to_pixels(wcs: WCS, positions: SkyCoord) -> tuple[npt.NDArray[Any], npt.NDAr
         The WCS is not celestial, or of a frame that astropy cannot transform to.
     """
     try:
-        found = skycoord_to_pixel(positions, wcs, mode="all")
+        found: Any = _two_axes(wcs, positions) if wcs.naxis == 2 else _more_axes(wcs, positions)
     except NoConvergence as error:
         found = np.where(_lost(error), np.nan, error.best_solution.T).reshape(2, *positions.shape)
-    lon, lat = (np.asarray(values, np.float64) for values in found)
-    return (lat, lon) if wcs.wcs.lng > wcs.wcs.lat else (lon, lat)
+    except (
+        ConvertError,
+        TypeError,
+        NotImplementedError,
+    ) as error:  # of planets, and what astropy lacks of them
+        raise ValueError(f"WCS: astropy cannot transform to its frame: {error}") from error
+    x, y = (np.asarray(values, np.float64) for values in found)
+    return x, y
+
+
+def _two_axes(wcs: WCS, positions: SkyCoord) -> Sequence[Any]:
+    if not wcs.has_celestial:
+        raise ValueError("WCS: expected celestial coordinates, found none")
+    found = positions.transform_to(wcs_to_celestial_frame(wcs))
+    try:
+        lon, lat = found.data.lon, found.data.lat
+    except AttributeError:  # it is not spherical
+        lon, lat = found.spherical.lon, found.spherical.lat
+    world = (lat, lon) if wcs.wcs.lng > wcs.wcs.lat else (lon, lat)
+    units = [u.Unit(unit) for unit in wcs.wcs.cunit]
+    values = (value.to_value(unit) for value, unit in zip(world, units, strict=True))
+    pixels: Sequence[Any] = _with_both_tables(wcs).all_world2pix(*values, 0)
+    return pixels
+
+
+def _more_axes(wcs: WCS, positions: SkyCoord) -> Sequence[Any]:
+    # It puts the longitude first, and the pixel axes likewise.
+    found: Sequence[Any] = skycoord_to_pixel(positions, wcs, mode="all")
+    return found[::-1] if wcs.wcs.lng > wcs.wcs.lat else found
+
+
+def _with_both_tables(wcs: WCS) -> WCS:
+    """Add a table of zeros where only one axis has one: astropy else sees no distortion at all."""
+    if (wcs.det2im1 is None) == (wcs.det2im2 is None):
+        return wcs
+    found = wcs.deepcopy()
+    nothing = DistortionLookupTable(np.zeros((1, 1), np.float32), (0, 0), (0, 0), (1, 1))
+    setattr(found, "det2im1" if found.det2im1 is None else "det2im2", nothing)
+    return found
 
 
 def _lost(error: NoConvergence) -> npt.NDArray[np.bool_]:
@@ -160,16 +184,27 @@ def size_in_pixels(size: Any, wcs: WCS) -> tuple[int, int]:
     ValueError
         It is not one or two finite lengths of at least one pixel.
     """
+    height, width = (_length(side, axis, wcs) for axis, side in enumerate(_sides(size)))
+    return height, width
+
+
+def is_angular(size: Any) -> bool:
+    """Whether a size needs a WCS to be resolved: one of its sides is an angle."""
+    return any(
+        isinstance(side, u.Quantity) and side.unit.physical_type == "angle" for side in _sides(size)
+    )
+
+
+def _sides(size: Any) -> Sequence[Any]:
+    """Take height and width apart."""
     if np.isscalar(size):
-        sides: Sequence[Any] = [size, size]
-    elif isinstance(size, u.Quantity) and size.size == 1:
-        sides = [size.reshape(()), size.reshape(())]
-    else:
-        sides = list(size)
+        return [size, size]
+    if isinstance(size, u.Quantity) and size.size == 1:
+        return [size.reshape(()), size.reshape(())]
+    sides = list(size)
     if len(sides) != 2:
         raise ValueError(f"size: expected one or two lengths, found {len(sides)}")
-    height, width = (_length(side, axis, wcs) for axis, side in enumerate(sides))
-    return height, width
+    return sides
 
 
 def _length(side: Any, axis: int, wcs: WCS) -> int:
@@ -187,9 +222,9 @@ def _length(side: Any, axis: int, wcs: WCS) -> int:
             pixels = (side / scale).decompose().value
         else:
             raise ValueError(f"size: expected pixels or an angle, found {side.unit}")
-    if not np.isfinite(pixels):
+    if not isinstance(pixels, int) and not np.isfinite(pixels):
         raise ValueError(f"size: expected a finite length, found {side}")
-    found = int(np.round(pixels))
+    found = pixels if isinstance(pixels, int) else int(np.round(pixels))
     if found < 1:
         raise ValueError(f"size: expected at least one pixel, found {side}")
     return found
@@ -212,8 +247,7 @@ def moved(wcs: WCS, origin: Sequence[int], shape: tuple[int, ...]) -> WCS:
     for axis, start in enumerate(reversed(origin[-wcs.naxis :])):
         by[axis] = start
     found.wcs.crpix -= by
-    if wcs.naxis == len(shape):
-        found.array_shape = shape
+    found.array_shape = shape if wcs.naxis == len(shape) else None
     if wcs.sip is not None:
         sip = wcs.sip
         found.sip = Sip(sip.a, sip.b, sip.ap, sip.bp, sip.crpix - by[:2])

@@ -1,0 +1,134 @@
+"""The HDUs that keep a part of another one's world coordinates."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from astropy.io import fits
+
+from dask_fits.exceptions import FitsFormatError, TruncatedFileError
+from dask_fits.file import HDU
+from dask_fits.format.header import BLOCK
+from dask_fits.storage.byte_range import ByteRange
+
+
+def table_keys(header: fits.Header, key: str) -> set[tuple[str, int]]:
+    """Tell which HDUs a header's WCS refers to: EXTNAME, in upper case, and EXTVER.
+
+    Parameters
+    ----------
+    header : astropy.io.fits.Header
+    key : str
+        Letter of an alternate WCS; empty for the primary one.
+    """
+    keys = {
+        (_text(header, f"PS{n}_0{key}"), _version(header, f"PV{n}_1{key}"))
+        for n in _coordinate_axes(header, key)
+    }
+    for kind, parameter in (("CPDIS", "DP"), ("CQDIS", "DQ")):
+        for n in _numbers(header, kind):
+            if _text(header, f"{kind}{n}") == "LOOKUP":
+                keys.add(("WCSDVARR", _version(header, f"{parameter}{n}.EXTVER")))
+    keys |= {("D2IMARR", _version(header, f"D2IM{n}.EXTVER")) for n in _numbers(header, "D2IMDIS")}
+    if "AXISCORR" in header:
+        keys.add(("D2IMARR", 1))
+    return {(name, version) for name, version in keys if name}
+
+
+def _numbers(header: fits.Header, stem: str, end: str = "") -> list[int]:
+    """List the axes for which a header has a keyword."""
+    found = (re.fullmatch(rf"{stem}(\d{{1,2}}){end}", keyword) for keyword in header)
+    return sorted({int(match[1]) for match in found if match})
+
+
+def _coordinate_axes(header: fits.Header, key: str) -> list[int]:
+    """List the axes whose coordinates are looked up in a table (-TAB)."""
+    axes = _numbers(header, "CTYPE", key)
+    return [n for n in axes if _text(header, f"CTYPE{n}{key}").endswith("-TAB")]
+
+
+def _text(header: fits.Header, keyword: str) -> str:
+    return str(header.get(keyword, "")).strip().upper()
+
+
+def _version(header: fits.Header, keyword: str) -> int:
+    try:
+        return int(header.get(keyword, 1))
+    except (TypeError, ValueError):
+        return 1
+
+
+def read_hdus(hdus: Iterable[HDU]) -> list[bytes]:
+    """Read whole HDUs of one file, in one go, in the order in which they lie in it.
+
+    Raises
+    ------
+    TruncatedFileError
+        The file ends within one.
+    """
+    found = sorted(hdus, key=lambda hdu: hdu.index)
+    for hdu in found:
+        size = hdu.store.stamp.size
+        if hdu.data_range.stop > size:
+            raise TruncatedFileError(
+                f"{hdu.store.name}: HDU {hdu.index} ({hdu.name or 'unnamed'}): the file is "
+                f"truncated: the data end at byte {hdu.data_range.stop}, found the end of the "
+                f"file at byte {size}"
+            )
+    if not found:
+        return []
+    ranges = [ByteRange(hdu.header_range.start, hdu.data_range.stop) for hdu in found]
+    pieces = [bytes(piece) for _, piece in found[0].store.read_ranges(ranges, whole=True)]
+    return [piece + bytes(-len(piece) % BLOCK) for piece in pieces]
+
+
+def read_tables(hdu: HDU, header: fits.Header, key: str) -> fits.HDUList | None:
+    """Read the HDUs that a WCS refers to, as far as the file has them; None without any."""
+    keys = table_keys(header, key)
+    if not keys:
+        return None
+    primary = fits.PrimaryHDU().header.tostring().encode("ascii")
+    found = [hdu.file[name] for name in keys if name in hdu.file]
+    return fits.HDUList.fromstring(primary + b"".join(read_hdus(found)))
+
+
+def check_coordinate_tables(
+    header: fits.Header, key: str, tables: fits.HDUList | None, where: str
+) -> None:
+    """Raise FitsFormatError where a -TAB table is one that ends the process inside astropy.
+
+    FITS Standard 4.0, section 8.2; Greisen et al. 2006, A&A 446, 747, section 6.
+    """
+    for n in _coordinate_axes(header, key) if tables else ():
+        name = _text(header, f"PS{n}_0{key}"), _version(header, f"PV{n}_1{key}")
+        try:
+            row = tables[name].data[0]  # type: ignore[index]
+            coordinates = np.asarray(row[header[f"PS{n}_1{key}"]])
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError):
+            continue  # astropy says what is missing
+        axes, axis = max(coordinates.ndim - 1, 1), header.get(f"PV{n}_3{key}", 1)
+        if not 1 <= axis <= axes:
+            raise FitsFormatError(
+                f"{where}: PV{n}_3{key} = {axis}: expected 1 to {axes}, the axes of the "
+                f"coordinates in {name[0]}"
+            )
+        index = header.get(f"PS{n}_2{key}")
+        if index and not _is_monotonic(row, index):
+            raise FitsFormatError(
+                f"{where}: PS{n}_2{key} = {index!r}: found an index in {name[0]} that neither "
+                "rises nor falls throughout, expected one that does"
+            )
+
+
+def _is_monotonic(row: Any, column: str) -> bool:
+    try:
+        steps = np.diff(np.asarray(row[column], np.float64).ravel())
+    except (KeyError, TypeError, ValueError):
+        return True  # astropy says what is missing
+    if not steps.size:
+        return True
+    with np.errstate(invalid="ignore"):
+        return bool(((steps >= 0).all() or (steps <= 0).all()) and (steps != 0).any())
