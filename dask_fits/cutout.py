@@ -45,6 +45,24 @@ class Cutout:
         return f"<Cutout [{where}] shape={self.data.shape} dtype={self.data.dtype}>"
 
 
+@dataclass(frozen=True, slots=True)
+class Box:
+    """Where a cutout lies on its image, in NumPy order."""
+
+    origin: tuple[int, ...]
+    """Pixel of the image that is the box's first; negative where the box reaches over the edge."""
+    shape: tuple[int, ...]
+    slices: tuple[slice, ...]
+    """What of the image is in the box."""
+
+    def lies_on(self, image: tuple[int, ...]) -> bool:
+        """Tell whether no pixel of the box is off an image of this shape."""
+        return all(
+            start >= 0 and start + count <= length
+            for start, count, length in zip(self.origin, self.shape, image, strict=True)
+        )
+
+
 def cutout(
     hdu: HDU, position: Any, size: Any, *, mode: Mode = "trim", fill_value: Any = np.nan
 ) -> Cutout:
@@ -89,42 +107,58 @@ def cutout(
     >>> hdu.cutout((150, 100), (20, 30))
     <Cutout [90:110, 135:165] shape=(20, 30) dtype=float32>
     """
+    box, wcs = find_box(hdu, position, size, mode=mode)
+    reader = hdu.reader()
+    if mode == "partial" and not box.lies_on(reader.shape):
+        where = f"{hdu.store.name}: HDU {hdu.index} ({hdu.name or 'unnamed'})"
+        check_fill(fill_value, reader.dtype, where)
+    window = WindowReader(reader, box.origin, box.shape, fill_value)
+    return Cutout(lazy_array(window), moved(wcs, box.origin, box.shape), box.slices)
+
+
+def find_box(hdu: HDU, position: Any, size: Any, *, mode: Mode = "trim") -> tuple[Box, WCS]:
+    """Find the box of a cutout, and the WCS of the image that it is of; reads no pixels.
+
+    Parameters and errors are those of `cutout`.
+    """
     where = f"{hdu.store.name}: HDU {hdu.index} ({hdu.name or 'unnamed'})"
     check_mode(mode)
-    reader = hdu.reader()
-    if reader.ndim < 2:
-        raise NotAnImageError(f"{where}: a cutout needs two axes, found shape {reader.shape}")
+    whole = hdu.reader().shape
+    if len(whole) < 2:
+        raise NotAnImageError(f"{where}: a cutout needs two axes, found shape {whole}")
     wcs = hdu.wcs
     try:
         box_shape = size_in_pixels(size, wcs)
         x, y = _pixel(position, wcs)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
-    axes = sky_axes(wcs, reader.ndim)
+    axes = sky_axes(wcs, len(whole))
     first = corners(x, y, box_shape)
-    lengths = np.array([reader.shape[axis] for axis in axes])
-    on, whole = overlap(first, box_shape, lengths)
+    lengths = np.array([whole[axis] for axis in axes])
+    on, inside = overlap(first, box_shape, lengths)
     asked = f"a box of {box_shape[0]} x {box_shape[1]} pixels around x = {x:.6g}, y = {y:.6g}"
     found = f"expected an overlap with the image of {lengths[0]} x {lengths[1]} pixels"
     if not on:
         raise NoOverlapError(f"{where}: {asked} lies off the image, {found}")
-    if mode == "strict" and not whole:
+    if mode == "strict" and not inside:
         raise PartialOverlapError(f"{where}: {asked} reaches over its edge, {found}")
-    low = np.maximum(first, 0)
-    high = np.minimum(first + box_shape, lengths)
-    slices = [slice(0, length) for length in reader.shape]
-    origin, shape = [0] * reader.ndim, list(reader.shape)
-    for n, axis in enumerate(axes):
-        slices[axis] = slice(int(low[n]), int(high[n]))
-        padded = mode == "partial"
-        origin[axis] = int(first[n] if padded else low[n])
-        shape[axis] = box_shape[n] if padded else int(high[n] - low[n])
-    if np.prod(np.array(shape, float)) > _MOST_PIXELS:
+    box = _box(whole, dict(zip(axes, first.tolist(), strict=True)), box_shape, mode)
+    if np.prod(np.array(box.shape, float)) > _MOST_PIXELS:
         raise ValueError(f"{where}: size: expected at most {_MOST_PIXELS} pixels, found {asked}")
-    if mode == "partial" and not whole:
-        check_fill(fill_value, reader.dtype, where)
-    window = WindowReader(reader, tuple(origin), tuple(shape), fill_value)
-    return Cutout(lazy_array(window), moved(wcs, origin, window.shape), tuple(slices))
+    return box, wcs
+
+
+def _box(whole: tuple[int, ...], first: dict[int, int], sides: tuple[int, int], mode: Mode) -> Box:
+    """Make the box that begins at `first` along two axes and holds all of the others."""
+    slices = [slice(0, length) for length in whole]
+    origin, shape = [0] * len(whole), list(whole)
+    for (axis, start), side in zip(first.items(), sides, strict=True):
+        low, high = max(start, 0), min(start + side, whole[axis])
+        slices[axis] = slice(low, high)
+        padded = mode == "partial"
+        origin[axis] = start if padded else low
+        shape[axis] = side if padded else high - low
+    return Box(tuple(origin), tuple(shape), tuple(slices))
 
 
 def _pixel(position: Any, wcs: WCS) -> tuple[float, float]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from dask_fits.atomic import write_atomically
 from dask_fits.exceptions import NotAnImageError
 from dask_fits.file import HDU
 
@@ -55,13 +56,9 @@ def write_png(picture: npt.NDArray[np.uint8], path: str | os.PathLike[str]) -> N
     """Write grey levels as a PNG file, whole or not at all."""
     from PIL import Image
 
-    target = Path(path)
-    part = target.with_name(f".{target.name}.part")
-    try:
-        Image.fromarray(picture).save(part, format="PNG")
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
+    content = io.BytesIO()
+    Image.fromarray(picture).save(content, format="PNG")
+    write_atomically(path, content.getvalue(), overwrite=True)
 
 
 def _stretch(pixels: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:

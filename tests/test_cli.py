@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -12,12 +13,21 @@ from pathlib import Path
 import dask
 import numpy as np
 import pytest
+from astropy import units as u
+from astropy.coordinates import SkyCoord
 from astropy.io import fits
+from astropy.nddata import Cutout2D
+from astropy.wcs import WCS
 from PIL import Image
 
-from dask_fits import cli
+from dask_fits import FitsWarning, cli
+from dask_fits.cli import options
 from dask_fits.preview import preview
+from dask_fits.readers import tiled
+from dask_fits.readers.row_cache import RowCache
+from tests.fits_files import same_bits
 from tests.recording import RecordingFileSystem, put
+from tests.servers.range_server import RangeServer
 
 M13 = str(Path(__file__).parent / "data" / "m13.fits")
 
@@ -262,7 +272,263 @@ def test_preview_of_nan_and_of_nothing(run, tmp_path: Path) -> None:
     assert "two axes" in err
 
 
+# Cutouts
+
+CENTRE = ("--ra", "250.42", "--dec", "36.46")
+
+
+def cutout_of(path: Path) -> tuple[np.ndarray, WCS]:
+    with fits.open(path, checksum=True) as file:
+        file.verify("exception")
+        pixels = file[-1].data
+        return pixels.astype(pixels.dtype.newbyteorder("=")), WCS(file[-1].header)
+
+
+@pytest.mark.parametrize(
+    ("place", "position", "size", "asked"),
+    [
+        (CENTRE, "sky", "2arcmin", 2 * u.arcmin),
+        (CENTRE, "sky", "30arcsec,0.02deg", (30 * u.arcsec, 0.02 * u.deg)),
+        (("--ra", "16:41:40.8", "--dec", "36:27:36"), "sky", "40", 40),
+        (("--ra", "16h41m40.8s", "--dec", "+36d27m36s"), "sky", "40x20", (40, 20)),
+        (("--x", "151.5", "--y", "99"), (151.5, 99), "41,20", (41, 20)),
+        (("--x", "2", "--y", "298"), (2, 298), "20x30", (20, 30)),
+    ],
+)
+def test_cutout_is_astropys(
+    run, tmp_path: Path, place: tuple, position: object, size: str, asked: object
+) -> None:
+    output = tmp_path / "cut.fits"
+    code, out, err = run("cutout", M13, *place, "--size", size, "-o", output)
+    assert (code, err) == (0, "")
+    with fits.open(M13) as file:
+        before = file[0].header.copy()
+        where = SkyCoord(250.42, 36.46, unit="deg") if position == "sky" else position
+        expected = Cutout2D(file[0].data, where, asked, WCS(before), mode="trim")
+    pixels, wcs = cutout_of(output)
+    assert same_bits(pixels, expected.data)
+    at = [(0, 0), (5.5, 7.25)]
+    assert wcs.all_pix2world(at, 0).tolist() == expected.wcs.all_pix2world(at, 0).tolist()
+    shape = " x ".join(map(str, expected.shape))
+    assert re.fullmatch(
+        rf"{re.escape(str(output))}: {shape} pixels; \d+ requests, \d+ bytes read\n", out
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["cut.fits"]
+
+
+def test_cutout_of_a_key_keeps_every_axis(run, tmp_path: Path) -> None:
+    cube = np.arange(2 * 9 * 11, dtype=np.uint16).reshape(2, 9, 11)
+    path, output = tmp_path / "cube.fits", tmp_path / "cut.fits"
+    fits.PrimaryHDU(cube).writeto(path)
+    for key, expected in {
+        "1,2:5,3:9": np.s_[1:2, 2:5, 3:9],
+        "-1,...": np.s_[1:2],
+        "[..., -3:, -4]": np.s_[..., -3:, 7:8],
+        "0": np.s_[0:1],
+        ":,4:100:1": np.s_[:, 4:],
+    }.items():
+        code, out, _ = run("cutout", path, "--key", key, "-o", output, "--overwrite", "--json")
+        pixels, wcs = cutout_of(output)
+        assert code == 0
+        assert same_bits(pixels, cube[expected]), key
+        found = json.loads(out)
+        assert found["shape"] == list(pixels.shape)
+        first = wcs.wcs_pix2world([[0] * 3], 0)[0][::-1] - 1
+        assert found["origin"] == first.tolist()
+        assert pixels[0, 0, 0] == cube[tuple(found["origin"])]
+
+
+def test_cutout_of_a_cube_takes_the_other_axes_whole(run, tmp_path: Path) -> None:
+    cube = np.arange(3 * 9 * 11, dtype=np.int16).reshape(3, 9, 11)
+    path, output = tmp_path / "cube.fits", tmp_path / "cut.fits"
+    fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU(cube, name="SCI")]).writeto(path)
+    place = ("--x", 4, "--y", 5, "--size", "3x5", "--hdu", "sci")
+    assert run("cutout", path, *place, "-o", output)[0] == 0
+    assert same_bits(cutout_of(output)[0], cube[:, 4:7, 2:7])
+    with fits.open(output) as file:
+        assert [hdu.name for hdu in file] == ["PRIMARY", "SCI"]
+
+
+FILLED = {
+    "floats": (np.float32, {}, [], np.nan),
+    "floats and a value": (np.float32, {}, ["--fill-value", "-1.5"], -1.5),
+    "scaled floats": (np.float32, {"BSCALE": 2.0, "BZERO": 1.0}, ["--fill-value", "7"], 7.0),
+    "integers": (np.int16, {}, ["--fill-value", "-7"], -7),
+    "unsigned integers": (np.uint16, {}, ["--fill-value", "65535"], 65535),
+    "long unsigned integers": (np.uint64, {}, ["--fill-value", str(2**64 - 1)], 2**64 - 1),
+    "BLANK": (np.int16, {"BLANK": -99}, [], np.nan),
+    "BLANK and a value": (np.int16, {"BLANK": -99}, ["--fill-value", "6"], 6),
+    "BLANK and NaN": (np.int16, {"BLANK": -99}, ["--fill-value", "nan"], np.nan),
+    "scaled integers": (np.int16, {"BSCALE": 0.25}, ["--fill-value", "0.75"], 0.75),
+}
+
+
+@pytest.mark.parametrize("name", FILLED)
+def test_cutout_fills_what_is_off_the_image(run, tmp_path: Path, name: str) -> None:
+    dtype, keywords, options, fill = FILLED[name]
+    path, output = tmp_path / "image.fits", tmp_path / "cut.fits"
+    hdu = fits.PrimaryHDU(np.arange(30).reshape(5, 6).astype(dtype))
+    hdu.writeto(path)
+    for keyword, value in keywords.items():
+        fits.setval(path, keyword, value=value, after="NAXIS2")
+    place = ("--x", 0, "--y", 4, "--size", 4, "--mode", "partial")
+    code, _, err = run("cutout", path, *place, *options, "-o", output)
+    assert (code, err) == (0, "")
+    with fits.open(path) as file:
+        pixels = file[0].data
+        expected = np.full((4, 4), fill, pixels.dtype.newbyteorder("="))
+        expected[:3, 2:] = pixels[2:5, :2]
+    assert same_bits(cutout_of(output)[0], expected)
+
+
+def test_cutout_needs_a_fill_value_only_where_there_is_something_to_fill(
+    run, tmp_path: Path
+) -> None:
+    path, output = tmp_path / "image.fits", tmp_path / "cut.fits"
+    fits.PrimaryHDU(np.zeros((5, 6), np.int16)).writeto(path)
+    place = ("--y", 2, "--size", 2, "--mode", "partial", "-o", output)
+    code, _, err = run("cutout", path, "--x", 0, *place)
+    assert code == 2
+    assert re.fullmatch(r"dask-fits: --fill-value: .*image\.fits: HDU 0 .*BLANK.*\n", err)
+    assert not output.exists()
+    assert run("cutout", path, "--x", 2, *place)[0] == 0
+    code, _, err = run("cutout", path, "--x", 0, *place, "--overwrite", "--fill-value", "1.5")
+    assert code == 2
+    assert "no stored integer of 16 bits stands for 1.5" in err
+
+
+@pytest.mark.parametrize("name", ["m13.fits", "m13_rice.fits", "large table", "extension"])
+def test_cutout_costs_over_http_what_the_plan_says(
+    run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    content = served(name)
+    place = ("--x", 130, "--y", 120, "--size", "40x50")
+    with RangeServer(tmp_path) as server:
+        (tmp_path / "image.fits").write_bytes(content)
+        url = f"{server.url}/image.fits"
+        monkeypatch.setattr(tiled, "ROWS", RowCache(1 << 20))
+        code, out, err = run("cutout", url, *place, "--plan", "--json")
+        assert (code, err) == (0, "")
+        plan = json.loads(out)
+        monkeypatch.setattr(tiled, "ROWS", RowCache(1 << 20))
+        server.clear()
+        assert run("cutout", url, *place, "-o", tmp_path / "cut.fits")[0] == 0
+        opening, *rest = server.log
+        assert len(rest) == plan["requests"]
+        assert sum(request.bytes for request in rest) == plan["bytes"]
+        assert opening.bytes <= 57_600
+        table = run("plan", url, "--hdu", plan["hdu"], "--key", "100:140,105:155")[1]
+        assert run("cutout", url, *place, "--plan")[1] == table
+    with fits.open(io.BytesIO(content)) as file:
+        assert same_bits(cutout_of(tmp_path / "cut.fits")[0], file[-1].data[100:140, 105:155])
+
+
+def served(name: str) -> bytes:
+    """A file whose image is its last HDU."""
+    if name.endswith(".fits"):
+        return Path(M13).with_name(name).read_bytes()
+    pixels = np.random.default_rng(6).integers(0, 999, (300, 300)).astype(np.int32)
+    large = {"compression_type": "RICE_1", "tile_shape": (4, 4)}
+    image = fits.CompImageHDU(pixels, **large) if name == "large table" else fits.ImageHDU(pixels)
+    content = io.BytesIO()
+    fits.HDUList([fits.PrimaryHDU(), image]).writeto(content)
+    return content.getvalue()
+
+
+def test_the_plan_of_a_cutout_writes_nothing(run, tmp_path: Path) -> None:
+    output = tmp_path / "cut.fits"
+    code, out, _ = run("cutout", M13, "--key", "3,4", "--plan", "-o", output)
+    assert code == 0
+    assert re.search(r"all +1 +4 +4 +1\.00", out)
+    assert not list(tmp_path.iterdir())
+    found = json.loads(run("cutout", M13, "--key", "3:5,4", "--plan", "--json")[1])
+    place = {"hdu": 0, "origin": [3, 4], "shape": [2, 1]}
+    assert found == place | {"requests": 1, "bytes": 1204, "useful_bytes": 8, "over_read": 150.5}
+
+
+def test_an_output_that_exists_stays_and_nothing_is_read(run, tmp_path: Path) -> None:
+    output = tmp_path / "cut.fits"
+    output.write_bytes(b"precious")
+    url = put("m13.fits", Path(M13).read_bytes())
+    code, out, err = run("cutout", url, "--key", "3,4", "-o", output)
+    assert (code, out) == (1, "")
+    assert re.fullmatch(r"dask-fits: .*cut\.fits: the file exists.*\n", err)
+    assert output.read_bytes() == b"precious"
+    assert not RecordingFileSystem.log
+    assert run("cutout", url, "--key", "3,4", "-o", output, "--overwrite")[0] == 0
+    assert cutout_of(output)[0].shape == (1, 1)
+
+
+def test_a_cutout_that_fails_leaves_no_file(run, tmp_path: Path) -> None:
+    path = tmp_path / "short.fits"
+    path.write_bytes(Path(M13).read_bytes()[:100_000])
+    for what in (("-o", tmp_path / "cut.fits"), ("--plan",)):
+        with pytest.warns(FitsWarning):
+            code, out, err = run("cutout", path, "--key", "200:210,:", *what)
+        assert (code, out) == (1, "")
+        assert "truncated" in err
+    assert [entry.name for entry in tmp_path.iterdir()] == ["short.fits"]
+
+
+def test_a_size_in_angles_needs_the_sky(run, tmp_path: Path) -> None:
+    path = tmp_path / "plain.fits"
+    fits.PrimaryHDU(np.zeros((9, 9))).writeto(path)
+    for place, message in {
+        ("--x", "3", "--y", "3", "--size", "3arcsec"): "an angle needs celestial coordinates",
+        ("--ra", "3", "--dec", "3", "--size", "3"): "celestial",
+    }.items():
+        code, out, err = run("cutout", path, *place, "-o", tmp_path / "cut.fits")
+        assert (code, out) == (1, "")
+        assert re.fullmatch(rf"dask-fits: {path}: HDU 0 .*{message}.*\n", err)
+
+
+NOWHERE = ["-o", "/no/such/dir/cut.fits"]
+HERE = ["--x", "9", "--y", "9"]
+
 FAILURES = {
+    "no place": (["cutout", M13, *NOWHERE], 2, "--ra and --dec, --x and --y, or --key"),
+    "two places": (["cutout", M13, *HERE, "--key", "3", *NOWHERE], 2, "or --key"),
+    "two positions": (["cutout", M13, *HERE, *CENTRE, "--size", "3", *NOWHERE], 2, "give one of"),
+    "half a position": (["cutout", M13, "--ra", "3", "--size", "3", *NOWHERE], 2, "--dec"),
+    "no size": (["cutout", M13, *HERE, *NOWHERE], 2, "--size"),
+    "a size of a key": (["cutout", M13, "--key", "3", "--size", "3", *NOWHERE], 2, "--size"),
+    "a mode of a key": (["cutout", M13, "--key", "3", "--mode", "trim", *NOWHERE], 2, "--mode"),
+    "no file to write": (["cutout", M13, "--key", "3"], 2, "-o"),
+    "a fill value": (["cutout", M13, "--key", "3", "--fill-value", "3"], 2, "--fill-value"),
+    "a fill value that is none": (["cutout", M13, "--fill-value", "x"], 2, "--fill-value"),
+    "a size of 0": (["cutout", M13, *HERE, "--size", "0"], 2, "'0' is no size"),
+    "a size below 0": (["cutout", M13, *HERE, "--size", "-3arcsec"], 2, "is no size"),
+    "a size in metres": (["cutout", M13, *HERE, "--size", "3m"], 2, "is no size"),
+    "a size of no end": (["cutout", M13, *HERE, "--size", "inf deg"], 2, "is no size"),
+    "three sizes": (["cutout", M13, *HERE, "--size", "3,4,5"], 2, "has 3 lengths"),
+    "a size beyond reason": (
+        ["cutout", M13, *HERE, "--size", "99999999999", "--mode", "partial", "--plan"],
+        *(1, "at most 1099511627776 pixels"),
+    ),
+    "a step": (["cutout", M13, "--key", "::2,3", *NOWHERE], 2, "step of 2; only step 1"),
+    "a negative step": (["cutout", M13, "--key", "3,::-1", *NOWHERE], 2, "step of -1"),
+    "too many axes": (["cutout", M13, "--key", "3,4,5", *NOWHERE], 2, "too many indices"),
+    "no declination": (["cutout", M13, "--dec", "91"], 2, "'91' is not between -90 and 90"),
+    "no angle": (["cutout", M13, "--ra", "12:61:00"], 2, "'12:61:00' is no angle"),
+    "no number": (["cutout", M13, "--x", "nan"], 2, "not a finite number"),
+    "a key off the image": (
+        ["cutout", M13, "--key", "300,:", *NOWHERE],
+        1,
+        "no pixel of the image",
+    ),
+    "a box off the image": (
+        ["cutout", M13, "--x", "-9", "--y", "9", "--size", "3", *NOWHERE],
+        *(1, r"m13\.fits: HDU 0 .*lies off the image"),
+    ),
+    "a position far off": (
+        ["cutout", M13, "--ra", "70", "--dec", "-36", "--size", "3", *NOWHERE],
+        *(1, r"m13\.fits: HDU 0 .*lies off the image"),
+    ),
+    "a box over the edge": (
+        ["cutout", M13, "--x", "0", "--y", "9", "--size", "9", "--mode", "strict", *NOWHERE],
+        *(1, "reaches over its edge"),
+    ),
+    "a cutout that cannot be written": (["cutout", M13, "--key", "3", *NOWHERE], 1, "no/such/dir"),
     "a missing file": (["info", "nope.fits"], 1, r"nope\.fits: no such file"),
     "no URL": (["info"], 2, "URL"),
     "no command": (["frobnicate", M13], 2, "frobnicate"),
@@ -311,7 +577,9 @@ def test_anon_is_what_the_store_calls_it(
     run, monkeypatch: pytest.MonkeyPatch, url: str, expected: dict
 ) -> None:
     seen = []
-    monkeypatch.setattr(cli, "open_file", lambda url, storage_options: seen.append(storage_options))
+    monkeypatch.setattr(
+        options, "open_file", lambda url, storage_options: seen.append(storage_options)
+    )
     run("info", url, "--anon", "--storage-options", "a=1", "--storage-options", 'b={"c": [true]}')
     run("info", url, "--anon", "--storage-options", "d=text=more")
     assert seen == [{"a": 1, "b": {"c": [True]}, **expected}, {"d": "text=more", **expected}]
@@ -320,7 +588,7 @@ def test_anon_is_what_the_store_calls_it(
 def test_help_is_there_for_every_command(run) -> None:
     code, out, _ = run("--help")
     assert code == 0
-    for name in ("info", "header", "plan", "stats", "preview"):
+    for name in ("info", "header", "plan", "stats", "preview", "cutout"):
         assert name in out
         code, text, _ = run(name, "--help")
         assert code == 0
@@ -328,10 +596,16 @@ def test_help_is_there_for_every_command(run) -> None:
         assert "--anon" in text
 
 
+def test_the_examples_of_the_help_are_a_line_each(run) -> None:
+    assert "\n  dask-fits stats   image.fits --hdu SCI\n" in run("--help")[1]
+    text = run("cutout", "--help")[1]
+    assert "\n  dask-fits cutout URL --x 150 --y 100 --size 64x32 --plan\n" in text
+
+
 def test_the_console_script(tmp_path: Path) -> None:
     script = Path(sys.executable).with_name("dask-fits")
     command = [script] if script.exists() else [sys.executable, "-m", "dask_fits.cli"]
-    env = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])}
+    env = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[2])}
     done = subprocess.run([*command, "info", M13], env=env, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert "float32" in done.stdout

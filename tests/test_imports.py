@@ -20,10 +20,17 @@ ONLY_IMPORTER = {
     "botocore": {"storage/s3.py"},
     "s3fs": set(),
     "gcsfs": set(),
-    "dask": {"array.py", "stats.py", "cli.py"},
-    "click": {"cli.py"},
+    "dask": {
+        *("array.py", "stats.py", "cli/commands.py"),
+        *("many_cutouts/cutouts.py", "many_cutouts/stream.py"),
+    },
+    "click": {f"cli/{name}.py" for name in ("__init__", "options", "output", "commands", "cutout")},
     "PIL": {"preview.py"},
-    "astropy": {"file.py", "preview.py", "section.py", "wcs.py", "cutout.py", "codecs/astropy_c.py"},
+    "astropy": {
+        *("file.py", "preview.py", "section.py", "wcs.py", "wcs_tables.py", "cutout.py"),
+        *("cut_file.py", "codecs/astropy_c.py", "cli/options.py", "cli/cutout.py"),
+        *(f"many_cutouts/{name}.py" for name in ("cutouts", "images", "targets")),
+    },
     "numba": {"codecs/compiled.py"},
     "isal": {"codecs/gzip.py"},
 }

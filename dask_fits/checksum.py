@@ -1,0 +1,52 @@
+"""Checksums of an HDU: DATASUM and CHECKSUM (FITS Standard 4.0, section 4.4.2.7 and appendix J)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+_WORD = (1 << 32) - 1
+
+_PUNCTUATION = frozenset(b":;<=>?@[\\]^_`")
+"""What lies between digits and letters in ASCII, and is left out of the text."""
+
+
+def sum32(data: bytes | memoryview, before: int = 0) -> int:
+    """Add up bytes as big-endian 32-bit words in ones' complement.
+
+    Parameters
+    ----------
+    data : bytes or memoryview of bytes
+        The last word is filled with zeros.
+    before : int
+        Sum of what comes before.
+
+    Examples
+    --------
+    >>> sum32(bytes.fromhex("ffffffff00000002"))
+    2
+    """
+    words = len(data) // 4
+    total = before + int(np.frombuffer(data, ">u4", words).sum(dtype=np.uint64))
+    total += int.from_bytes(bytes(data[4 * words :]).ljust(4, b"\0"), "big")
+    while total > _WORD:
+        total = (total & _WORD) + (total >> 32)
+    return total
+
+
+def encoded(total: int) -> str:
+    """Make the value of CHECKSUM that brings an HDU of this sum to zero: 16 letters and digits.
+
+    The complement's bytes are cut into four characters each, which add up to the byte and an
+    offset; pairs of characters are moved apart until none is punctuation.
+    """
+    text = bytearray(16)
+    for place, byte in enumerate((~total & _WORD).to_bytes(4, "big")):
+        parts = [ord("0") + byte // 4 + part for part in (byte % 4, 0, 0, 0)]
+        while _PUNCTUATION.intersection(parts):
+            for first in (0, 2):
+                if _PUNCTUATION.intersection(parts[first : first + 2]):
+                    parts[first] += 1
+                    parts[first + 1] -= 1
+        text[place::4] = bytes(parts)
+    # The value begins in column 12 of its card, a byte before a whole word.
+    return (text[-1:] + text[:-1]).decode("ascii")

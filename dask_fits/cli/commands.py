@@ -1,0 +1,156 @@
+"""The commands that look into files: info, header, plan, stats and preview."""
+
+from __future__ import annotations
+
+import math
+import sys
+from typing import Any
+
+import click
+
+from dask_fits.cli.options import (
+    chunks,
+    file_command,
+    hdu_key,
+    hdu_option,
+    image,
+    json_option,
+    key,
+)
+from dask_fits.cli.output import plan_record, print_json, print_plan
+from dask_fits.exceptions import FitsError
+from dask_fits.file import HDU, FitsFile, HduKey
+from dask_fits.format.listing import text_table
+
+
+@click.command()
+@file_command
+@json_option
+def info(file: FitsFile, *, as_json: bool) -> None:
+    """List the HDUs; reads headers only."""
+    records = [_record(hdu) for hdu in file]
+    if as_json:
+        print_json(records)
+        return
+    columns = [name.replace("_", " ") for name in records[0]]
+    rows = [["" if value is None else str(value) for value in r.values()] for r in records]
+    click.echo(text_table([columns, *rows]))
+
+
+@click.command()
+@file_command
+@click.option(
+    "--hdu",
+    type=hdu_key,
+    metavar="HDU",
+    default="0",
+    show_default=True,
+    help="Index, name or NAME,VERSION.",
+)
+def header(file: FitsFile, *, hdu: HduKey) -> None:
+    """Print the header of one HDU."""
+    click.echo(repr(file[hdu].header))
+
+
+@click.command()
+@file_command
+@hdu_option
+@click.option(
+    "--key",
+    type=key,
+    metavar="KEY",
+    default="...",
+    help="Selection, as 10:20,30:50.  [default: all]",
+)
+@click.option(
+    "--chunks",
+    type=chunks,
+    is_flag=False,
+    flag_value="auto",
+    metavar="[CHUNKS]",
+    help="As Dask reads it, a line for each chunk: auto (where no value is given), a size such as "
+    "64MiB, or lengths such as 64,-1.",
+)
+@json_option
+def plan(
+    file: FitsFile, *, hdu: HduKey | None, key: tuple[Any, ...], chunks: Any, as_json: bool
+) -> None:
+    """Tell what reading a selection costs; reads no pixels.
+
+    The over-read is the bytes that are fetched for each byte that is wanted.
+    """
+    found = image(file, hdu)
+    try:
+        costs = found.plan(key, chunks=chunks)
+    except IndexError as error:
+        raise click.UsageError(f"--key: {error}") from error
+    except FitsError:
+        raise
+    except ValueError as error:
+        raise click.UsageError(f"--chunks: {error}") from error
+    if as_json:
+        parts = {"chunks": [plan_record(part) for part in costs.chunks]} if costs.chunks else {}
+        print_json({"hdu": found.index, **plan_record(costs), **parts})
+        return
+    print_plan(costs, costs.chunks)
+
+
+@click.command()
+@file_command
+@hdu_option
+@json_option
+def stats(file: FitsFile, *, hdu: HduKey | None, as_json: bool) -> None:
+    """Compute minimum, maximum, mean and standard deviation, and count NaN, in one pass."""
+    from dask.diagnostics.progress import ProgressBar
+
+    from dask_fits.stats import statistics
+
+    array = image(file, hdu).data
+    with ProgressBar(out=sys.stderr):  # type: ignore[no-untyped-call] # Dask has no types here
+        found = statistics(array)
+    record = {key: getattr(found, key) for key in ("min", "max", "mean", "std", "nan", "count")}
+    if as_json:
+        print_json({key: _finite(value) for key, value in record.items()})
+    else:
+        click.echo(text_table([(key, str(value)) for key, value in record.items()]))
+
+
+@click.command()
+@file_command
+@hdu_option
+@click.option("-o", "--output", required=True, type=click.Path(dir_okay=False), help="PNG file.")
+def preview(file: FitsFile, *, hdu: HduKey | None, output: str) -> None:
+    """Draw an image as a PNG of at most 1024 x 1024 pixels.
+
+    ZScale stretch, origin at the lower left. A larger image is thinned, so that only the rows
+    that are drawn are read; of a cube the first plane is drawn.
+    """
+    from dask_fits.preview import preview as draw
+    from dask_fits.preview import write_png
+
+    picture = draw(image(file, hdu))
+    write_png(picture, output)
+    click.echo(f"{output}: {picture.shape[1]} x {picture.shape[0]} pixels")
+
+
+def _record(hdu: HDU) -> dict[str, Any]:
+    pixels = hdu.layout.image is not None
+    return {
+        "index": hdu.index,
+        "name": hdu.name,
+        "ver": hdu.ver,
+        "kind": hdu.kind,
+        "shape": hdu.shape,
+        "dtype": hdu.dtype.name if hdu.dtype is not None else None,
+        "data_offset": hdu.data_range.start,
+        "data_bytes": hdu.data_range.nbytes,
+        "compression": hdu.compression,
+        "chunks": tuple(lengths[0] for lengths in hdu.chunks) if pixels else None,
+    }
+
+
+def _finite(value: float) -> float | str | None:
+    """Give a number as JSON has it: NaN is null, an infinity its name."""
+    if math.isnan(value):
+        return None
+    return str(value) if math.isinf(value) else value

@@ -1,0 +1,41 @@
+"""What the commands print."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+
+from dask_fits.format.chunks import ReadPlan
+from dask_fits.format.listing import text_table
+
+
+def print_json(value: Mapping[str, Any] | list[dict[str, Any]]) -> None:
+    """Print JSON; a NaN must not be in it."""
+    click.echo(json.dumps(value, indent=2, allow_nan=False))
+
+
+def plan_record(costs: ReadPlan) -> dict[str, Any]:
+    """Give what a read costs as JSON has it."""
+    return {
+        "requests": costs.requests,
+        "bytes": costs.bytes,
+        "useful_bytes": costs.useful_bytes,
+        "over_read": costs.over_read,
+    }
+
+
+def print_plan(costs: ReadPlan, parts: Sequence[ReadPlan] = ()) -> None:
+    """Print what a read costs as a table, a line for each chunk."""
+    rows = [_plan_row("all", costs)]
+    rows += [_plan_row(f"chunk {n}", part) for n, part in enumerate(parts)]
+    click.echo(text_table([("", "requests", "bytes", "useful bytes", "over-read"), *rows]))
+
+
+def _plan_row(label: str, costs: ReadPlan) -> tuple[str, ...]:
+    return (
+        *(label, str(costs.requests), str(costs.bytes), str(costs.useful_bytes)),
+        f"{costs.over_read:.2f}",
+    )
