@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import io
-import math
 import re
 import warnings
 from collections.abc import Iterable, Sequence
-from fractions import Fraction
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,10 +16,9 @@ from astropy.io.fits import Card, Header
 from astropy.io.fits.card import Undefined
 
 from dask_fits.checksum import encoded, sum32
-from dask_fits.exceptions import FitsFormatError, NotAnImageError
+from dask_fits.exceptions import FitsFormatError
 from dask_fits.file import HDU
 from dask_fits.format.header import BLOCK, CARD
-from dask_fits.format.scaling import Scaling
 from dask_fits.wcs_tables import read_hdus, table_keys
 
 Bytes = bytes | memoryview
@@ -82,100 +81,74 @@ def cut_fits(hdu: HDU, stored: npt.NDArray[Any], origin: Sequence[int]) -> bytes
     >>> len(cut_fits(hdu, pixels, (100, 200)))
     5760
     """
-    reader = hdu.reader(mask_and_scale=False)
-    if stored.ndim != reader.ndim or len(origin) != reader.ndim or stored.dtype != reader.dtype:
-        raise ValueError(
-            f"{_where(hdu)}: expected stored values of type {reader.dtype} along {reader.ndim} "
-            f"axes, found {stored.dtype} along {stored.ndim} axes from {tuple(origin)}"
-        )
-    header = hdu.header
-    if "ZIMAGE" in header:
-        raise FitsFormatError(f"{_where(hdu)}: the header of the image cannot be restored")
-    starts = [int(start) for start in reversed(origin)]
-    tables = _tables(hdu, header)
-    cards = _image_cards(hdu, header, stored)
-    _move(cards, starts, hdu)
-    if hdu.index == 0 and tables:
-        _say_extend(cards)
-    pixels = np.ascontiguousarray(stored, stored.dtype.newbyteorder(">"))
-    units = [_unit(cards, pixels.reshape(-1).view(np.uint8).data, hdu)]
-    pairs = zip(tables, read_hdus(tables), strict=True)
-    units += [_table(table, content, starts) for table, content in pairs]
-    if tables and tables[0].index == 0:
-        units[:2] = reversed(units[:2])
-    elif hdu.index:
-        units.insert(0, _primary(hdu.file[0]))
-    return b"".join(piece for unit in units for piece in unit)
+    return cut_file([(Template.of(hdu), stored, origin)])
 
 
-def stored_fill(hdu: HDU, value: Fraction | float | None) -> int | float:
-    """Find the stored value that stands for a physical one, for pixels off the image.
+@dataclass(frozen=True, slots=True, eq=False)
+class Template:
+    """What is written of an image besides its pixels, made once for many boxes of it."""
+
+    hdu: HDU
+    header: Header
+    tables: tuple[HDU, ...]
+    """The HDUs that some WCS of the header refers to, in the order in which they lie."""
+    contents: tuple[bytes, ...]
+    """These HDUs, whole."""
+    texts: dict[int, bytes]
+    """Text of each card of the header that is kept, by the card's identity."""
+
+    @classmethod
+    def of(cls, hdu: HDU) -> Template:
+        """Read what is needed; errors are those of `cut_fits`."""
+        header = hdu.header
+        if "ZIMAGE" in header:
+            raise FitsFormatError(f"{_where(hdu)}: the header of the image cannot be restored")
+        tables = tuple(_tables(hdu, header))
+        kept = _without(header.cards, _OF_AN_IMAGE)
+        texts = {id(card): _image(card, hdu) for card in kept}
+        return cls(hdu, header, tables, tuple(read_hdus(tables)), texts)
+
+    def image(
+        self, stored: npt.NDArray[Any], origin: Sequence[int], *, extended: bool
+    ) -> list[Bytes]:
+        """Make the HDU of a box; `extended`: others follow."""
+        hdu, reader = self.hdu, self.hdu.reader(mask_and_scale=False)
+        if stored.ndim != reader.ndim or len(origin) != reader.ndim or stored.dtype != reader.dtype:
+            raise ValueError(
+                f"{_where(hdu)}: expected stored values of type {reader.dtype} along {reader.ndim} "
+                f"axes, found {stored.dtype} along {stored.ndim} axes from {tuple(origin)}"
+            )
+        cards = _image_cards(hdu, self.header, stored)
+        _move(cards, [int(start) for start in reversed(origin)], hdu)
+        if hdu.index == 0 and extended:
+            _say_extend(cards)
+        pixels = np.ascontiguousarray(stored, stored.dtype.newbyteorder(">"))
+        return _unit(cards, pixels.reshape(-1).view(np.uint8).data, hdu, self.texts)
+
+
+def cut_file(parts: Sequence[tuple[Template, npt.NDArray[Any], Sequence[int]]]) -> bytes:
+    """Make a FITS file of boxes of several images of one file; see `cut_fits`.
 
     Parameters
     ----------
-    hdu : HDU
-        The image.
-    value : Fraction, float or None
-        Physical value; None and NaN are an undefined pixel, which of integers is BLANK.
-
-    Returns
-    -------
-    int or float
-        Of floats the nearest one, of integers the one that has exactly this physical value, where
-        BSCALE and BZERO are the decimal numbers that they are printed as.
-
-    Raises
-    ------
-    ValueError
-        No stored value stands for it.
-    NotAnImageError
-        The HDU has no pixels.
+    parts : sequence of (Template, array, sequence of int)
+        For each image its template, the box's pixels and their origin.
     """
-    if hdu.layout.image is None:
-        raise NotAnImageError(f"{_where(hdu)}: expected an image, found {hdu.kind}")
-    scaling = hdu.layout.image.scaling
-    try:
-        if scaling.bitpix < 0:
-            return _stored_float(scaling, math.nan if value is None else float(value))
-        if value is None or (isinstance(value, float) and math.isnan(value)):
-            return _stored_blank(scaling)
-        return _stored_integer(scaling, value)
-    except ValueError as error:
-        raise ValueError(f"{_where(hdu)}: {error}") from None
-
-
-def _stored_float(scaling: Scaling, value: float) -> float:
-    with np.errstate(all="ignore"):
-        found = np.divide(value - scaling.bzero, scaling.bscale).astype(scaling.stored)
-    if math.isfinite(value) and not np.isfinite(found):
-        raise ValueError(f"{value} is beyond what pixels of type {scaling.dtype} hold")
-    return float(found)
-
-
-def _stored_blank(scaling: Scaling) -> int:
-    limits = np.iinfo(scaling.stored)
-    if scaling.blank is None or not limits.min <= scaling.blank <= limits.max:
-        raise ValueError("integers without BLANK have no undefined pixels; a number is needed")
-    return scaling.blank
-
-
-def _stored_integer(scaling: Scaling, value: Fraction | float) -> int:
-    limits = np.iinfo(scaling.stored)
-    found = None
-    if scaling.bscale and math.isfinite(value):
-        exact, bscale, bzero = (
-            number if isinstance(number, Fraction) else Fraction(repr(number))
-            for number in (value, scaling.bscale, scaling.bzero)
-        )
-        found = (exact - bzero) / bscale
-    if found is None or found.denominator > 1 or not limits.min <= found <= limits.max:
-        raise ValueError(
-            f"no stored integer of {8 * scaling.stored.itemsize} bits stands for {float(value)}, "
-            f"with BSCALE = {scaling.bscale} and BZERO = {scaling.bzero}"
-        )
-    if found == scaling.blank:
-        raise ValueError(f"{float(value)} is stored as {found}, which is BLANK")
-    return int(found)
+    units: dict[int, list[Bytes]] = {}
+    tables: dict[int, list[Bytes]] = {}
+    for template, _, origin in parts:
+        starts = [int(start) for start in reversed(origin)]
+        for table, content in zip(template.tables, template.contents, strict=True):
+            tables.setdefault(table.index, _table(table, content, starts))
+    extended = bool(tables) or len(parts) > 1
+    for template, stored, origin in parts:
+        units[template.hdu.index] = template.image(stored, origin, extended=extended)
+    if 0 not in units and 0 not in tables:
+        units[0] = _primary(parts[0][0].hdu.file[0])
+    ordered = [tables.pop(0)] if 0 in tables and 0 not in units else []
+    ordered += [units[index] for index in sorted(units)]
+    ordered += [tables[index] for index in sorted(tables) if index not in units]
+    return b"".join(piece for unit in ordered for piece in unit)
 
 
 def _where(hdu: HDU) -> str:
@@ -226,9 +199,9 @@ def _without(cards: Iterable[Card], keywords: re.Pattern[str]) -> list[Card]:
 
 def _say_extend(cards: list[Card]) -> None:
     """Tell that extensions follow a primary header."""
-    found = [card for card in cards if card.keyword == "EXTEND"]
-    for card in found:
-        card.value = True
+    found = [n for n, card in enumerate(cards) if card.keyword == "EXTEND"]
+    for n in found:
+        cards[n] = _with(cards[n], value=True)
     if not found:
         leading = sum(bool(_OF_AN_IMAGE.fullmatch(card.keyword)) for card in cards)
         cards.insert(leading, Card("EXTEND", value=True))
@@ -252,9 +225,10 @@ def _move(cards: list[Card], starts: list[int], hdu: HDU) -> None:
     if places:
         _subtract(cards, "LTV{}", starts, hdu, after=max(places))
     # The plate solutions of digitized sky surveys count from the corner of the plate.
-    for card in cards:
+    for n, card in enumerate(cards):
         if card.keyword in ("CNPIX1", "CNPIX2") and len(starts) > 1:
-            card.value = _number(card, hdu) + starts[int(card.keyword[-1]) - 1]
+            place = _number(card, hdu) + starts[int(card.keyword[-1]) - 1]
+            cards[n] = _with(card, value=place)
 
 
 def _subtract(
@@ -264,14 +238,21 @@ def _subtract(
     place = len(cards) if after is None else after + 1
     for axis, start in enumerate(starts, 1):
         name = keyword.format(axis)
-        found = [card for card in cards if card.keyword == name]
+        found = [n for n, card in enumerate(cards) if card.keyword == name]
         if not start:
             continue
-        for card in found:
-            card.value = _number(card, hdu) - start
+        for n in found:
+            cards[n] = _with(cards[n], value=_number(cards[n], hdu) - start)
         if not found:
             cards.insert(place, Card(name, -start))
             place += 1
+
+
+def _with(card: Card, *, value: Any) -> Card:
+    """Give a card another value; the card itself is its template's, and stays."""
+    found = copy.copy(card)
+    found.value = value
+    return found
 
 
 def _number(card: Card, hdu: HDU) -> int | float:
@@ -301,8 +282,11 @@ def _table(hdu: HDU, content: bytes, starts: list[int]) -> list[Bytes]:
     return _unit(cards, content[hdu.header_range.nbytes :], hdu)
 
 
-def _unit(cards: list[Card], data: Bytes, hdu: HDU) -> list[Bytes]:
+def _unit(
+    cards: list[Card], data: Bytes, hdu: HDU, texts: dict[int, bytes] | None = None
+) -> list[Bytes]:
     """Make the bytes of an HDU, in pieces, with right checksums where it has some."""
+    texts = {} if texts is None else texts
     total = sum32(data)
     if sums := [card for card in cards if card.keyword == "DATASUM"]:
         cards = _replaced(cards, sums, Card("DATASUM", str(total), "data unit checksum"))
@@ -310,8 +294,8 @@ def _unit(cards: list[Card], data: Bytes, hdu: HDU) -> list[Bytes]:
         # The sum of the whole HDU is to be zero, so it is taken with a CHECKSUM of zeros.
         card = Card("CHECKSUM", "0" * 16, "HDU checksum")
         cards = _replaced(cards, sums, card)
-        card.value = encoded(sum32(_text(cards, hdu), total))
-    return [_text(cards, hdu), data, bytes(-len(data) % BLOCK)]
+        card.value = encoded(sum32(_text(cards, hdu, texts), total))
+    return [_text(cards, hdu, texts), data, bytes(-len(data) % BLOCK)]
 
 
 def _replaced(cards: list[Card], old: list[Card], new: Card) -> list[Card]:
@@ -320,9 +304,12 @@ def _replaced(cards: list[Card], old: list[Card], new: Card) -> list[Card]:
     return [new if card is old[0] else card for card in kept]
 
 
-def _text(cards: list[Card], hdu: HDU) -> bytes:
-    """Make the blocks of a header, with what can be mended in its cards."""
-    text = b"".join(_image(card, hdu) for card in cards) + b"END".ljust(CARD)
+def _text(cards: list[Card], hdu: HDU, texts: dict[int, bytes]) -> bytes:
+    """Make the blocks of a header, with what can be mended in its cards.
+
+    `texts` keeps what has been made of cards of the image's own header.
+    """
+    text = b"".join(texts.get(id(card)) or _image(card, hdu) for card in cards) + b"END".ljust(CARD)
     return text + b" " * (-len(text) % BLOCK)
 
 

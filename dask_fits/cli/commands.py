@@ -106,7 +106,7 @@ def stats(file: FitsFile, *, hdu: HduKey | None, as_json: bool) -> None:
     from dask_fits.stats import statistics
 
     array = image(file, hdu).data
-    with ProgressBar(out=sys.stderr):  # type: ignore[no-untyped-call] # Dask has no types here
+    with ProgressBar(out=sys.stderr):
         found = statistics(array)
     record = {key: getattr(found, key) for key in ("min", "max", "mean", "std", "nan", "count")}
     if as_json:

@@ -158,7 +158,7 @@ def _write(output: str, hdu: HDU, window: WindowReader, *, overwrite: bool) -> N
 
 def _window(hdu: HDU, asked: _Asked) -> WindowReader:
     """Make the reader of the box that was asked for, with stored values."""
-    from dask_fits.cut_file import stored_fill
+    from dask_fits.stored_fill import stored_fill
 
     box = _box(hdu, asked)
     reader = hdu.reader(mask_and_scale=False)

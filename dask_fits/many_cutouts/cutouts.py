@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import dask
@@ -26,7 +27,7 @@ from dask_fits.format.chunks import ReadPlan
 from dask_fits.many_cutouts.images import Image, Search, Source, alike, find_images, resolved
 from dask_fits.many_cutouts.reads import all_reads
 from dask_fits.many_cutouts.stream import Errors, run
-from dask_fits.many_cutouts.table import STATUS, tabulate
+from dask_fits.many_cutouts.table import STATUS, Table, tabulate
 from dask_fits.many_cutouts.targets import as_targets
 from dask_fits.many_cutouts.tasks import Bundle, Form, Read, assemble, bundled, reading_tasks
 from dask_fits.storage.transfer import TransferConfig
@@ -62,7 +63,7 @@ class Cutouts:
     plan: ReadPlan
     """What reading all of `data` costs; its chunks are the tasks that read. The headers, and the
     tables of compressed images, have been read."""
-    _images: tuple[tuple[Image | FitsError, ...], ...] = field(repr=False)
+    _table: Table = field(repr=False)
     _reads: tuple[Read, ...] = field(repr=False)
     _form: Form = field(repr=False)
     _mode: Mode = field(repr=False)
@@ -73,7 +74,7 @@ class Cutouts:
     @property
     def wcs(self) -> WcsView:
         """World coordinates of each cutout: ``wcs[row]`` or ``wcs[row, hdu]``; None without one."""
-        return WcsView(self.position, self.file, self._images, self._mode)
+        return WcsView(self._table, self._mode)
 
     def to_zarr(
         self,
@@ -119,7 +120,8 @@ class Cutouts:
         writer = ZarrWriter(os.fspath(store), options, self._form)
         attributes = {"files": list(self.files), "mode": self._mode}
         writer.create(len(self), attributes, overwrite=overwrite)
-        done = self._after(run(self._reads, len(self), self._form.row_bytes, writer))
+        errors = run(self._reads, len(self), self._form.row_bytes, lambda _: writer)
+        done = self._after(errors)
         writer.add("position", self.position)
         writer.add("file", self.file)
         writer.add("corner", self._corners())
@@ -133,23 +135,68 @@ class Cutouts:
         writer.add("status", flags.astype(np.int8), errors=said, **meanings)
         return done
 
+    def to_files(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        names: Sequence[str] | None = None,
+        fill_value: Any = None,
+        overwrite: bool = False,
+    ) -> Cutouts:
+        """Write each cutout as a FITS file, in Dask's current scheduler.
+
+        Stored values, keywords kept, world coordinates moved; see `dask_fits.cut_file.cut_fits`.
+        HDUs of one row make one file, which is written whole or, where one of them cannot be read,
+        not at all. ``cutouts.csv`` lists what became of each.
+
+        Parameters
+        ----------
+        directory : path
+            Is made where there is none.
+        names : sequence of str, optional
+            Name of each position, by default its number; the file's number follows where a position
+            has cutouts of several.
+        fill_value : number, optional
+            Physical value of pixels off an image; by default NaN, of integers BLANK. Where an image
+            has none, its partial cutouts fail.
+        overwrite : bool
+            Replace files that exist.
+
+        Returns
+        -------
+        Cutouts
+            The same with the `status` and `error` that came of it.
+
+        Raises
+        ------
+        FileExistsError
+            One of the files exists, and `overwrite` is not set.
+        ValueError
+            The names are not one for each position, or not different.
+        """
+        from dask_fits.many_cutouts.fits_writer import FitsWriter
+
+        writer = FitsWriter.of(self._table, self._mode, Path(directory), names, fill_value)
+        writer.prepare(overwrite=overwrite)
+        reads, errors = all_reads(self._table, self._mode, mask_and_scale=False)
+        errors |= run(reads, len(self), self._form.row_bytes, partial(writer.block, errors))
+        errors = writer.of_whole_rows(errors)
+        writer.summarize(self._table.after(errors), self.files)
+        return self._after(errors)
+
     def _corners(self) -> Integers:
-        found = np.zeros((*self.status.shape, 2), np.int64)
-        for index in np.ndindex(self.status.shape):
-            row, slot = (*index, 0)[:2]
-            image = self._images[self.file[row]][slot] if self.file[row] >= 0 else None
-            number = image.number(int(self.position[row])) if isinstance(image, Image) else None
-            if isinstance(image, Image) and number is not None:
-                found[index] = image.origin(number, self._mode)
-        return found
+        found = np.zeros((*self._table.status.shape, 2), np.int64)
+        for row, slot in np.ndindex(self._table.status.shape):
+            if at := self._table.image(row, slot):
+                found[row, slot] = at[0].origin(at[1], self._mode)
+        return found.reshape(*self.status.shape, 2)
 
     def _after(self, errors: Errors) -> Cutouts:
         """Note what turned out to be unreadable."""
-        status, why = self.status.copy(), self.error.copy()
-        for (row, slot), error in errors.items():
-            index = (row, slot)[: status.ndim]
-            status[index], why[index] = "failed", error
-        return replace(self, status=status, error=why)
+        table = self._table.after(errors)
+        shape = self.status.shape
+        status, error = table.status.reshape(shape), table.error.reshape(shape)
+        return replace(self, status=status, error=error, _table=table)
 
     def __repr__(self) -> str:
         names, counts = np.unique(self.status, return_counts=True)
@@ -164,23 +211,17 @@ class Cutouts:
 class WcsView:
     """The world coordinates of cutouts, each made when it is asked for."""
 
-    position: Integers
-    file: Integers
-    images: tuple[tuple[Image | FitsError, ...], ...]
+    table: Table
     mode: Mode
 
     def __len__(self) -> int:
-        return len(self.file)
+        return len(self.table.file)
 
     def __getitem__(self, index: int | tuple[int, int]) -> WCS | None:
         """Make the WCS of one cutout; None where it is off or failed."""
         row, slot = index if isinstance(index, tuple) else (index, 0)
-        file, position = int(self.file[row]), int(self.position[row])
-        image = self.images[file][slot] if file >= 0 else None
-        number = image.number(position) if isinstance(image, Image) else None
-        if not isinstance(image, Image) or number is None:
-            return None
-        return image.wcs(number, self.mode)
+        found = self.table.image(row, slot)
+        return found[0].wcs(found[1], self.mode) if found else None
 
 
 def cutouts(  # noqa: PLR0913 (each is a question that a caller has)
@@ -263,7 +304,8 @@ def cutouts(  # noqa: PLR0913 (each is a question that a caller has)
         found = find_images(sources, search, progress)
     first = alike(found)
     table = tabulate(found, search.targets, len(keys))
-    reads = all_reads(found, table, mode)
+    reads, errors = all_reads(table, mode)
+    table = table.after(errors)
     dtype = np.result_type(*(image.hdu.dtype for image in _images(found)))
     if (table.status != "ok").any():
         check_fill(fill_value, dtype, "cutouts that are partial, off or failed are filled")
@@ -281,7 +323,7 @@ def cutouts(  # noqa: PLR0913 (each is a question that a caller has)
         error=table.error[:, index],
         failures=_failures(names, found),
         plan=ReadPlan.of_chunks(plans),
-        _images=tuple(tuple(some) for some in found),
+        _table=table,
         _reads=tuple(reads),
         _form=form,
         _mode=mode,
@@ -325,5 +367,5 @@ def _data(reads: Sequence[Read], count: int, form: Form) -> da.Array:
         graph[name, n, *(0 for _ in form.row)] = assemble, rows, form, parts[n]
     chunks = (tuple(len(rows) for rows in blocks), *((length,) for length in form.row))
     layers = HighLevelGraph.from_collections(name, graph)
-    array: da.Array = da.Array(layers, name, chunks, dtype=form.dtype)  # type: ignore[no-untyped-call]
+    array: da.Array = da.Array(layers, name, chunks, dtype=form.dtype)
     return array

@@ -63,14 +63,18 @@ class Image:
         return found
 
     def wcs(self, number: int, mode: Mode) -> WCS:
-        """Make the WCS of one of the boxes."""
+        """Make the WCS of one of the cutouts."""
+        return moved(self.hdu.wcs, *self.box(number, mode))
+
+    def box(self, number: int, mode: Mode) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Find the first pixel of one of the cutouts on the image, and its shape."""
         origin, shape = [0] * len(self.shape), list(self.shape)
         boxes, _ = self.boxes(np.array([number]))
         for axis, start in zip(self.axes, self.origin(number, mode), strict=True):
             origin[axis] = start
             if mode == "trim":
                 shape[axis] = int(boxes.stop[0, axis]) - start
-        return moved(self.hdu.wcs, origin, tuple(shape))
+        return tuple(origin), tuple(shape)
 
     def origin(self, number: int, mode: Mode) -> tuple[int, int]:
         """Find the pixel y, x that is the first of one of the cutouts."""

@@ -2,79 +2,110 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
 from dask_fits.cutout import Mode
 from dask_fits.exceptions import FitsError, FitsFormatError, TruncatedFileError
+from dask_fits.format.boxes import Boxes
 from dask_fits.many_cutouts.images import AT_ONCE, Image
 from dask_fits.many_cutouts.table import Table
 from dask_fits.many_cutouts.tasks import Read
+from dask_fits.readers.batch import Batch
+from dask_fits.readers.reader import HduReader
 from dask_fits.storage.byte_range import Coalescing
 
 Integers = npt.NDArray[np.int64]
 
 
-def all_reads(found: Sequence[Sequence[Image | FitsError]], table: Table, mode: Mode) -> list[Read]:
-    """Plan the reads of all images; what cannot be read is noted in the table."""
+def all_reads(
+    table: Table, mode: Mode, *, mask_and_scale: bool = True
+) -> tuple[list[Read], dict[tuple[int, int], FitsError]]:
+    """Plan the reads of all images.
+
+    Returns
+    -------
+    reads : list of Read
+    errors : dict
+        Row and slot of each cutout that cannot be read, and why.
+    """
     wanted = []
-    for own, images in zip(table.rows, found, strict=True):
+    for own, images in zip(table.rows, table.images, strict=True):
         for slot, image in enumerate(images):
             if isinstance(image, Image):
                 placed = image.placed
                 which = np.flatnonzero(placed.whole if mode == "strict" else placed.on)
                 if len(which):
                     at = np.searchsorted(table.position[own], placed.numbers[which])
-                    wanted.append((image, slot, own[at], which))
-
-    def plan(one: tuple[Image, int, Integers, Integers]) -> tuple[list[Read], dict[int, FitsError]]:
-        limits = one[0].hdu.store.coalescing
-        # Where there are many images, each has its share of the connections.
-        limits = replace(limits, few=limits.few // len(wanted))
-        return _planned(*one, limits=limits, trim=mode == "trim")
-
+                    wanted.append(_Wanted(image, slot, own[at], which, mode, mask_and_scale))
     reads: list[Read] = []
+    errors: dict[tuple[int, int], FitsError] = {}
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        for (_, slot, _, _), (some, errors) in zip(wanted, pool.map(plan, wanted), strict=True):
+        plan = partial(_Wanted.plan, images=len(wanted))
+        for one, (some, failed) in zip(wanted, pool.map(plan, wanted), strict=True):
             reads += some
-            for row, error in errors.items():
-                table.status[row, slot], table.error[row, slot] = "failed", error
-    return reads
-
-
-def _planned(
-    image: Image, slot: int, rows: Integers, which: Integers, *, limits: Coalescing, trim: bool
-) -> tuple[list[Read], dict[int, FitsError]]:
-    """Plan the reading of some of an image's boxes.
-
-    Returns
-    -------
-    reads : list of Read
-    errors : dict
-        Rows of the result that cannot be read, and why.
-    """
-    boxes, corner = image.boxes(which)
-    reader = image.hdu.reader()
-    kept, errors = np.arange(len(which)), {}
-    try:
-        batches = reader.batches(boxes, limits)
-    except (FitsFormatError, TruncatedFileError):
-        for n in kept.tolist():
-            try:
-                reader.batches(boxes.take(kept[n : n + 1]), limits)
-            except FitsError as error:
-                errors[int(rows[n])] = error
-        kept = np.flatnonzero([row not in errors for row in rows.tolist()])
-        batches = reader.batches(boxes.take(kept), limits)
-    except FitsError as error:
-        return [], dict.fromkeys(rows.tolist(), error)
-    corner = np.zeros_like(corner) if trim else corner
-    reads = []
-    for batch in batches:
-        own = kept[batch.boxes]
-        reads.append(Read(reader, batch, boxes.take(own), rows[own], corner[own], slot))
+            errors |= {(row, one.slot): error for row, error in failed.items()}
     return reads, errors
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Wanted:
+    """Some boxes of an image."""
+
+    image: Image
+    slot: int
+    rows: Integers
+    """Row of the result of each."""
+    which: Integers
+    """Which of the image's boxes they are."""
+    mode: Mode
+    mask_and_scale: bool
+
+    def plan(self, *, images: int) -> tuple[list[Read], dict[int, FitsError]]:
+        """Plan their reading: the reads, and why rows cannot be read.
+
+        `images` is the number of images that share the connections.
+        """
+        limits = self.image.hdu.store.coalescing
+        limits = replace(limits, few=limits.few // images)
+        boxes, corner = self.image.boxes(self.which)
+        if self.mode == "trim":
+            corner[...] = 0
+        reader = self.image.hdu.reader(mask_and_scale=self.mask_and_scale)
+        kept, errors = np.arange(len(boxes)), {}
+        try:
+            batches = _batches(reader, boxes, limits)
+            if batches is None:
+                errors = self._damaged(reader, boxes, limits)
+                kept = np.flatnonzero([row not in errors for row in self.rows.tolist()])
+                batches = reader.batches(boxes.take(kept), limits)
+        except FitsError as error:
+            return [], dict.fromkeys(self.rows.tolist(), error)
+        reads = []
+        for batch in batches:
+            own = kept[batch.boxes]
+            places = boxes.take(own), self.rows[own], corner[own]
+            reads.append(Read(reader, batch, *places, self.slot))
+        return reads, errors
+
+    def _damaged(self, reader: HduReader, boxes: Boxes, limits: Coalescing) -> dict[int, FitsError]:
+        """Tell the boxes that cannot be read from those that can: rows, and why."""
+        errors: dict[int, FitsError] = {}
+        for n, row in enumerate(self.rows.tolist()):
+            try:
+                reader.batches(boxes.take(np.array([n])), limits)
+            except (FitsFormatError, TruncatedFileError) as error:
+                errors[row] = error
+        return errors
+
+
+def _batches(reader: HduReader, boxes: Boxes, limits: Coalescing) -> list[Batch] | None:
+    """Plan the reading of boxes; None where some of them are damaged."""
+    try:
+        return reader.batches(boxes, limits)
+    except (FitsFormatError, TruncatedFileError):
+        return None

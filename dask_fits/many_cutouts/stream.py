@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 
 import dask.base
 import numpy as np
 import numpy.typing as npt
-from dask.base import tokenize
 from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph
 
@@ -33,7 +33,9 @@ Write = Callable[[Integers, Sequence[Sequence[Part]]], Errors]
 """Writes the cutouts of some rows, and tells which of them failed by row and slot."""
 
 
-def run(reads: Sequence[Read], count: int, row_bytes: int, write: Write) -> Errors:
+def run(
+    reads: Sequence[Read], count: int, row_bytes: int, writer: Callable[[Integers], Write]
+) -> Errors:
     """Read and write in Dask's current scheduler.
 
     The rows are written in the order in which the files hold them, so that what has been read is
@@ -44,8 +46,8 @@ def run(reads: Sequence[Read], count: int, row_bytes: int, write: Write) -> Erro
     reads : sequence of Read
     count, row_bytes : int
         Rows of the result, and bytes of each.
-    write : callable
-        Can be pickled.
+    writer : callable
+        Makes what writes some rows, which can be pickled.
 
     Returns
     -------
@@ -57,14 +59,14 @@ def run(reads: Sequence[Read], count: int, row_bytes: int, write: Write) -> Erro
     for n, rows in enumerate(blocks):
         block_of[rows] = n
     bundles = [Bundle.of(some, [block_of[r.rows] for r in some]) for some in bundled(reads)]
-    token = tokenize([(r.reader, r.rows, r.boxes.first) for r in reads], write)
+    token = uuid.uuid4().hex  # writing is never the same task again
     graph, parts = reading_tasks(f"write-{token}", bundles, len(blocks))
     name = f"fits-write-{token}"
-    graph |= {(name, n): (write, rows, parts[n]) for n, rows in enumerate(blocks)}
+    graph |= {(name, n): (writer(rows), rows, parts[n]) for n, rows in enumerate(blocks)}
     layers = HighLevelGraph.from_collections(name, graph)
-    written = [Delayed((name, n), layers, layer=name) for n in range(len(blocks))]  # type: ignore[no-untyped-call]
+    written = [Delayed((name, n), layers, layer=name) for n in range(len(blocks))]
     errors: Errors = {}
-    for some in dask.base.compute(*written):  # type: ignore[no-untyped-call]
+    for some in dask.base.compute(*written):
         errors |= some
     return errors
 

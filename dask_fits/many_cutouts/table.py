@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -33,6 +33,24 @@ class Table:
     """(n, hdus): why it failed; None where it did not."""
     rows: tuple[Integers, ...]
     """Rows of each file, ascending."""
+    images: Sequence[Sequence[Image | FitsError]]
+    """The HDUs of each file, or why there are none."""
+
+    def image(self, row: int, slot: int) -> tuple[Image, int] | None:
+        """Find the image that a cutout is of, and which of its boxes; None where it is on none."""
+        file = int(self.file[row])
+        image = self.images[file][slot] if file >= 0 else None
+        if not isinstance(image, Image):
+            return None
+        number = image.number(int(self.position[row]))
+        return None if number is None else (image, number)
+
+    def after(self, errors: Mapping[tuple[int, int], FitsError]) -> Table:
+        """Note what turned out to be unreadable, by row and slot."""
+        status, why = self.status.copy(), self.error.copy()
+        for index, error in errors.items():
+            status[index], why[index] = "failed", error
+        return replace(self, status=status, error=why)
 
 
 def tabulate(found: Sequence[Sequence[Image | FitsError]], targets: Targets, slots: int) -> Table:
@@ -51,7 +69,7 @@ def tabulate(found: Sequence[Sequence[Image | FitsError]], targets: Targets, slo
     rows = tuple(by_file[low:high] for low, high in pairwise(bounds))
     status = np.full((len(file), slots), "off", "<U7")
     error = np.full((len(file), slots), None, object)
-    table = Table(position, file, status, error, rows)
+    table = Table(position, file, status, error, rows, found)
     for own, images in zip(rows, found, strict=True):
         for slot, image in enumerate(images):
             if isinstance(image, FitsError):

@@ -25,9 +25,6 @@ class ZarrWriter:
     storage_options: dict[str, Any] | None
     form: Form
 
-    def __dask_tokenize__(self) -> tuple[object, ...]:
-        return ("dask_fits.ZarrWriter", self.store)
-
     def create(self, count: int, attributes: dict[str, Any], *, overwrite: bool) -> None:
         """Make the group.
 
