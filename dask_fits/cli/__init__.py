@@ -12,6 +12,7 @@ import click
 
 from dask_fits.cli import commands
 from dask_fits.cli.cutout import cutout_command
+from dask_fits.cli.cutouts import cutouts_command
 from dask_fits.exceptions import FitsError
 
 _PROGRAM = "dask-fits"
@@ -31,12 +32,13 @@ def cli() -> None:
     dask-fits stats   image.fits --hdu SCI
     dask-fits preview image.fits -o image.png
     dask-fits cutout  image.fits --ra 250.42 --dec 36.46 --size 2arcmin -o cut.fits
+    dask-fits cutouts 'tiles/*.fits' --catalog stars.csv --size 64 -o stamps
     """  # noqa: D301 (click wants the character that \b stands for)
 
 
 for command in (
     *(commands.info, commands.header, commands.plan, commands.stats, commands.preview),
-    cutout_command,
+    *(cutout_command, cutouts_command),
 ):
     cli.add_command(command)
 

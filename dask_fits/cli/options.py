@@ -19,6 +19,9 @@ from dask_fits.storage.errors import anonymous_options, protocol_of
 Opener = Callable[[], FitsFile]
 """Opens the file that a command was given."""
 
+Access = Callable[[str], dict[str, Any]]
+"""Tells the storage options for a URL."""
+
 
 def key(text: str) -> tuple[Any, ...]:
     """Parse a NumPy key of integers, slices and ``...``, such as ``10:20,30:50``."""
@@ -155,10 +158,9 @@ def _storage_option(text: str) -> tuple[str, Any]:
         return name, value
 
 
-def url_command(function: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the URL of a file and what is needed to open it, as an `Opener`."""
+def access_command(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a command what is needed to reach files, as an `Access`."""
 
-    @click.argument("url")
     @click.option(
         "--storage-options",
         "options",
@@ -173,15 +175,24 @@ def url_command(function: Callable[..., None]) -> Callable[..., None]:
     @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
     @functools.wraps(function)
     def command(
-        url: str, options: tuple[tuple[str, Any], ...], *, anon: bool, debug: bool, **rest: Any
+        options: tuple[tuple[str, Any], ...], *, anon: bool, debug: bool, **rest: Any
     ) -> None:
         del debug  # `main` looks for it, since an error may come before the command
-        storage_options = dict(options)
-        if anon:
-            storage_options |= _anonymous(url)
-        function(lambda: open_file(url, storage_options=storage_options), **rest)
+        given = dict(options)
+        function(access=lambda url: given | (_anonymous(url) if anon else {}), **rest)
 
     return command
+
+
+def url_command(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the URL of a file and what is needed to open it, as an `Opener`."""
+
+    @click.argument("url")
+    @functools.wraps(function)
+    def command(url: str, *, access: Access, **rest: Any) -> None:
+        function(lambda: open_file(url, storage_options=access(url)), **rest)
+
+    return access_command(command)
 
 
 def file_command(function: Callable[..., None]) -> Callable[..., None]:

@@ -36,7 +36,10 @@ def local_path(url: str, options: Mapping[str, Any]) -> str | None:
 def glob(url: str, options: Mapping[str, Any]) -> list[str]:
     """List the files that a pattern with ``*`` matches, in order of their names."""
     fs, path = fsspec.core.url_to_fs(url, **options)
-    return [str(fs.unstrip_protocol(found)) for found in sorted(fs.glob(path))]
+    found = sorted(fs.glob(path))
+    if isinstance(fs, LocalFileSystem):
+        return [str(name) for name in found]
+    return [str(fs.unstrip_protocol(name)) for name in found]
 
 
 def connect(
