@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.compressed import measure_compressed
+from benchmarks.cutouts import measure_cutouts
 from benchmarks.harness import Table, environment, write_json
 from benchmarks.headers import measure_headers
 from benchmarks.images import write_images
@@ -15,7 +16,7 @@ from benchmarks.reads import measure_reads
 from benchmarks.remote import measure_remote
 
 RESULTS = Path(__file__).parent / "results" / "latest.json"
-SUBJECTS = ("reads", "compressed", "headers", "remote", "imports")
+SUBJECTS = ("reads", "compressed", "headers", "remote", "cutouts", "imports")
 
 
 def main() -> None:
@@ -47,6 +48,8 @@ def _measure(options: argparse.Namespace) -> Iterator[Table]:
         yield measure_headers(rounds=options.rounds)
     if "remote" in wanted:
         yield from measure_remote(size_mb=options.remote_mb, rounds=options.rounds)
+    if "cutouts" in wanted:
+        yield from measure_cutouts(rounds=options.rounds)
     if "imports" in wanted:
         yield measure_imports(rounds=options.rounds)
 

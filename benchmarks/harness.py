@@ -8,7 +8,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import dask_fits
 
 PEERS = (
     *("numpy", "numba", "isal", "dask", "distributed", "fsspec", "aiohttp"),
-    *("astropy", "fitsio"),
+    *("astropy", "fitsio", "astrocut", "cutout-fits"),
 )
 
 
@@ -128,8 +128,15 @@ def environment() -> dict[str, str]:
         "load": f"{os.getloadavg()[0]:.1f}",
         "python": platform.python_version(),
         "dask_fits": dask_fits.__version__,
-        **{name: version(name) for name in PEERS},
+        **{name: _version(name) for name in PEERS},
     }
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "absent"
 
 
 def write_json(path: Path, described: Mapping[str, str], tables: Sequence[Table]) -> None:

@@ -94,9 +94,9 @@ def write_noise(path: Path, shape: tuple[int, int], *, extensions: int = 0) -> N
     fits.HDUList(hdus).writeto(path)
 
 
-def sky_image(side: int) -> npt.NDArray[np.float32]:
+def sky_image(side: int, seed: int = 0) -> npt.NDArray[np.float32]:
     """Make a square image of a sloping sky with stars, and noise of sigma 15 on it."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     along = np.arange(side, dtype=np.float32)
     image = rng.standard_normal((side, side), np.float32)
     image *= 15
@@ -119,10 +119,17 @@ def mask_image(side: int) -> npt.NDArray[np.int32]:
     return image
 
 
-def write_tiled(path: Path, image: npt.NDArray, *, algorithm: str, tile: tuple[int, int]) -> None:
+def write_tiled(
+    path: Path,
+    image: npt.NDArray,
+    *,
+    algorithm: str,
+    tile: tuple[int, int],
+    header: fits.Header | None = None,
+) -> None:
     """Write a tile-compressed image behind an empty primary HDU; floats are dithered."""
     options = {"compression_type": algorithm, "tile_shape": tile, "hcomp_scale": 0}
-    hdu = fits.CompImageHDU(image, quantize_method=1, dither_seed=42, **options)
+    hdu = fits.CompImageHDU(image, header, quantize_method=1, dither_seed=42, **options)
     with path.open("wb") as file:
         fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(file)
         file.flush()

@@ -21,18 +21,22 @@ ONLY_IMPORTER = {
     "s3fs": set(),
     "gcsfs": set(),
     "dask": {
-        *("array.py", "stats.py", "cli/commands.py"),
+        *("array.py", "stats.py", "cli/commands.py", "cli/cutouts.py"),
         *("many_cutouts/cutouts.py", "many_cutouts/stream.py"),
     },
-    "click": {f"cli/{name}.py" for name in ("__init__", "options", "output", "commands", "cutout")},
+    "click": {
+        f"cli/{name}.py"
+        for name in ("__init__", "options", "output", "commands", "cutout", "cutouts")
+    },
     "PIL": {"preview.py"},
     "astropy": {
         *("file.py", "preview.py", "section.py", "wcs.py", "wcs_tables.py", "cutout.py"),
         *("cut_file.py", "codecs/astropy_c.py", "cli/options.py", "cli/cutout.py"),
-        *(f"many_cutouts/{name}.py" for name in ("cutouts", "images", "targets")),
+        *(f"many_cutouts/{name}.py" for name in ("cutouts", "images", "targets", "catalog")),
     },
     "numba": {"codecs/compiled.py"},
     "isal": {"codecs/gzip.py"},
+    "zarr": {"many_cutouts/zarr_writer.py"},
 }
 
 FORWARDERS = {("file.py", name) for name in ("array", "section", "wcs", "cutout")}

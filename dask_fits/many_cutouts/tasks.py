@@ -52,9 +52,16 @@ class Read:
             for row in self.rows.tolist():
                 yield row, (), error
             return
-        which = np.searchsorted(self.batch.boxes, [number for number, _, _ in found])
-        for n, (_, place, pixels) in zip(which.tolist(), found, strict=True):
-            yield int(self.rows[n]), _moved(place, self.corner[n]), pixels
+        numbers = self.batch.boxes.tolist()
+        places = dict(zip(numbers, self.rows.tolist(), strict=True))
+        corners = {
+            number: corner
+            for number, corner in zip(numbers, self.corner.tolist(), strict=True)
+            if any(corner)
+        }
+        for number, place, pixels in found:
+            corner = corners.get(number)
+            yield places[number], _moved(place, corner) if corner else place, pixels
 
     def _one_by_one(self) -> Iterator[tuple[int, tuple[slice, ...], npt.NDArray[Any] | FitsError]]:
         """Tell the cutouts that can be read from those that are damaged."""
@@ -65,13 +72,13 @@ class Read:
             except FitsError as error:
                 yield row, (), error
             else:
-                yield row, _moved([slice(0, n) for n in pixels.shape], self.corner[n]), pixels
+                whole = [slice(0, length) for length in pixels.shape]
+                yield row, _moved(whole, self.corner[n].tolist()), pixels
 
 
-def _moved(place: Sequence[slice], by: Integers) -> tuple[slice, ...]:
+def _moved(place: Sequence[slice], by: Sequence[int]) -> tuple[slice, ...]:
     return tuple(
-        slice(part.start + start, part.stop + start)
-        for part, start in zip(place, by.tolist(), strict=True)
+        slice(part.start + start, part.stop + start) for part, start in zip(place, by, strict=True)
     )
 
 

@@ -131,12 +131,15 @@ class TiledBatch:
         """Give what a band of the image holds of the boxes."""
         first, stop = (np.array([getattr(p, name) for p in place]) for name in ("start", "stop"))
         low, high = np.maximum(self.bounds.first, first), np.minimum(self.bounds.stop, stop)
-        for n in np.flatnonzero((low < high).all(axis=1)):
-            there = zip((low[n] - first).tolist(), (high[n] - first).tolist(), strict=True)
-            corner = self.bounds.first[n]
-            here = zip((low[n] - corner).tolist(), (high[n] - corner).tolist(), strict=True)
-            pixels = band[tuple(slice(*ends) for ends in there)].copy()
-            yield int(self.boxes[n]), tuple(slice(*ends) for ends in here), pixels
+        held = np.flatnonzero((low < high).all(axis=1))
+        low, high, corner = low[held], high[held], self.bounds.first[held]
+        # Lists at once: there are thousands of pieces, and NumPy's numbers are slow one by one.
+        ends = (low - first, high - first, low - corner, high - corner)
+        for number, *found in zip(
+            self.boxes[held].tolist(), *(numbers.tolist() for numbers in ends), strict=True
+        ):
+            pixels = band[tuple(map(slice, found[0], found[1]))].copy()
+            yield number, tuple(map(slice, found[2], found[3])), pixels
 
 
 def _whole_image(layout: TiledLayout) -> TileBox:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Self, TypeVar, cast
 from urllib.parse import urlsplit
 
+import numpy as np
+
 from dask_fits.exceptions import FitsError, UnstampedFileWarning
 from dask_fits.storage.answer import PreconditionFailedError, Request
 from dask_fits.storage.byte_range import ByteRange, Coalescing, split_range
@@ -96,7 +98,7 @@ class RemoteStore:
         self, flight: _Flight, file: _RemoteFile, piece: ByteRange
     ) -> tuple[memoryview, list[Future[None]]]:
         """Have the parts of a piece fetched into one buffer."""
-        buffer = memoryview(bytearray(piece.nbytes))
+        buffer = np.empty(piece.nbytes, np.uint8).data  # not filled with zeros first
         parts = split_range(piece, self.part_size)
         places = (buffer[part.start - piece.start : part.stop - piece.start] for part in parts)
         return buffer, [
