@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from astropy.wcs import WCS
 
 Mode = Literal["trim", "partial", "strict"]
+
+Shape = TypeVar("Shape", bound=tuple[int, ...])
 
 _MOST_PIXELS = 1 << 40
 """A larger cutout is a mistake, in the unit of its size most likely."""
@@ -143,8 +146,10 @@ def find_box(hdu: HDU, position: Any, size: Any, *, mode: Mode = "trim") -> tupl
     if mode == "strict" and not inside:
         raise PartialOverlapError(f"{where}: {asked} reaches over its edge, {found}")
     box = _box(whole, dict(zip(axes, first.tolist(), strict=True)), box_shape, mode)
-    if np.prod(np.array(box.shape, float)) > _MOST_PIXELS:
-        raise ValueError(f"{where}: size: expected at most {_MOST_PIXELS} pixels, found {asked}")
+    try:
+        check_pixels(box.shape)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
     return box, wcs
 
 
@@ -182,15 +187,31 @@ def check_mode(mode: str) -> None:
         raise ValueError(f"mode: expected one of {', '.join(get_args(Mode))}, found {mode!r}")
 
 
+def check_pixels(shape: Shape) -> Shape:
+    """Return a cutout's shape; raise ValueError where it has more pixels than anybody can want."""
+    if math.prod(shape) > _MOST_PIXELS:
+        raise ValueError(
+            f"size: expected at most {_MOST_PIXELS} pixels, found {' x '.join(map(str, shape))}"
+        )
+    return shape
+
+
 def check_fill(fill_value: Any, dtype: np.dtype[Any], where: str) -> None:
     """Raise ValueError where pixels of a type cannot be filled with a value."""
+    filled = np.zeros(1, dtype)
     try:
-        np.zeros(1, dtype)[:] = fill_value
+        # NumPy casts its own NaN to an integer without an error.
+        filled[:] = fill_value.item() if isinstance(fill_value, np.generic) else fill_value
     except (ValueError, OverflowError, TypeError) as error:
-        raise ValueError(
-            f"{where}: fill_value: expected a value of the image's type {dtype}, "
-            f"found {fill_value!r}"
-        ) from error
+        raise ValueError(_wrong_fill(fill_value, dtype, where)) from error
+    if dtype.kind in "iu" and filled[0] != fill_value:
+        raise ValueError(_wrong_fill(fill_value, dtype, where))
+
+
+def _wrong_fill(fill_value: Any, dtype: np.dtype[Any], where: str) -> str:
+    return (
+        f"{where}: fill_value: expected a value of the image's type {dtype}, found {fill_value!r}"
+    )
 
 
 def corners(x: Any, y: Any, shape: tuple[int, int]) -> npt.NDArray[np.int64]:

@@ -30,9 +30,14 @@ from dask_fits.many_cutouts.stream import Errors, run
 from dask_fits.many_cutouts.table import STATUS, Table, tabulate
 from dask_fits.many_cutouts.targets import as_targets
 from dask_fits.many_cutouts.tasks import Bundle, Form, Read, assemble, bundled, reading_tasks
+from dask_fits.storage.errors import shown
 from dask_fits.storage.transfer import TransferConfig
 
 Integers = npt.NDArray[np.int64]
+
+
+_CHUNK_ROWS, _CHUNKS = 64, 200
+"""Rows that a chunk of the result has at least, and chunks that there are about at most."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -297,7 +302,7 @@ def cutouts(  # noqa: PLR0913 (each is a question that a caller has)
     opener = partial(open_file, storage_options=storage_options, transfer=transfer)
     search = Search(as_targets(positions), size, keys, opener)
     sources = list(resolved(files, storage_options))
-    names = tuple(s.url if isinstance(s, FitsFile) else os.fspath(s) for s in sources)
+    names = tuple(s.url if isinstance(s, FitsFile) else shown(os.fspath(s)) for s in sources)
     with warnings.catch_warnings():
         # Of ten thousand headers, what astropy mends in each is of no use to anybody.
         warnings.simplefilter("ignore", FITSFixedWarning)
@@ -332,8 +337,9 @@ def cutouts(  # noqa: PLR0913 (each is a question that a caller has)
 
 def _is_pair(hdus: Sequence[Any]) -> bool:
     """Whether it is one HDU by name and version."""
-    kinds = [type(part) for part in hdus]
-    return isinstance(hdus, tuple) and kinds == [str, int]
+    if not isinstance(hdus, tuple) or len(hdus) != 2:
+        return False
+    return isinstance(hdus[0], str) and hasattr(hdus[1], "__index__")
 
 
 def _images(found: Sequence[Sequence[Image | FitsError]]) -> list[Image]:
@@ -353,8 +359,10 @@ def _failures(
 
 def _data(reads: Sequence[Read], count: int, form: Form) -> da.Array:
     """Make the lazy array: tasks that read, and tasks that put the rows of a chunk together."""
-    limit = parse_bytes(dask.config.get("array.chunk-size"))
-    length = max(1, limit // form.row_bytes)
+    limit = parse_bytes(dask.config.get("array.chunk-size")) // max(form.row_bytes, 1)
+    # Few rows, for those who look at some of them; more of very many, of which each chunk may need
+    # a part of every file.
+    length = max(1, min(limit, max(_CHUNK_ROWS, count // _CHUNKS)))
     blocks = [np.arange(n, min(n + length, count)) for n in range(0, max(count, 1), length)]
     places = [(r.reader, r.boxes.first, r.boxes.stop, r.rows, r.corner, r.slot) for r in reads]
     token = tokenize(

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from astropy.wcs import WCS
 
-from dask_fits.cutout import Mode
+from dask_fits.cutout import Mode, check_pixels
 from dask_fits.exceptions import FitsError, FitsFormatError, NotAnImageError
 from dask_fits.file import HDU, FitsFile, HduKey
 from dask_fits.format.boxes import Boxes
@@ -108,7 +108,7 @@ class Search:
     def box(self, hdu: HDU) -> tuple[int, int]:
         """Resolve the size of the cutouts by an image."""
         with _about(hdu):
-            return size_in_pixels(self.size, hdu.wcs)
+            return check_pixels(size_in_pixels(self.size, hdu.wcs))
 
     def image(self, hdu: HDU | FitsError, box: tuple[int, int]) -> Image | FitsError:
         """Place the boxes on an image."""
@@ -195,7 +195,7 @@ def find_images(
 def _box(found: Sequence[Sequence[HDU | FitsError]], search: Search) -> tuple[int, int]:
     """Resolve the size of the cutouts: an angle by the first image that lets us."""
     if not is_angular(search.size):
-        return size_in_pixels(search.size, WCS(naxis=2))
+        return check_pixels(size_in_pixels(search.size, WCS(naxis=2)))
     errors = []
     for some in found:
         for hdu in some:

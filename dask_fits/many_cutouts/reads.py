@@ -36,7 +36,7 @@ def all_reads(
     wanted = []
     for own, images in zip(table.rows, table.images, strict=True):
         for slot, image in enumerate(images):
-            if isinstance(image, Image):
+            if isinstance(image, Image) and 0 not in image.shape:
                 placed = image.placed
                 which = np.flatnonzero(placed.whole if mode == "strict" else placed.on)
                 if len(which):

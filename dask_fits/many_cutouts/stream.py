@@ -54,7 +54,9 @@ def run(
     errors : dict
         Row and slot of each cutout that failed, and why.
     """
-    blocks = list(_blocks(reads, count, max(1, min(_BLOCK_BYTES // row_bytes, _BLOCK_ROWS))))
+    blocks = list(
+        _blocks(reads, count, max(1, min(_BLOCK_BYTES // max(row_bytes, 1), _BLOCK_ROWS)))
+    )
     block_of = np.full(count, -1, np.int64)
     for n, rows in enumerate(blocks):
         block_of[rows] = n

@@ -75,9 +75,9 @@ def tabulate(found: Sequence[Sequence[Image | FitsError]], targets: Targets, slo
             if isinstance(image, FitsError):
                 status[own, slot], error[own, slot] = "failed", image
             else:
-                at = own[np.searchsorted(position[own], image.placed.numbers)]
                 on, whole = image.placed.on, image.placed.whole
-                status[at[on], slot] = np.where(whole[on], "ok", "partial")
+                at = own[np.searchsorted(position[own], image.placed.numbers[on])]
+                status[at, slot] = np.where(whole[on], "ok", "partial")
     _explain_lonely(table, found, targets)
     return table
 

@@ -120,7 +120,6 @@ def place(targets: Targets, wcs: WCS, image: tuple[int, int], shape: tuple[int, 
     first = corners(x, y, shape)
     on, whole = overlap(first, shape, lengths)
     if targets.sky is None:
-        on, whole = on & targets.finite, whole & targets.finite
         return Placed(numbers, first, on, whole)
     return Placed(numbers[on], first[on], on[on], whole[on])
 
@@ -136,18 +135,19 @@ def _near(
     if targets.vectors is None:
         return everywhere
     sky = wcs.celestial
-    # It has the longitude first, and its pixel axes likewise.
-    swapped = wcs.wcs.lng > wcs.wcs.lat
-    lengths = image if swapped else image[::-1]
-    corners_and_edges = np.meshgrid(*([-0.5, n / 2 - 0.5, n - 0.5] for n in lengths), indexing="ij")
-    border = _directions(sky, *(grid.ravel() for grid in corners_and_edges))
-    if border is None:
+    # Where centres may lie: on the image, or as far off it as half a box reaches.
+    lines = (
+        [-0.5 - side / 2, -0.5, length / 2 - 0.5, length - 0.5, length - 0.5 + side / 2]
+        for length, side in zip(image[::-1], shape[::-1], strict=True)
+    )
+    grid = _directions(sky, *(along.ravel() for along in np.meshgrid(*lines, indexing="ij")))
+    if grid is None:
         return everywhere
-    centre = border[len(border) // 2]
-    radius = float(np.arccos(np.clip(border @ centre, -1, 1)).max())
+    centre = grid[len(grid) // 2]
+    radius = float(np.arccos(np.clip(grid @ centre, -1, 1)).max())
     scales = proj_plane_pixel_scales(sky)
     scale = max((scales[n] * u.Unit(sky.wcs.cunit[n])).to_value(u.rad) for n in range(2))
-    reach = 1.1 * (radius + np.hypot(*shape) / 2 * scale) + scale
+    reach = 1.1 * radius + scale
     if not reach < _WIDE:
         return everywhere
     found: npt.NDArray[np.bool_] = targets.vectors @ centre >= np.cos(reach)
@@ -158,8 +158,8 @@ def _directions(
     sky: WCS, x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64] | None:
     """Find the unit vectors in ICRS of pixels; None where one has no place on the sky."""
-    lon, lat = sky.all_pix2world(x, y, 0)
-    if not (np.isfinite(lon).all() and np.isfinite(lat).all()):
+    world = sky.all_pix2world(x, y, 0)
+    if not np.isfinite(world).all():
         return None
-    units = [u.Unit(unit) for unit in sky.wcs.cunit]
-    return _vectors(SkyCoord(lon * units[0], lat * units[1], frame=wcs_to_celestial_frame(sky)))
+    lon, lat = (world[n] * u.Unit(sky.wcs.cunit[n]) for n in (sky.wcs.lng, sky.wcs.lat))
+    return _vectors(SkyCoord(lon, lat, frame=wcs_to_celestial_frame(sky)))
