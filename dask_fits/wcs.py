@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +21,20 @@ from astropy.wcs.utils import (
 
 from dask_fits.exceptions import FitsFormatError
 from dask_fits.file import HDU
+from dask_fits.format.header import BLOCK, CARD
+from dask_fits.format.tiles import TiledLayout
 from dask_fits.wcs_tables import check_coordinate_tables, read_tables
+
+_RELEVANT = re.compile(
+    rb"NAXIS|WCS|CRPIX|PC\d|CD\d|CDELT|CROTA|CUNIT|CTYPE|CRVAL|CNAME|CRDER|CSYER|CZPHS|CPERI|CUBEFACE|"
+    rb"PV\d|PS\d|PROJP|LON|LAT|RADE|EQUI|EPOCH|SPECSYS|SSYS|VEL|ZSOU|VSOU|REST|OBSGEO|OBSORB|"
+    rb"TIM|TREF|PLEPH|DATE|MJD|JD|[JB]EPOCH|TSTART|TSTOP|XPOSURE|TELAPSE|"
+    rb"CPDIS|CPERR|CQDIS|CQERR|DP|DQ|DVERR|D2IM|AXISCORR|[AB]P?_|WAT|"
+    rb"PLT|PLATE|AMD|PPO|CNPIX|[XY]PIXEL|RSUN|DSUN|CRL|HGL|C_RADIUS|BLON|BLAT|BDIS",
+    re.IGNORECASE,
+)
+"""How the keywords begin that wcslib's parser of headers, or astropy's WCS around it, looks at, and
+some more; `A_RADIUS` and `B_RADIUS` look like SIP's."""
 
 _MOST_AXES = 32
 """Axes that a WCS of wcslib has at most."""
@@ -44,7 +59,7 @@ def read_wcs(hdu: HDU, key: str = " ") -> WCS:
     TruncatedFileError, FileChangedError, StorageError
         Such an HDU cannot be had.
     """
-    header, letter = hdu.header, key.strip()
+    header, letter = _wcs_header(hdu), key.strip()
     where = f"{hdu.store.name}: HDU {hdu.index} ({hdu.name or 'unnamed'})"
     _check_axes(header, letter, where)
     tables = read_tables(hdu, header, letter)
@@ -55,6 +70,29 @@ def read_wcs(hdu: HDU, key: str = " ") -> WCS:
         what = f"alternate WCS {key!r}" if letter else "WCS"
         said = " ".join(str(error).split()) or type(error).__name__
         raise FitsFormatError(f"{where}: the keywords make no {what}: {said}") from error
+
+
+def _wcs_header(hdu: HDU) -> fits.Header:
+    """Make a header of the keywords that a WCS may depend on; of a long one astropy is slow."""
+    text = hdu.header_text
+    kept, continued = [], False
+    for start in range(0, len(text), CARD):
+        card = text[start : start + CARD]
+        if not (continued and card.startswith(b"CONTINUE")):
+            continued = _RELEVANT.match(card) is not None
+        if continued:
+            kept.append(card)
+    content = b"".join([*kept, b"END".ljust(CARD)])
+    content += b" " * (-len(content) % BLOCK)
+    header = fits.Header.fromfile(io.BytesIO(content))
+    if isinstance(hdu.layout.image, TiledLayout):
+        # Its keywords are the image's, but for those of the table that it is in.
+        del header["NAXIS*"]
+        shape = hdu.layout.image.shape
+        axes = [("NAXIS", len(shape))]
+        axes += [(f"NAXIS{n}", length) for n, length in enumerate(reversed(shape), 1)]
+        header = fits.Header([*(fits.Card(*axis) for axis in axes), *header.cards])
+    return header
 
 
 def _check_axes(header: fits.Header, key: str, where: str) -> None:
