@@ -88,6 +88,23 @@ def test_compressed_image(arguments: tuple[str, ...]) -> None:
         assert f"of a data unit of {unit} bytes" in said
 
 
+def test_many_cutouts(tmp_path: Path) -> None:
+    said = example("many_cutouts", str(tmp_path))
+    assert "the first star is in files [0 1]" in said
+    assert "failed: []" in said
+    largest = []
+    for path in (tmp_path / "stamps").glob("*.fits"):
+        with fits.open(path) as file:
+            largest.append(np.nanmax(file[-1].data))
+    assert f"brightest pixel of all: {max(largest):.0f}" in said
+    lines = (tmp_path / "stamps" / "cutouts.csv").read_text().splitlines()
+    stamps = [line.split(",")[5] for line in lines[1:]]
+    assert len({int(line.split(",")[1]) for line in lines[1:]}) == 50
+    assert {path.name for path in (tmp_path / "stamps").glob("*.fits")} == {s for s in stamps if s}
+    assert any(",off," in line for line in lines)
+    assert (tmp_path / "stamps.zarr").is_dir()
+
+
 def test_over_http(range_server: RangeServer) -> None:
     said = example("over_http", f"{range_server.url}/m13.fits")
     assert "a cutout takes 1 request(s) and 10880 bytes\n" in said
