@@ -102,7 +102,7 @@ class Template:
         """Read what is needed; errors are those of `cut_fits`."""
         header = hdu.header
         if "ZIMAGE" in header:
-            raise FitsFormatError(f"{_where(hdu)}: the header of the image cannot be restored")
+            raise FitsFormatError(f"{hdu.where}: the header of the image cannot be restored")
         tables = tuple(_tables(hdu, header))
         kept = _without(header.cards, _OF_AN_IMAGE)
         texts = {id(card): _image(card, hdu) for card in kept}
@@ -115,7 +115,7 @@ class Template:
         hdu, reader = self.hdu, self.hdu.reader(mask_and_scale=False)
         if stored.ndim != reader.ndim or len(origin) != reader.ndim or stored.dtype != reader.dtype:
             raise ValueError(
-                f"{_where(hdu)}: expected stored values of type {reader.dtype} along {reader.ndim} "
+                f"{hdu.where}: expected stored values of type {reader.dtype} along {reader.ndim} "
                 f"axes, found {stored.dtype} along {stored.ndim} axes from {tuple(origin)}"
             )
         cards = _image_cards(hdu, self.header, stored)
@@ -149,10 +149,6 @@ def cut_file(parts: Sequence[tuple[Template, npt.NDArray[Any], Sequence[int]]]) 
     ordered += [units[index] for index in sorted(units)]
     ordered += [tables[index] for index in sorted(tables) if index not in units]
     return b"".join(piece for unit in ordered for piece in unit)
-
-
-def _where(hdu: HDU) -> str:
-    return f"{hdu.store.name}: HDU {hdu.index} ({hdu.name or 'unnamed'})"
 
 
 def _tables(hdu: HDU, header: Header) -> list[HDU]:
@@ -260,12 +256,12 @@ def _number(card: Card, hdu: HDU) -> int | float:
     try:
         value = card.value
     except Exception as error:  # astropy raises whatever it stumbles on
-        raise FitsFormatError(f"{_where(hdu)}: {card.keyword}: {error}") from error
+        raise FitsFormatError(f"{hdu.where}: {card.keyword}: {error}") from error
     if isinstance(value, Undefined):
         return 0
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise FitsFormatError(
-            f"{_where(hdu)}: {card.keyword}: found {value!r}, expected a number of pixels"
+            f"{hdu.where}: {card.keyword}: found {value!r}, expected a number of pixels"
         )
     return value
 
@@ -325,8 +321,6 @@ def _image(card: Card, hdu: HDU) -> bytes:
             image = str(card)
     except Exception as error:  # astropy raises whatever it stumbles on
         said = " ".join(str(error).split()) or type(error).__name__
-        raise FitsFormatError(
-            f"{_where(hdu)}: {card.keyword}: cannot be written: {said}"
-        ) from error
+        raise FitsFormatError(f"{hdu.where}: {card.keyword}: cannot be written: {said}") from error
     text = image.encode("ascii", "replace").translate(_UNPRINTABLE)
     return text + b" " * (-len(text) % CARD)

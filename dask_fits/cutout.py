@@ -113,8 +113,7 @@ def cutout(
     box, wcs = find_box(hdu, position, size, mode=mode)
     reader = hdu.reader()
     if mode == "partial" and not box.lies_on(reader.shape):
-        where = f"{hdu.store.name}: HDU {hdu.index} ({hdu.name or 'unnamed'})"
-        check_fill(fill_value, reader.dtype, where)
+        check_fill(fill_value, reader.dtype, hdu.where)
     window = WindowReader(reader, box.origin, box.shape, fill_value)
     return Cutout(lazy_array(window), moved(wcs, box.origin, box.shape), box.slices)
 
@@ -124,17 +123,16 @@ def find_box(hdu: HDU, position: Any, size: Any, *, mode: Mode = "trim") -> tupl
 
     Parameters and errors are those of `cutout`.
     """
-    where = f"{hdu.store.name}: HDU {hdu.index} ({hdu.name or 'unnamed'})"
     check_mode(mode)
     whole = hdu.reader().shape
     if len(whole) < 2:
-        raise NotAnImageError(f"{where}: a cutout needs two axes, found shape {whole}")
+        raise NotAnImageError(f"{hdu.where}: a cutout needs two axes, found shape {whole}")
     wcs = hdu.wcs
     try:
         box_shape = size_in_pixels(size, wcs)
         x, y = _pixel(position, wcs)
     except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
+        raise ValueError(f"{hdu.where}: {error}") from error
     axes = sky_axes(wcs, len(whole))
     first = corners(x, y, box_shape)
     lengths = np.array([whole[axis] for axis in axes])
@@ -142,14 +140,14 @@ def find_box(hdu: HDU, position: Any, size: Any, *, mode: Mode = "trim") -> tupl
     asked = f"a box of {box_shape[0]} x {box_shape[1]} pixels around x = {x:.6g}, y = {y:.6g}"
     found = f"expected an overlap with the image of {lengths[0]} x {lengths[1]} pixels"
     if not on:
-        raise NoOverlapError(f"{where}: {asked} lies off the image, {found}")
+        raise NoOverlapError(f"{hdu.where}: {asked} lies off the image, {found}")
     if mode == "strict" and not inside:
-        raise PartialOverlapError(f"{where}: {asked} reaches over its edge, {found}")
+        raise PartialOverlapError(f"{hdu.where}: {asked} reaches over its edge, {found}")
     box = _box(whole, dict(zip(axes, first.tolist(), strict=True)), box_shape, mode)
     try:
         check_pixels(box.shape)
     except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
+        raise ValueError(f"{hdu.where}: {error}") from error
     return box, wcs
 
 
@@ -209,9 +207,8 @@ def check_fill(fill_value: Any, dtype: np.dtype[Any], where: str) -> None:
 
 
 def _wrong_fill(fill_value: Any, dtype: np.dtype[Any], where: str) -> str:
-    return (
-        f"{where}: fill_value: expected a value of the image's type {dtype}, found {fill_value!r}"
-    )
+    expected = f"expected a value of the image's type {dtype}"
+    return f"{where}: fill_value: {expected}, found {fill_value!r}"
 
 
 def corners(x: Any, y: Any, shape: tuple[int, int]) -> npt.NDArray[np.int64]:

@@ -74,6 +74,11 @@ class HDU:
         return self.layout.name
 
     @property
+    def where(self) -> str:
+        """The file and the HDU, as messages name them."""
+        return f"{self.store.name}: HDU {self.index} ({self.name or 'unnamed'})"
+
+    @property
     def ver(self) -> int:
         """EXTVER, 1 where it is missing."""
         return self.layout.ver
@@ -226,10 +231,9 @@ class HDU:
     def _no_image(self) -> Exception:
         if defect := self.layout.defect:
             return type(defect)(*defect.args)  # a new one: an error keeps where it was raised
-        where = f"{self.store.name}: HDU {self.index} ({self.name or 'unnamed'})"
         if self.shape == ():
-            return NotAnImageError(f"{where}: NAXIS = 0: the HDU has a header but no pixels")
-        return NotAnImageError(f"{where}: expected an image, found {self.kind}")
+            return NotAnImageError(f"{self.where}: NAXIS = 0: the HDU has a header but no pixels")
+        return NotAnImageError(f"{self.where}: expected an image, found {self.kind}")
 
 
 class FitsFile:

@@ -35,9 +35,8 @@ def stored_fill(hdu: HDU, value: Fraction | float | None) -> int | float:
     NotAnImageError
         The HDU has no pixels.
     """
-    where = f"{hdu.store.name}: HDU {hdu.index} ({hdu.name or 'unnamed'})"
     if hdu.layout.image is None:
-        raise NotAnImageError(f"{where}: expected an image, found {hdu.kind}")
+        raise NotAnImageError(f"{hdu.where}: expected an image, found {hdu.kind}")
     scaling = hdu.layout.image.scaling
     try:
         if scaling.bitpix < 0:
@@ -46,7 +45,7 @@ def stored_fill(hdu: HDU, value: Fraction | float | None) -> int | float:
             return _stored_blank(scaling)
         return _stored_integer(scaling, value)
     except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
+        raise ValueError(f"{hdu.where}: {error}") from None
 
 
 def _stored_float(scaling: Scaling, value: float) -> float:

@@ -60,16 +60,15 @@ def read_wcs(hdu: HDU, key: str = " ") -> WCS:
         Such an HDU cannot be had.
     """
     header, letter = _wcs_header(hdu), key.strip()
-    where = f"{hdu.store.name}: HDU {hdu.index} ({hdu.name or 'unnamed'})"
-    _check_axes(header, letter, where)
+    _check_axes(header, letter, hdu.where)
     tables = read_tables(hdu, header, letter)
-    check_coordinate_tables(header, letter, tables, where)
+    check_coordinate_tables(header, letter, tables, hdu.where)
     try:
         return WCS(header, fobj=tables, key=key or " ")
     except Exception as error:  # astropy raises whatever it stumbles on
         what = f"alternate WCS {key!r}" if letter else "WCS"
         said = " ".join(str(error).split()) or type(error).__name__
-        raise FitsFormatError(f"{where}: the keywords make no {what}: {said}") from error
+        raise FitsFormatError(f"{hdu.where}: the keywords make no {what}: {said}") from error
 
 
 def _wcs_header(hdu: HDU) -> fits.Header:

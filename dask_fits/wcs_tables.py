@@ -74,9 +74,8 @@ def read_hdus(hdus: Iterable[HDU]) -> list[bytes]:
         size = hdu.store.stamp.size
         if hdu.data_range.stop > size:
             raise TruncatedFileError(
-                f"{hdu.store.name}: HDU {hdu.index} ({hdu.name or 'unnamed'}): the file is "
-                f"truncated: the data end at byte {hdu.data_range.stop}, found the end of the "
-                f"file at byte {size}"
+                f"{hdu.where}: the file is truncated: the data end at byte "
+                f"{hdu.data_range.stop}, found the end of the file at byte {size}"
             )
     if not found:
         return []

@@ -204,8 +204,9 @@ def _box_of_key(hdu: HDU, key: tuple[Any, ...]) -> Box:
     except IndexError as error:
         raise click.UsageError(f"--key: {error}") from error
     if any(len(axis) == 0 for axis in axes):
-        where = f"{hdu.store.name}: HDU {hdu.index} ({hdu.name or 'unnamed'})"
-        raise NoOverlapError(f"{where}: --key: no pixel of the image of shape {shape} is selected")
+        raise NoOverlapError(
+            f"{hdu.where}: --key: no pixel of the image of shape {shape} is selected"
+        )
     slices = tuple(slice(int(axis[0]), int(axis[-1]) + 1) for axis in axes)
     origin = tuple(part.start for part in slices)
     return Box(origin, tuple(len(axis) for axis in axes), slices)

@@ -7,11 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from dask_fits.format.selection import Integers
 from dask_fits.storage.byte_range import ByteRange, Coalescing, group_runs
-
-Integers = npt.NDArray[np.int64]
 
 BATCH_BYTES = 64 * 1024 * 1024
 """Bytes that one task fetches, unless a single range has more."""

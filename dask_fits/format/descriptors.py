@@ -9,9 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dask_fits.exceptions import FitsFormatError, TruncatedFileError
+from dask_fits.format.selection import Integers
 from dask_fits.format.tiles import SOURCES, Compression, TiledLayout
-
-Integers = npt.NDArray[np.int64]
 
 _MAX_EXPANSION = 16
 """Compressed bytes that a pixel may take; twice what any algorithm makes of the worst of them."""

@@ -9,7 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Axis = range | npt.NDArray[np.int64]
+Integers = npt.NDArray[np.int64]
+"""Positions and counts, in arrays."""
+
+Axis = range | Integers
 """Indices along one axis, ascending and each once: a range where they are evenly spaced."""
 
 

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dask_fits.format.boxes import Boxes, Cells, cells
-from dask_fits.format.descriptors import Integers, Tiles
-from dask_fits.format.selection import Axis
+from dask_fits.format.descriptors import Tiles
+from dask_fits.format.selection import Axis, Integers
 from dask_fits.format.tiles import TiledLayout
 from dask_fits.storage.byte_range import ByteRange, Coalescing, group_runs
 

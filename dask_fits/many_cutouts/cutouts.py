@@ -24,6 +24,7 @@ from dask_fits.exceptions import FitsError, MissingDriverError
 from dask_fits.file import FitsFile, HduKey
 from dask_fits.file import open as open_file
 from dask_fits.format.chunks import ReadPlan
+from dask_fits.format.selection import Integers
 from dask_fits.many_cutouts.images import Image, Search, Source, alike, find_images, resolved
 from dask_fits.many_cutouts.reads import all_reads
 from dask_fits.many_cutouts.stream import Errors, run
@@ -32,9 +33,6 @@ from dask_fits.many_cutouts.targets import as_targets
 from dask_fits.many_cutouts.tasks import Bundle, Form, Read, assemble, bundled, reading_tasks
 from dask_fits.storage.errors import shown
 from dask_fits.storage.transfer import TransferConfig
-
-Integers = npt.NDArray[np.int64]
-
 
 _CHUNK_ROWS, _CHUNKS = 64, 200
 """Rows that a chunk of the result has at least, and chunks that there are about at most."""

@@ -18,13 +18,12 @@ from dask_fits.cut_file import Template, cut_file
 from dask_fits.cutout import Mode
 from dask_fits.exceptions import FitsError, FitsFormatError
 from dask_fits.file import HDU
+from dask_fits.format.selection import Integers
 from dask_fits.many_cutouts.images import Image
 from dask_fits.many_cutouts.stream import Errors
 from dask_fits.many_cutouts.table import Table
 from dask_fits.many_cutouts.tasks import Part
 from dask_fits.stored_fill import stored_fill
-
-Integers = npt.NDArray[np.int64]
 
 SUMMARY = "cutouts.csv"
 """Name of the table that tells what became of each cutout."""

@@ -10,18 +10,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from astropy.wcs import WCS
 
 from dask_fits.cutout import Mode, check_pixels
 from dask_fits.exceptions import FitsError, FitsFormatError, NotAnImageError
 from dask_fits.file import HDU, FitsFile, HduKey
 from dask_fits.format.boxes import Boxes
+from dask_fits.format.selection import Integers
 from dask_fits.many_cutouts.targets import Placed, Targets, place
 from dask_fits.storage.store import matching
 from dask_fits.wcs import is_angular, moved, size_in_pixels, sky_axes
-
-Integers = npt.NDArray[np.int64]
 
 AT_ONCE = 32
 """Files that are looked at at the same time."""
@@ -123,7 +121,7 @@ class Search:
         reader, wcs = hdu.reader(), hdu.wcs
         if reader.ndim < 2:
             raise NotAnImageError(
-                f"{_name(hdu)}: a cutout needs two axes, found shape {reader.shape}"
+                f"{hdu.where}: a cutout needs two axes, found shape {reader.shape}"
             )
         with _about(hdu):
             own = size_in_pixels(self.size, wcs) if is_angular(self.size) else box
@@ -140,10 +138,6 @@ class Search:
         return Image(hdu, axes, tuple(shape), placed)
 
 
-def _name(hdu: HDU) -> str:
-    return f"{hdu.store.name}: HDU {hdu.index} ({hdu.name or 'unnamed'})"
-
-
 @contextmanager
 def _about(hdu: HDU) -> Iterator[None]:
     """Name the HDU that a ValueError is about."""
@@ -152,7 +146,7 @@ def _about(hdu: HDU) -> Iterator[None]:
     except FitsError:
         raise
     except ValueError as error:
-        raise FitsFormatError(f"{_name(hdu)}: {error}") from error
+        raise FitsFormatError(f"{hdu.where}: {error}") from error
 
 
 def resolved(
@@ -217,7 +211,7 @@ def alike(found: list[list[Image | FitsError]]) -> Image:
         for slot, image in enumerate(some):
             if isinstance(image, Image) and image.shape != images[0].shape:
                 some[slot] = FitsFormatError(
-                    f"{_name(image.hdu)}: found cutouts of shape {image.shape}, expected "
-                    f"{images[0].shape} as of {_name(images[0].hdu)}"
+                    f"{image.hdu.where}: found cutouts of shape {image.shape}, expected "
+                    f"{images[0].shape} as of {images[0].hdu.where}"
                 )
     return images[0]

@@ -7,19 +7,17 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 
 from dask_fits.cutout import Mode
 from dask_fits.exceptions import FitsError, FitsFormatError, TruncatedFileError
 from dask_fits.format.boxes import Boxes
+from dask_fits.format.selection import Integers
 from dask_fits.many_cutouts.images import AT_ONCE, Image
 from dask_fits.many_cutouts.table import Table
 from dask_fits.many_cutouts.tasks import Read
 from dask_fits.readers.batch import Batch
 from dask_fits.readers.reader import HduReader
 from dask_fits.storage.byte_range import Coalescing
-
-Integers = npt.NDArray[np.int64]
 
 
 def all_reads(

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 
 import dask.base
 import numpy as np
-import numpy.typing as npt
 from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph
 
 from dask_fits.exceptions import FitsError
+from dask_fits.format.selection import Integers
 from dask_fits.many_cutouts.tasks import (
     Bundle,
     Part,
@@ -20,7 +20,6 @@ from dask_fits.many_cutouts.tasks import (
     reading_tasks,
 )
 
-Integers = npt.NDArray[np.int64]
 Errors = dict[tuple[int, int], FitsError]
 
 _BLOCK_BYTES = 32 * 1024 * 1024

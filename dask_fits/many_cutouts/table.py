@@ -10,10 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from dask_fits.exceptions import FitsError
+from dask_fits.format.selection import Integers
 from dask_fits.many_cutouts.images import Image
 from dask_fits.many_cutouts.targets import Targets
-
-Integers = npt.NDArray[np.int64]
 
 STATUS = ("ok", "partial", "off", "failed")
 """What may become of a cutout."""

@@ -13,9 +13,8 @@ from astropy.wcs import WCS
 from astropy.wcs.utils import proj_plane_pixel_scales, wcs_to_celestial_frame
 
 from dask_fits.cutout import corners, overlap
+from dask_fits.format.selection import Integers
 from dask_fits.wcs import to_pixels
-
-Integers = npt.NDArray[np.int64]
 
 _WIDE = np.deg2rad(60)
 """Radius of an image from which on all positions are looked at."""

@@ -15,11 +15,9 @@ import numpy.typing as npt
 
 from dask_fits.exceptions import FitsError, FitsFormatError
 from dask_fits.format.boxes import BATCH_BYTES, Boxes
-from dask_fits.format.selection import Selection
+from dask_fits.format.selection import Integers, Selection
 from dask_fits.readers.batch import Batch, Piece
 from dask_fits.readers.reader import HduReader
-
-Integers = npt.NDArray[np.int64]
 
 _BUNDLE = 16
 """Batches of different images that one task reads, at the same time."""

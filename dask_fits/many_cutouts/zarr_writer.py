@@ -11,10 +11,9 @@ import numpy.typing as npt
 import zarr
 from zarr.errors import ContainsArrayError, ContainsGroupError
 
+from dask_fits.format.selection import Integers
 from dask_fits.many_cutouts.stream import Errors
 from dask_fits.many_cutouts.tasks import Form, Part, put_together
-
-Integers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
