@@ -123,7 +123,10 @@ def find_box(hdu: HDU, position: Any, size: Any, *, mode: Mode = "trim") -> tupl
 
     Parameters and errors are those of `cutout`.
     """
-    check_mode(mode)
+    try:
+        check_mode(mode)
+    except ValueError as error:
+        raise ValueError(f"{hdu.where}: {error}") from error
     whole = hdu.reader().shape
     if len(whole) < 2:
         raise NotAnImageError(f"{hdu.where}: a cutout needs two axes, found shape {whole}")
@@ -170,9 +173,10 @@ def _pixel(position: Any, wcs: WCS) -> tuple[float, float]:
             raise ValueError(f"position: expected one, found {position.size}")
         sphere = position.spherical
         if not (np.isfinite(sphere.lon) and np.isfinite(sphere.lat)):
-            raise ValueError(f"position: expected finite coordinates, found {position}")
-        found = to_pixels(wcs, position)
-        return float(found[0]), float(found[1])
+            found = f"{sphere.lon.deg:.6g}, {sphere.lat.deg:.6g} degrees"
+            raise ValueError(f"position: expected finite coordinates, found {found}")
+        pixel = to_pixels(wcs, position)
+        return float(pixel[0]), float(pixel[1])
     x, y = (float(value) for value in position)
     if not (np.isfinite(x) and np.isfinite(y)):
         raise ValueError(f"position: expected finite pixel coordinates (x, y), found {position}")
@@ -227,9 +231,14 @@ def corners(x: Any, y: Any, shape: tuple[int, int]) -> npt.NDArray[np.int64]:
         Along y and x; far off the image where a position is NaN.
     """
     centre = np.stack([np.asarray(y, np.float64), np.asarray(x, np.float64)], axis=-1)
-    first = np.nan_to_num(np.ceil(centre - np.asarray(shape) / 2.0), nan=_FARTHEST)
+    first = np.nan_to_num(np.ceil(centre - _sides(shape) / 2.0), nan=_FARTHEST)
     clipped: npt.NDArray[np.int64] = np.clip(first, -_FARTHEST, _FARTHEST).astype(np.int64)
     return clipped
+
+
+def _sides(shape: tuple[int, int]) -> npt.NDArray[np.int64]:
+    """Make numbers of the sides of a box; what is longer than all images is as good as endless."""
+    return np.array([min(side, 1 << 60) for side in shape])
 
 
 def overlap(
@@ -244,6 +253,6 @@ def overlap(
     shape, image : two int
         Height and width of the boxes, and of the image.
     """
-    last = first + np.asarray(shape)
+    last = first + _sides(shape)
     on = np.all((last > 0) & (first < image), axis=-1)
     return on, np.all((first >= 0) & (last <= image), axis=-1)

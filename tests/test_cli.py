@@ -6,13 +6,16 @@ import io
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import dask
 import numpy as np
 import pytest
+import zarr
 from astropy import units as u
 from astropy.coordinates import SkyCoord
 from astropy.io import fits
@@ -22,6 +25,7 @@ from PIL import Image
 
 from dask_fits import FitsWarning, cli
 from dask_fits.cli import options
+from dask_fits.cli.cutouts import cutouts_command
 from dask_fits.preview import preview
 from dask_fits.readers import tiled
 from dask_fits.readers.row_cache import RowCache
@@ -482,8 +486,356 @@ def test_a_size_in_angles_needs_the_sky(run, tmp_path: Path) -> None:
         assert re.fullmatch(rf"dask-fits: {path}: HDU 0 .*{message}.*\n", err)
 
 
+# Cutouts of a catalogue
+
+RICE = M13.replace("m13.fits", "m13_rice.fits")
+STARS = "name,RA,Dec\nM 13,250.42,36.46\nedge,250.4733,36.46\nfar,12,36\nother,250.44,36.47\n"
+SKY = SkyCoord([250.42, 250.4733, 12, 250.44], [36.46, 36.46, 36, 36.47], unit="deg")
+
+
+@pytest.fixture
+def stars(tmp_path: Path) -> Path:
+    """On the image, over its edge, off it, and on it."""
+    path = tmp_path / "stars.csv"
+    path.write_text(STARS)
+    return path
+
+
+def listed(directory: Path) -> list[str]:
+    return sorted(entry.name for entry in directory.iterdir())
+
+
+def of_m13(number: int, size: Any = 20, mode: str = "partial", url: str = M13) -> Cutout2D:
+    with fits.open(url) as file:
+        pixels = file[-1].data
+        pixels = pixels.astype(pixels.dtype.newbyteorder("="))
+        wcs = WCS(file[-1].header)
+        return Cutout2D(pixels, SKY[number], size, wcs, mode=mode, fill_value=np.nan)
+
+
+def test_cutouts_of_a_catalogue_are_astropys(run, stars: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    arguments = ("cutouts", M13, "--catalog", stars, "-o", output)
+    for size, asked in {
+        "20": 20,
+        "30x16": (30, 16),
+        "30arcsec": 30 * u.arcsec,
+        "0.5arcmin,20arcsec": [0.5 * u.arcmin, 20 * u.arcsec],
+    }.items():
+        code, out, err = run(*arguments, "--size", size, "--overwrite")
+        assert (code, err) == (0, "")
+        assert re.fullmatch(
+            rf"{re.escape(str(output))}: \d requests, \d+ bytes\n"
+            r"2 ok, 1 partial, 1 off, 0 failed, 0 unreadable files\n",
+            out,
+        )
+        assert listed(output) == ["0.fits", "1.fits", "3.fits", "cutouts.csv"]
+        for number in (0, 1, 3):
+            pixels, wcs = cutout_of(output / f"{number}.fits")
+            expected = of_m13(number, asked)
+            assert same_bits(pixels, expected.data)
+            at = [(0, 0), (5.5, 7.25)]
+            assert wcs.all_pix2world(at, 0).tolist() == expected.wcs.all_pix2world(at, 0).tolist()
+    lines = (output / "cutouts.csv").read_text().splitlines()
+    assert lines[3] == "2,2,0,,off,,"
+
+
+@pytest.mark.parametrize("mode", ["partial", "trim", "strict"])
+def test_cutouts_in_every_mode_and_by_names(run, stars: Path, tmp_path: Path, mode: str) -> None:
+    options = ("--catalog", stars, "--size", "20", "--mode", mode, "--names", "name")
+    assert run("cutouts", M13, *options, "-o", tmp_path / "out")[0] == 0
+    written = {"M_13": 0, "edge": 1, "other": 3}
+    if mode == "strict":
+        del written["edge"]
+    assert listed(tmp_path / "out") == sorted([*(f"{n}.fits" for n in written), "cutouts.csv"])
+    for name, number in written.items():
+        pixels = cutout_of(tmp_path / "out" / f"{name}.fits")[0]
+        assert same_bits(pixels, of_m13(number, mode=mode).data)
+    assert run("cutouts", M13, *options, "-o", tmp_path / "out.zarr", "--json")[0] == 0
+    out = zarr.open_group(tmp_path / "out.zarr", mode="r")
+    assert out.attrs["mode"] == mode
+    for number in (0, 3):
+        assert same_bits(out["data"][number], of_m13(number).data)
+    inside = int(np.isfinite(of_m13(1).data).sum())
+    assert np.isfinite(out["data"][1]).sum() == (0 if mode == "strict" else inside)
+    assert np.isfinite(out["data"][1, 0, 0]) == (mode == "trim")
+
+
+def test_cutouts_of_a_pattern(run, stars: Path, tmp_path: Path) -> None:
+    (tmp_path / "tiles").mkdir()
+    for number in range(3):
+        hdu = fits.PrimaryHDU(fits.getdata(M13) + np.int16(number), fits.getheader(M13))
+        hdu.writeto(tmp_path / "tiles" / f"{number}.fits")
+    options = ("--catalog", stars, "--size", "8", "-o", tmp_path / "out")
+    found = json.loads(run("cutouts", tmp_path / "tiles" / "*.fits", M13, *options, "--json")[1])
+    counts = {"files": 4, "positions": 4, "ok": 8, "partial": 4, "off": 1, "failed": 0}
+    assert {key: found[key] for key in counts} == counts
+    for number in range(3):
+        pixels = cutout_of(tmp_path / "out" / f"0_{number}.fits")[0]
+        assert same_bits(pixels, of_m13(0, 8).data + np.float32(number))
+    assert same_bits(cutout_of(tmp_path / "out" / "0_3.fits")[0], of_m13(0, 8).data)
+
+
+@pytest.mark.parametrize("name", ["out", "out.zarr", "out.zarr/"])
+def test_cutouts_cost_over_http_what_is_printed(
+    run, stars: Path, tmp_path: Path, range_server: RangeServer, name: str
+) -> None:
+    files = [f"{range_server.url}/m13.fits", f"{range_server.url}/m13_rice.fits"]
+    arguments = ("cutouts", *files, "--catalog", stars, "--size", "20")
+    output = f"{tmp_path}/{name}"
+    code, out, err = run(*arguments, "--plan", "--json", "-o", output)
+    assert (code, err, listed(tmp_path)) == (0, "", ["stars.csv"])
+    planned = json.loads(out)
+    assert len(range_server.log) == 2, "one to open each of the files"
+    counts = {"ok": 4, "partial": 2, "off": 1, "failed": 0, "unreadable_files": 0}
+    assert [*planned.items()][:7] == [*{"files": 2, "positions": 4, **counts}.items()]
+    assert [*planned][7:] == ["requests", "bytes", "useful_bytes", "over_read"]
+    table = run(*arguments, "--plan")[1].splitlines()
+    assert table[-1] == "4 ok, 2 partial, 1 off, 0 failed, 0 unreadable files"
+    assert table[1].split()[:3] == ["all", str(planned["requests"]), str(planned["bytes"])]
+    range_server.clear()
+    code, out, err = run(*arguments, "-o", output, "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out) == {"output": output, **planned}
+    reading = range_server.log[2:]
+    assert len(reading) == planned["requests"]
+    assert sum(request.bytes for request in reading) == planned["bytes"]
+    assert run(*arguments, "-o", output)[0] == 1, "it is there already"
+    out = run(*arguments, "-o", output, "--overwrite")[1]
+    assert out.splitlines() == [
+        f"{output}: {planned['requests']} requests, {planned['bytes']} bytes",
+        "4 ok, 2 partial, 1 off, 0 failed, 0 unreadable files",
+    ]
+    if name == "out":
+        names = [f"{n}_{f}.fits" for n in (0, 1, 3) for f in (0, 1)]
+        assert listed(tmp_path / "out") == [*names, "cutouts.csv"]
+        for n, f in ((0, 0), (1, 1), (3, 1)):
+            pixels = cutout_of(tmp_path / "out" / f"{n}_{f}.fits")[0]
+            assert same_bits(pixels, of_m13(n, url=(M13, RICE)[f]).data)
+    else:
+        group = zarr.open_group(output, mode="r")
+        assert group["position"][:].tolist() == [0, 0, 1, 1, 2, 3, 3]
+        assert group["file"][:].tolist() == [0, 1, 0, 1, -1, 0, 1]
+        assert group.attrs["files"] == files
+        assert same_bits(group["data"][0], of_m13(0).data)
+        assert same_bits(group["data"][3], of_m13(1, url=RICE).data)
+        assert np.isnan(group["data"][4]).all()
+
+
+def three_images(root: Path) -> Path:
+    pixels = np.arange(3000, dtype=np.int16).reshape(50, 60)
+    hdus = [fits.ImageHDU(pixels + np.int16(n), name="SCI", ver=n) for n in (1, 2)]
+    hdus.append(fits.ImageHDU(pixels - np.int16(5), name="DQ"))
+    fits.HDUList([fits.PrimaryHDU(), *hdus]).writeto(root / "images.fits")
+    return root / "images.fits"
+
+
+def test_cutouts_of_several_hdus_by_pixels(run, tmp_path: Path) -> None:
+    path, catalog = three_images(tmp_path), tmp_path / "at.csv"
+    catalog.write_text("col,y,x,row\n30,1,2,20\n10,3,4,40\n")
+    pixels = np.arange(3000, dtype=np.int16).reshape(50, 60)
+    at = ("--catalog", catalog, "--pixels", "--columns", "col", "row", "--size", "6x4")
+    hdus = ("--hdu", "DQ", "--hdu", "SCI,2")
+    assert run("cutouts", path, *at, *hdus, "-o", tmp_path / "out")[0] == 0
+    for number, key in enumerate([np.s_[17:23, 28:32], np.s_[37:43, 8:12]]):
+        with fits.open(tmp_path / "out" / f"{number}.fits") as file:
+            file.verify("exception")
+            assert [(h.name, h.ver) for h in file] == [("PRIMARY", 1), ("SCI", 2), ("DQ", 1)]
+            assert same_bits(file["SCI", 2].data.astype("i2"), (pixels + 2)[key])
+            assert same_bits(file["DQ"].data.astype("i2"), (pixels - 5)[key])
+    assert run("cutouts", path, *at, *hdus, "-o", tmp_path / "out.zarr")[0] == 0
+    data = zarr.open_group(tmp_path / "out.zarr", mode="r")["data"]
+    assert data.shape == (2, 2, 6, 4)
+    assert same_bits(data[1, 1], (pixels + 2)[37:43, 8:12])
+    assert run("cutouts", path, *at, "--hdu", "DQ", "-o", tmp_path / "one.zarr")[0] == 0
+    data = zarr.open_group(tmp_path / "one.zarr", mode="r")["data"]
+    assert same_bits(data[:], np.stack([pixels[17:23, 28:32], pixels[37:43, 8:12]]) - np.int16(5))
+
+
+def test_cutouts_of_an_hdu_by_name_and_one_by_index(run, tmp_path: Path) -> None:
+    path, catalog = three_images(tmp_path), tmp_path / "at.csv"
+    catalog.write_text("x,y\n30,20\n")
+    at = ("--catalog", catalog, "--pixels", "--size", "6")
+    code, _, err = run("cutouts", path, *at, "--hdu", "DQ", "--hdu", 1, "-o", tmp_path / "out")
+    assert (code, err) == (0, "")
+    with fits.open(tmp_path / "out" / "0.fits") as file:
+        assert [(h.name, h.ver) for h in file] == [("PRIMARY", 1), ("SCI", 1), ("DQ", 1)]
+
+
+def test_cutouts_fill_what_is_off_the_image(run, tmp_path: Path) -> None:
+    pixels = np.arange(30, dtype=np.int16).reshape(5, 6)
+    path, catalog = tmp_path / "image.fits", tmp_path / "at.csv"
+    fits.PrimaryHDU(pixels).writeto(path)
+    catalog.write_text("x,y\n0,4\n3,2\n")
+    arguments = ("cutouts", path, "--catalog", catalog, "--pixels", "--size", "4")
+    expected = np.full((4, 4), -7, np.int16)
+    expected[:3, 2:] = pixels[2:5, :2]
+    for name in ("out", "out.zarr"):
+        assert run(*arguments, "--fill-value", "-7", "-o", tmp_path / name)[0] == 0
+    assert same_bits(cutout_of(tmp_path / "out" / "0.fits")[0], expected)
+    data = zarr.open_group(tmp_path / "out.zarr", mode="r")["data"]
+    assert same_bits(data[:], np.stack([expected, pixels[:4, 1:5]]))
+    # Without a value one fails, and the other is written; a group has one value for all.
+    code, out, err = run(*arguments, "-o", tmp_path / "few")
+    assert (code, listed(tmp_path / "few")) == (1, ["1.fits", "cutouts.csv"])
+    assert out.endswith("1 ok, 0 partial, 0 off, 1 failed, 0 unreadable files\n")
+    assert re.fullmatch(r"  .*image\.fits: HDU 0 .*BLANK.*\n", err)
+    code, out, err = run(*arguments, "-o", tmp_path / "few.zarr")
+    assert (code, out) == (1, "")
+    assert re.fullmatch(r"dask-fits: .*fill_value: expected a value of .*int16.*\n", err)
+    assert not (tmp_path / "few.zarr").exists()
+
+
+def test_cutouts_of_integers_over_the_edge_can_be_planned(run, tmp_path: Path) -> None:
+    path, catalog = tmp_path / "image.fits", tmp_path / "at.csv"
+    fits.PrimaryHDU(np.zeros((5, 6), np.int16)).writeto(path)
+    catalog.write_text("x,y\n0,4\n")
+    code, out, err = run("cutouts", path, "--catalog", catalog, "--pixels", "--size", "4", "--plan")
+    assert (code, err) == (0, "")
+    assert out.endswith("0 ok, 1 partial, 0 off, 0 failed, 0 unreadable files\n")
+
+
+@pytest.mark.parametrize("name", ["out", "out.zarr"])
+def test_cutouts_of_one_unreadable_file_among_many(
+    run, stars: Path, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "bad.fits").write_text("this is no FITS file")
+    output = tmp_path / name
+    files = (M13, tmp_path / "bad.fits", tmp_path / "gone.fits", RICE)
+    arguments = ("cutouts", *files, "--catalog", stars, "--size", "20")
+    code, out, err = run(*arguments, "-o", output)
+    assert code == 1
+    assert out.endswith("4 ok, 2 partial, 0 off, 1 failed, 2 unreadable files\n")
+    lines = err.splitlines()
+    assert len(lines) == 3
+    assert "bad.fits" in lines[0]
+    assert re.search(r"gone\.fits: no such file", lines[1])
+    assert "2 could not, the first" in lines[2], "the position that may be on them"
+    if name == "out":
+        assert same_bits(cutout_of(output / "0_3.fits")[0], of_m13(0, url=RICE).data)
+        assert len(listed(output)) == 7
+    else:
+        group = zarr.open_group(output, mode="r")
+        assert group["file"][:].tolist() == [0, 3, 0, 3, -1, 0, 3]
+        assert same_bits(group["data"][0], of_m13(0).data)
+    code, out, _ = run(*arguments, "--plan", "--json")
+    found = json.loads(out)
+    assert (code, found["files"], found["failed"], found["unreadable_files"]) == (1, 4, 1, 2)
+    code, out, err = run("cutouts", *files[1:3], *arguments[5:], "-o", output, "--overwrite")
+    assert (code, out) == (1, "")
+    assert re.fullmatch(r"dask-fits: .*bad\.fits.*\n", err)
+
+
+def test_cutouts_say_twenty_reasons(run, stars: Path, tmp_path: Path) -> None:
+    files = [tmp_path / f"gone{n:02}.fits" for n in range(25)]
+    for path in files[:22]:
+        path.write_text("this is no FITS file")
+    stars.write_text("ra,dec\n250.42,36.46\n")
+    code, _, err = run(
+        *("cutouts", M13, *files, "--catalog", stars, "--size", "8", "-o", tmp_path / "out")
+    )
+    assert code == 1
+    assert len(err.splitlines()) == 21
+    assert err.endswith("  and 5 more\n")
+
+
+@pytest.mark.parametrize("name", ["out", "out.zarr"])
+def test_an_output_of_cutouts_that_exists_stays(
+    run, stars: Path, tmp_path: Path, name: str
+) -> None:
+    output = tmp_path / name
+    arguments = ("cutouts", M13, "--catalog", stars, "--size", "20", "-o", output)
+    assert run(*arguments)[0] == 0
+    before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
+    code, out, err = run(*arguments)
+    assert (code, out) == (1, "")
+    assert re.fullmatch(rf"dask-fits: {re.escape(str(output))}.*exists.*\n", err)
+    assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == before
+    stars.write_text("ra,dec\n250.44,36.47\n")
+    assert run(*arguments, "--overwrite")[0] == 0
+    if name == "out":
+        pixels = cutout_of(output / "0.fits")[0]
+    else:
+        (pixels,) = zarr.open_group(output, mode="r")["data"][:]
+    assert same_bits(pixels, of_m13(3).data)
+
+
+def test_cutouts_that_are_interrupted_leave_whole_files_alone(
+    run, stars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count, sync = 0, os.fsync
+
+    def interrupted(descriptor: int) -> None:
+        nonlocal count
+        count += 1
+        if count == 2:
+            raise KeyboardInterrupt
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", interrupted)
+    with dask.config.set(scheduler="sync"):
+        code, out, err = run(
+            *("cutouts", M13, "--catalog", stars, "--size", "20", "-o", tmp_path / "out")
+        )
+    assert (code, out, err) == (1, "", "dask-fits: interrupted\n")
+    (name,) = listed(tmp_path / "out")
+    pixels = cutout_of(tmp_path / "out" / name)[0]
+    assert same_bits(pixels, of_m13(int(name[0])).data)
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "message"),
+    [
+        ("ra,dec\n1,91\n", (), "expected coordinates"),
+        ("a,b\n1,91\n", (), "expected columns of right ascension and declination, found a, b"),
+        ("ra,dec\n1,91\n", ("--pixels",), "expected columns of x and y, found ra, dec"),
+        ("ra,dec\n1,91\n", ("--columns", "ra", "de"), "expected a column 'de'"),
+        ("ra,dec\n1,9\n", ("--names", "id"), "expected a column 'id', found ra, dec"),
+        ("ra,dec\n1,2,3\n4\n", (), "cannot be read as a table"),
+        ("", (), "found none"),
+    ],
+)
+def test_a_catalogue_that_is_none(
+    run, tmp_path: Path, content: str, options: tuple, message: str
+) -> None:
+    (tmp_path / "bad.csv").write_text(content)
+    at = ("--catalog", tmp_path / "bad.csv", "--size", "3", "-o", tmp_path / "out")
+    code, out, err = run("cutouts", "/no/such/file.fits", *at, *options)
+    assert (code, out) == (2, "")
+    assert re.fullmatch(rf"dask-fits: --catalog: .*bad\.csv: .*{message}.*\n", err)
+    assert listed(tmp_path) == ["bad.csv"]
+
+
+def test_a_catalogue_without_rows_makes_no_cutouts(run, tmp_path: Path) -> None:
+    (tmp_path / "none.csv").write_text("ra,dec\n")
+    at = ("--catalog", tmp_path / "none.csv", "--size", "3", "-o", tmp_path / "out")
+    code, out, err = run("cutouts", M13, *at)
+    assert (code, err) == (0, "")
+    assert out.endswith(
+        ": 0 requests, 0 bytes\n0 ok, 0 partial, 0 off, 0 failed, 0 unreadable files\n"
+    )
+    assert listed(tmp_path / "out") == ["cutouts.csv"]
+
+
+def test_cutouts_of_which_two_have_one_name(run, stars: Path, tmp_path: Path) -> None:
+    stars.write_text("name,ra,dec\na,250.42,36.46\na,250.44,36.47\n")
+    at = ("--catalog", stars, "--size", "3", "--names", "name", "-o", tmp_path / "out")
+    code, out, err = run("cutouts", M13, *at)
+    assert code in (1, 2)
+    assert out == ""
+    assert re.fullmatch(r"dask-fits: .*names: expected different ones, found 'a' twice\n", err)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_error_in_the_names_is_said_in_words(run, stars: Path, tmp_path: Path) -> None:
+    stars.write_text("name,ra,dec\na,250.42,36.46\na,250.44,36.47\n")
+    at = ("--catalog", stars, "--size", "3", "--names", "name", "-o", tmp_path / "out")
+    assert "ValueError" not in run("cutouts", M13, *at)[2]
+
+
 NOWHERE = ["-o", "/no/such/dir/cut.fits"]
 HERE = ["--x", "9", "--y", "9"]
+MANY = ["--catalog", "nope.csv", "--size", "3"]
 
 FAILURES = {
     "no place": (["cutout", M13, *NOWHERE], 2, "--ra and --dec, --x and --y, or --key"),
@@ -529,6 +881,22 @@ FAILURES = {
         *(1, "reaches over its edge"),
     ),
     "a cutout that cannot be written": (["cutout", M13, "--key", "3", *NOWHERE], 1, "no/such/dir"),
+    "no output for cutouts": (["cutouts", M13, *MANY], 2, "-o is missing"),
+    "no catalogue": (["cutouts", M13, "--size", "3", "--plan"], 2, "--catalog"),
+    "a catalogue that is missing": (["cutouts", M13, *MANY, "--plan"], 1, "nope.csv"),
+    "a catalogue that is a directory": (
+        ["cutouts", M13, "--catalog", "/", "--size", "3", "--plan"],
+        *(2, "--catalog.*is a directory"),
+    ),
+    "no size of cutouts": (["cutouts", M13, *MANY[:2], "--plan"], 2, "--size"),
+    "a size of cutouts that is none": (
+        ["cutouts", M13, *MANY[:2], "--size", "3m", "--plan"],
+        *(2, "'3m' is no size"),
+    ),
+    "no files to cut": (["cutouts", *MANY, "--plan"], 2, "FILES"),
+    "half of the columns": (["cutouts", M13, *MANY, "--columns", "ra"], 2, "--columns"),
+    "a mode that is none": (["cutouts", M13, *MANY, "--mode", "some", "--plan"], 2, "--mode"),
+    "a value that is none": (["cutouts", M13, *MANY, "--fill-value", "x"], 2, "--fill-value"),
     "a missing file": (["info", "nope.fits"], 1, r"nope\.fits: no such file"),
     "no URL": (["info"], 2, "URL"),
     "no command": (["frobnicate", M13], 2, "frobnicate"),
@@ -588,7 +956,7 @@ def test_anon_is_what_the_store_calls_it(
 def test_help_is_there_for_every_command(run) -> None:
     code, out, _ = run("--help")
     assert code == 0
-    for name in ("info", "header", "plan", "stats", "preview", "cutout"):
+    for name in ("info", "header", "plan", "stats", "preview", "cutout", "cutouts"):
         assert name in out
         code, text, _ = run(name, "--help")
         assert code == 0
@@ -600,6 +968,16 @@ def test_the_examples_of_the_help_are_a_line_each(run) -> None:
     assert "\n  dask-fits stats   image.fits --hdu SCI\n" in run("--help")[1]
     text = run("cutout", "--help")[1]
     assert "\n  dask-fits cutout URL --x 150 --y 100 --size 64x32 --plan\n" in text
+
+
+def test_the_examples_of_cutouts_can_be_run(run) -> None:
+    examples = re.findall(r"^  dask-fits cutouts (.*)$", run("cutouts", "--help")[1], re.MULTILINE)
+    examples += re.findall(r"^  dask-fits cutouts (.*)$", run("--help")[1], re.MULTILINE)
+    assert len(examples) == 4
+    for example in examples:
+        with cutouts_command.make_context("cutouts", shlex.split(example)) as context:
+            assert context.params["files"]
+            assert context.params["output"] or context.params["plan"]
 
 
 def test_the_console_script(tmp_path: Path) -> None:

@@ -146,9 +146,9 @@ def _find(asked: _Asked, access: Access, catalog: Catalog) -> Cutouts:
     from dask_fits.many_cutouts.cutouts import cutouts
 
     fill = float("nan") if asked.fill_value is None else asked.fill_value
-    if asked.output is not None and not _is_zarr(asked.output):
+    if asked.plan or not _is_zarr(str(asked.output)):
         fill = 0  # each file is filled with what its own image has for that
-    hdus = asked.hdus if len(asked.hdus) > 1 else (asked.hdus or (None,))[0]
+    hdus = list(asked.hdus) if len(asked.hdus) > 1 else (asked.hdus or (None,))[0]
     with _progress("reading headers") as progress:
         try:
             return cutouts(
@@ -172,12 +172,17 @@ def _write(asked: _Asked, output: str, found: Cutouts, catalog: Catalog) -> Cuto
     with ProgressBar(out=sys.stderr) if sys.stderr.isatty() else nullcontext():
         if _is_zarr(output):
             return found.to_zarr(output, overwrite=asked.overwrite)
-        return found.to_files(
-            output,
-            names=catalog.names,
-            fill_value=asked.fill_value,
-            overwrite=asked.overwrite,
-        )
+        try:
+            return found.to_files(
+                output,
+                names=catalog.names,
+                fill_value=asked.fill_value,
+                overwrite=asked.overwrite,
+            )
+        except FitsError:
+            raise
+        except ValueError as error:
+            raise click.ClickException(str(error)) from error
 
 
 def _is_zarr(output: str) -> bool:

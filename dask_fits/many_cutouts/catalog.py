@@ -62,7 +62,8 @@ def read_catalog(
     except FileNotFoundError:
         raise
     except Exception as error:
-        said = " ".join(str(error).split()) or type(error).__name__
+        # Astropy adds a table of all formats that there are.
+        said = " ".join(str(error).partition("\n")[0].split()) or type(error).__name__
         raise ValueError(f"{shown}: cannot be read as a table: {said}") from error
     first, second = columns or _usual(table, shown, pixels=pixels)
     wanted = [_column(table, name, shown) for name in (first, second)]
@@ -101,7 +102,10 @@ def _column(table: Table, name: str, shown: str) -> Column:
 
 def _numbers(column: Sequence[Any]) -> Any:
     """Take a column's numbers; what is masked is none."""
-    return np.ma.filled(np.ma.asarray(column).astype(np.float64), np.nan)
+    values = np.ma.asarray(column)
+    if values.ndim != 1:
+        raise ValueError(f"{values.shape[1:]} numbers in each row")
+    return np.ma.filled(values.astype(np.float64), np.nan)
 
 
 def _angle(column: Any, unit_of_text: u.Unit) -> u.Quantity:
@@ -110,7 +114,7 @@ def _angle(column: Any, unit_of_text: u.Unit) -> u.Quantity:
         unit = getattr(column, "unit", None) or u.deg
         return _numbers(column) * u.Unit(unit)
     texts = ["nan" if text is np.ma.masked else str(text).strip() for text in values]
-    return u.Quantity([_of_text(text, unit_of_text) for text in texts])
+    return u.Quantity([_of_text(text, unit_of_text) for text in texts], u.deg)
 
 
 def _of_text(text: str, unit: u.Unit) -> u.Quantity:

@@ -182,6 +182,7 @@ class Cutouts:
         writer = FitsWriter.of(self._table, self._mode, Path(directory), names, fill_value)
         writer.prepare(overwrite=overwrite)
         reads, errors = all_reads(self._table, self._mode, mask_and_scale=False)
+        errors |= self._table.errors
         errors |= run(reads, len(self), self._form.row_bytes, partial(writer.block, errors))
         errors = writer.of_whole_rows(errors)
         writer.summarize(self._table.after(errors), self.files)
@@ -310,10 +311,12 @@ def cutouts(  # noqa: PLR0913 (each is a question that a caller has)
     reads, errors = all_reads(table, mode)
     table = table.after(errors)
     dtype = np.result_type(*(image.hdu.dtype for image in _images(found)))
-    if (table.status != "ok").any():
+    try:
         check_fill(fill_value, dtype, "cutouts that are partial, off or failed are filled")
-    elif dtype.kind != "f":
-        fill_value = 0  # which no pixel gets
+    except ValueError:
+        if (table.status != "ok").any():
+            raise
+        fill_value = 0  # which no pixel gets, unless one turns out to be damaged
     form = Form(len(keys) if several else None, first.shape, dtype, fill_value)
     plans = (ReadPlan.of_chunks(r.batch.plan for r in some) for some in bundled(reads))
     index = slice(None) if several else 0

@@ -87,6 +87,9 @@ class FitsWriter:
             directory / f"{safe[position]}{f'_{file:0{digits}}' if several[position] else ''}.fits"
             for position, file in zip(table.position.tolist(), table.file.tolist(), strict=True)
         ]
+        if len(set(paths)) < len(paths):
+            same = next(path for n, path in enumerate(paths) if path in paths[:n])
+            raise ValueError(f"names: expected different ones for all rows, found {same} twice")
         return cls(table, mode, tuple(paths), fill_value, directory)
 
     def prepare(self, *, overwrite: bool) -> None:
@@ -98,8 +101,10 @@ class FitsWriter:
             There is one of the files already.
         """
         self.directory.mkdir(parents=True, exist_ok=True)
-        for path in (*self.paths, self.directory / SUMMARY):
+        paths = (*self.paths, self.directory / SUMMARY)
+        for path in paths:
             check_is_free(path, overwrite=overwrite)
+        for path in paths:
             path.unlink(missing_ok=True)  # where it fails now, an old one would pass for new
 
     def block(self, errors: Errors, rows: Integers) -> FitsBlock:

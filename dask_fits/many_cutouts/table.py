@@ -44,6 +44,13 @@ class Table:
         number = image.number(int(self.position[row]))
         return None if number is None else (image, number)
 
+    @property
+    def errors(self) -> dict[tuple[int, int], FitsError]:
+        """Why cutouts failed, by row and slot."""
+        rows, slots = np.nonzero(self.status == "failed")
+        at = zip(rows.tolist(), slots.tolist(), strict=True)
+        return {index: self.error[index] for index in at}
+
     def after(self, errors: Mapping[tuple[int, int], FitsError]) -> Table:
         """Note what turned out to be unreadable, by row and slot."""
         status, why = self.status.copy(), self.error.copy()

@@ -38,6 +38,12 @@ class Read:
     slot: int
     """Place along the result's axis of HDUs."""
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it holds: what it fetches, or the cutouts' where they have more in common."""
+        pixels = int((self.boxes.stop - self.boxes.first).prod(axis=1).sum())
+        return max(self.batch.plan.bytes, pixels * self.reader.dtype.itemsize)
+
     def pieces(self) -> Iterator[tuple[int, tuple[slice, ...], npt.NDArray[Any] | FitsError]]:
         """Read, and give for a row a part of it and the pixels there, or why there are none."""
         try:
@@ -85,7 +91,7 @@ def bundled(reads: Sequence[Read]) -> Iterator[tuple[Read, ...]]:
     held: list[Read] = []
     nbytes = 0
     for read in reads:
-        more = read.batch.plan.bytes
+        more = read.nbytes
         if held and (nbytes + more > BATCH_BYTES or len(held) == _BUNDLE):
             yield tuple(held)
             held, nbytes = [], 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,8 @@ class ZarrWriter:
             There is one, and it may not be replaced.
         """
         form, mode = self.form, "w" if overwrite else "w-"
+        if overwrite and _holds_other_files(Path(self.store)):
+            raise FileExistsError(f"{self.store}: is no zarr group, and is not replaced by one")
         try:
             group = self._open(mode, attributes=attributes)
         except (ContainsArrayError, ContainsGroupError, FileExistsError) as error:
@@ -63,3 +66,11 @@ class ZarrWriter:
         return zarr.open_group(
             self.store, mode=mode, storage_options=self.storage_options, **options
         )
+
+
+def _holds_other_files(path: Path) -> bool:
+    """Whether a directory holds something that is no group of zarr."""
+    if not path.is_dir():
+        return path.exists()
+    names = {entry.name for entry in path.iterdir()}
+    return bool(names) and names.isdisjoint({"zarr.json", ".zgroup", ".zarray"})
