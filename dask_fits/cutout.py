@@ -134,7 +134,7 @@ def find_box(hdu: HDU, position: Any, size: Any, *, mode: Mode = "trim") -> tupl
     try:
         box_shape = size_in_pixels(size, wcs)
         x, y = _pixel(position, wcs)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{hdu.where}: {error}") from error
     axes = sky_axes(wcs, len(whole))
     first = corners(x, y, box_shape)
@@ -177,7 +177,11 @@ def _pixel(position: Any, wcs: WCS) -> tuple[float, float]:
             raise ValueError(f"position: expected finite coordinates, found {found}")
         pixel = to_pixels(wcs, position)
         return float(pixel[0]), float(pixel[1])
-    x, y = (float(value) for value in position)
+    try:
+        x, y = (float(value) for value in position)
+    except (TypeError, ValueError) as error:
+        said = f"expected a SkyCoord or pixel coordinates (x, y), found {position!r}"
+        raise ValueError(f"position: {said}") from error
     if not (np.isfinite(x) and np.isfinite(y)):
         raise ValueError(f"position: expected finite pixel coordinates (x, y), found {position}")
     return x, y

@@ -1027,28 +1027,6 @@ def test_large_jobs_are_written_in_bounded_memory(
         assert same_bits(written, pixels[y : y + BOX, x : x + BOX])
 
 
-@pytest.mark.xfail(strict=True, reason="all cutouts of a range of one image are held together")
-@pytest.mark.parametrize("packing", [{}, TILES], ids=["plain", "RICE"])
-def test_many_cutouts_of_one_small_image_are_written_in_bounded_memory(
-    tmp_path: Path, packing: dict[str, Any]
-) -> None:
-    """300 MB of cutouts out of 4 MB of pixels."""
-    pixels = ((ROWS[:1000] * 31 + COLUMNS[:, :1000] * 7) % 1009).astype("i4")
-    path = saved(tmp_path, "a.fits", image(pixels, **packing))
-    at = np.random.default_rng(6).uniform(260, 740, (290, 2))
-    found = dask_fits.cutouts(path, at, BOX)
-    assert found.data.nbytes > 300e6
-    with dask.config.set(scheduler="threads", num_workers=2):
-        tracemalloc.start()
-        try:
-            done = found.to_zarr(tmp_path / "out.zarr")
-            peak = tracemalloc.get_traced_memory()[1]
-        finally:
-            tracemalloc.stop()
-    assert set(done.status) == {"ok"}
-    assert peak < 235e6
-
-
 # Schedulers, and what is fetched
 
 

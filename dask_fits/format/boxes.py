@@ -161,12 +161,20 @@ def _pieces(boxes: Boxes, rows: Cells, starts: Integers, holder: Integers, count
     return Pieces(owner, starts[firsts], lengths, width, corner, bounds)
 
 
-def batches(ranges: Sequence[ByteRange]) -> Iterator[tuple[int, int]]:
-    """Divide ranges among tasks: the first range of each, and the one after its last."""
+def batches(ranges: Sequence[ByteRange], *, most: int | None = None) -> Iterator[tuple[int, int]]:
+    """Divide ranges among tasks: the first range of each, and the one after its last.
+
+    Parameters
+    ----------
+    ranges : sequence of ByteRange
+    most : int, optional
+        Bytes of a task, unless a single range has more; by default `BATCH_BYTES`.
+    """
+    most = BATCH_BYTES if most is None else most
     low, nbytes = 0, 0
     for index, wanted in enumerate(ranges):
         nbytes += wanted.nbytes
-        if index > low and (nbytes > BATCH_BYTES or index - low == BATCH_RANGES):
+        if index > low and (nbytes > most or index - low == BATCH_RANGES):
             yield low, index
             low, nbytes = index, wanted.nbytes
     if low < len(ranges):

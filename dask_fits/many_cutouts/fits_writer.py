@@ -75,7 +75,9 @@ class FitsWriter:
         if names is None:
             width = len(str(max(count - 1, 0)))
             names = [f"{number:0{width}}" for number in range(count)]
-        safe = [re.sub(r"[^\w.+-]", "_", str(name)) for name in names]
+        safe = [re.sub(r"^\.|[^\w.+-]", "_", str(name)) for name in names]
+        if "" in safe:
+            raise ValueError("names: expected text, found ''")
         if len(safe) != count:
             raise ValueError(f"names: expected {count}, one for each position, found {len(safe)}")
         if len(set(safe)) < count:

@@ -10,7 +10,7 @@ import numpy as np
 
 from dask_fits.cutout import Mode
 from dask_fits.exceptions import FitsError, FitsFormatError, TruncatedFileError
-from dask_fits.format.boxes import Boxes
+from dask_fits.format.boxes import BATCH_BYTES, Boxes
 from dask_fits.format.selection import Integers
 from dask_fits.many_cutouts.images import AT_ONCE, Image
 from dask_fits.many_cutouts.table import Table
@@ -18,6 +18,9 @@ from dask_fits.many_cutouts.tasks import Read
 from dask_fits.readers.batch import Batch
 from dask_fits.readers.reader import HduReader
 from dask_fits.storage.byte_range import Coalescing
+
+_LEAST = 256 * 1024
+"""Bytes that a task fetches at least, where there are so many, however much it makes of them."""
 
 
 def all_reads(
@@ -80,7 +83,7 @@ class _Wanted:
             if batches is None:
                 errors = self._damaged(reader, boxes, limits)
                 kept = np.flatnonzero([row not in errors for row in self.rows.tolist()])
-                batches = reader.batches(boxes.take(kept), limits)
+                batches = _divided(reader, boxes.take(kept), limits)
         except FitsError as error:
             return [], dict.fromkeys(self.rows.tolist(), error)
         reads = []
@@ -104,6 +107,22 @@ class _Wanted:
 def _batches(reader: HduReader, boxes: Boxes, limits: Coalescing) -> list[Batch] | None:
     """Plan the reading of boxes; None where some of them are damaged."""
     try:
-        return reader.batches(boxes, limits)
+        return _divided(reader, boxes, limits)
     except (FitsFormatError, TruncatedFileError):
         return None
+
+
+def _divided(reader: HduReader, boxes: Boxes, limits: Coalescing) -> list[Batch]:
+    """Plan the reading of boxes, in small parts where the boxes have most of their bytes in common.
+
+    What a task makes of its bytes may be many times as much as these.
+    """
+    found = reader.batches(boxes, limits)
+    fetched = sum(batch.plan.bytes for batch in found)
+    made = int((boxes.stop - boxes.first).prod(axis=1).sum()) * reader.dtype.itemsize
+    if made <= BATCH_BYTES or made <= 2 * fetched:
+        return found
+    most = max(BATCH_BYTES * fetched // made, _LEAST)
+    return reader.batches(
+        boxes, replace(limits, max_bridged=min(limits.max_bridged, most)), most=most
+    )

@@ -15,6 +15,7 @@ from zarr.errors import ContainsArrayError, ContainsGroupError
 from dask_fits.format.selection import Integers
 from dask_fits.many_cutouts.stream import Errors
 from dask_fits.many_cutouts.tasks import Form, Part, put_together
+from dask_fits.storage.filesystem import local_path
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,7 +35,7 @@ class ZarrWriter:
             There is one, and it may not be replaced.
         """
         form, mode = self.form, "w" if overwrite else "w-"
-        if overwrite and _holds_other_files(Path(self.store)):
+        if overwrite and _holds_other_files(self.store):
             raise FileExistsError(f"{self.store}: is no zarr group, and is not replaced by one")
         try:
             group = self._open(mode, attributes=attributes)
@@ -68,8 +69,12 @@ class ZarrWriter:
         )
 
 
-def _holds_other_files(path: Path) -> bool:
-    """Whether a directory holds something that is no group of zarr."""
+def _holds_other_files(store: str) -> bool:
+    """Whether a directory on disk holds something that is no group of zarr."""
+    place = local_path(store, {}) if "::" not in store else None
+    if place is None:
+        return False
+    path = Path(place)
     if not path.is_dir():
         return path.exists()
     names = {entry.name for entry in path.iterdir()}

@@ -78,7 +78,7 @@ class ImageReader:
         """Tell what reading a box of pixels costs. Pure."""
         return self.runs(axes).plan(part_size=self.store.part_size)
 
-    def batches(self, boxes: Boxes, limits: Coalescing) -> list[Batch]:
+    def batches(self, boxes: Boxes, limits: Coalescing, *, most: int | None = None) -> list[Batch]:
         """Plan the reading of many boxes; see `PixelReader`."""
         if not len(boxes):
             return []
@@ -90,7 +90,7 @@ class ImageReader:
             offset=self.layout.offset,
             limits=limits,
         )
-        parts = (plan.part(low, high) for low, high in batches(plan.ranges))
+        parts = (plan.part(low, high) for low, high in batches(plan.ranges, most=most))
         return [ImageBatch(self.store, self.layout, part) for part in parts]
 
     def _fill(self, out: npt.NDArray[Any], runs: Runs) -> None:

@@ -65,11 +65,11 @@ class PixelReader(Protocol):
 class HduReader(PixelReader, Protocol):
     """The pixels of one image HDU, read from its file."""
 
-    def batches(self, boxes: Boxes, limits: Coalescing) -> list[Batch]:
+    def batches(self, boxes: Boxes, limits: Coalescing, *, most: int | None = None) -> list[Batch]:
         """Plan the reading of many boxes at once, in parts for as many tasks.
 
         No byte is fetched twice, whatever boxes share. Of a tile-compressed image the table's rows
-        are read, where they are not at hand.
+        are read, where they are not at hand. `most` are the bytes that a task fetches.
 
         Raises
         ------

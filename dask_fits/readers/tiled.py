@@ -93,7 +93,7 @@ class TiledReader:
         parts = (p for wanted in sorted(ranges) for p in split_range(wanted, self.store.part_size))
         return ReadPlan(tuple(parts), int(tiles.lengths.sum()))
 
-    def batches(self, boxes: Boxes, limits: Coalescing) -> list[Batch]:
+    def batches(self, boxes: Boxes, limits: Coalescing, *, most: int | None = None) -> list[Batch]:
         """Plan the reading of many boxes; reads the table's rows; see `PixelReader`."""
         touched = touched_tiles(boxes, self.layout)
         tiles = self._tiles(rows := np.unique(touched.flat), pixel_counts(rows, self.layout))
@@ -104,7 +104,7 @@ class TiledReader:
         position = np.searchsorted(rows, touched.flat)
         return [
             self._batch(boxes, tiles, touched.owner, position, heap.part(low, high))
-            for low, high in batches(heap.ranges)
+            for low, high in batches(heap.ranges, most=most)
         ]
 
     def _batch(
