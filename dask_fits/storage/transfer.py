@@ -7,11 +7,11 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from dask_fits.exceptions import StorageError
 from dask_fits.storage.cost import DEFAULT_COST, CostModel
@@ -71,10 +71,20 @@ class TransferConfig:
         if not self.timeout > 0:
             raise ValueError(f"timeout: expected more than 0, found {self.timeout}")
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # It travels with every task, and is all defaults mostly: only what differs is pickled.
+        values = ((part, getattr(self, part.name)) for part in fields(self))
+        return _changed, ({part.name: value for part, value in values if value != part.default},)
+
     def delay(self, attempt: int) -> float:
         """Seconds to wait after a failed attempt, counted from 1."""
         longest = min(self.backoff * 2.0 ** (attempt - 1), self.max_backoff)
         return longest * random.uniform(0.5, 1)  # noqa: S311 (spreads load, guards nothing)
+
+
+def _changed(values: dict[str, Any]) -> TransferConfig:
+    """Make a config that differs from the defaults in some values."""
+    return TransferConfig(**values)
 
 
 class PassingFaultError(Exception):
