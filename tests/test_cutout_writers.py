@@ -25,7 +25,6 @@ import zarr
 from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from astropy.wcs import WCS
-from distributed import Client, LocalCluster
 
 import dask_fits
 from dask_fits import FileChangedError, FitsFormatError, MissingDriverError
@@ -1028,21 +1027,6 @@ def test_large_jobs_are_written_in_bounded_memory(
 
 
 # Schedulers, and what is fetched
-
-
-@pytest.fixture(scope="module")
-def client() -> Iterator[Client]:
-    with (
-        LocalCluster(
-            n_workers=2,
-            threads_per_worker=1,
-            processes=True,
-            host="127.0.0.1",
-            dashboard_address=None,
-        ) as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
-        yield client
 
 
 @pytest.fixture(scope="module")

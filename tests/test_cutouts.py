@@ -8,9 +8,10 @@ import pickle
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from astropy.nddata import Cutout2D, NoOverlapError, PartialOverlapError
 from astropy.wcs import WCS
-from distributed import Client, LocalCluster
+from distributed import Client
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -1215,22 +1216,30 @@ def test_the_graph_holds_no_pixels() -> None:
         assert len(dict(found.data.dask)) < 40  # 16 chunks
 
 
+def test_a_dense_catalogue_is_read_in_small_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cutouts that are many times what they are made of; no task makes more than some of them."""
+    big = np.nan_to_num(np.tile(FLOATS, (10, 10)))
+    positions = np.random.default_rng(3).uniform(30, 500, (3000, 2))
+    for options in ({}, {"compression_type": "RICE_1", "tile_shape": (8, big.shape[1])}):
+        url = put("dense.fits", content(big, TAN, **options))
+        pixels = known(content(big, TAN, **options)).pixels
+        expected = dask_fits.cutouts(url, positions, 32)
+        assert len(expected.plan.chunks) == 1
+        with monkeypatch.context() as patch:
+            patch.setattr("dask_fits.many_cutouts.reads.BATCH_BYTES", 200_000)
+            patch.setattr("dask_fits.many_cutouts.reads._LEAST", 20_000)
+            patch.setattr("dask_fits.many_cutouts.tasks.BATCH_BYTES", 200_000)
+            found = dask_fits.cutouts(url, positions, 32)
+        assert len(found.plan.chunks) > 5
+        ranges = sorted(found.plan.ranges)
+        assert all(one.stop <= other.start for one, other in pairwise(ranges))
+        assert max(wanted.nbytes for wanted in ranges) < 60_000
+        assert same_bits(found.data.compute(), expected.data.compute())
+        one = Cutout2D(pixels, tuple(positions[7]), 32, mode="partial")
+        assert same_bits(found.data[7].compute(), one.data)
+
+
 # Schedulers
-
-
-@pytest.fixture(scope="module")
-def client() -> Iterator[Client]:
-    with (
-        LocalCluster(
-            n_workers=2,
-            threads_per_worker=1,
-            processes=True,
-            host="127.0.0.1",
-            dashboard_address=None,
-        ) as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
-        yield client
 
 
 @pytest.fixture
