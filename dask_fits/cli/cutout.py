@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dask_fits.cli.options import (
+    SIZE_HELP,
     Opener,
     box_key,
     declination,
+    fill_value_option,
     hdu_option,
     image,
     json_option,
-    number,
     pixel,
     right_ascension,
     size,
@@ -87,7 +88,7 @@ class _Asked:
     "--size",
     type=size,
     metavar="SIZE",
-    help="Height and width: pixels, 64 or 64x32; or angles, 30arcsec or 1arcmin,2arcmin.",
+    help=SIZE_HELP,
 )
 @click.option(
     "--key",
@@ -101,12 +102,7 @@ class _Asked:
     type=click.Choice(["trim", "partial", "strict"]),
     help="A box that reaches over the edge is cut off there, filled, or an error.  [default: trim]",
 )
-@click.option(
-    "--fill-value",
-    type=number,
-    metavar="VALUE",
-    help="Of pixels off the image.  [default: NaN, or BLANK where the image has it]",
-)
+@fill_value_option
 @click.option("-o", "--output", type=click.Path(dir_okay=False), help="FITS file.")
 @click.option("--overwrite", is_flag=True, help="Replace a file that exists.")
 @click.option("--plan", is_flag=True, help="Tell what the read costs, and do nothing more.")

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dask_fits.cli.options import Access, access_command, hdu_key, json_option, number, size
+from dask_fits.cli.options import (
+    SIZE_HELP,
+    Access,
+    access_command,
+    fill_value_option,
+    hdu_key,
+    json_option,
+    size,
+)
 from dask_fits.cli.output import plan_record, print_json, print_plan
 from dask_fits.exceptions import FitsError
 from dask_fits.file import HduKey
@@ -62,7 +70,7 @@ class _Asked:
     required=True,
     type=size,
     metavar="SIZE",
-    help="Height and width: pixels, 64 or 64x32; or angles, 30arcsec or 1arcmin,2arcmin.",
+    help=SIZE_HELP,
 )
 @click.option(
     "--hdu",
@@ -79,12 +87,7 @@ class _Asked:
     show_default=True,
     help="A box that reaches over the edge is filled, cut off there, or not cut out.",
 )
-@click.option(
-    "--fill-value",
-    type=number,
-    metavar="VALUE",
-    help="Of pixels off the image.  [default: NaN, or BLANK where the image has it]",
-)
+@fill_value_option
 @click.option(
     "-o", "--output", type=click.Path(), help="Directory for FITS files, or a name ending in .zarr."
 )
@@ -205,11 +208,10 @@ def _progress(label: str) -> Iterator[Any]:
 
 
 def _counts(found: Cutouts) -> dict[str, Any]:
-    counts = {f"{name}": int((found.status == name).sum()) for name in _STATUS}
+    from dask_fits.many_cutouts.table import STATUS
+
+    counts = {name: int((found.status == name).sum()) for name in STATUS}
     return {**counts, "unreadable_files": len(found.failures)}
-
-
-_STATUS = ("ok", "partial", "off", "failed")
 
 
 def _print_counts(found: Cutouts) -> None:

@@ -219,6 +219,13 @@ hdu_option = click.option(
     metavar="HDU",
     help="Index, name or NAME,VERSION.  [default: the first image]",
 )
+fill_value_option = click.option(
+    "--fill-value",
+    type=number,
+    metavar="VALUE",
+    help="Of pixels off the image.  [default: NaN, or BLANK where the image has it]",
+)
+SIZE_HELP = "Height and width: pixels, 64 or 64x32; or angles, 30arcsec or 1arcmin,2arcmin."
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 

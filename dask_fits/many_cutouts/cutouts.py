@@ -318,10 +318,11 @@ def cutouts(  # noqa: PLR0913 (each is a question that a caller has)
             raise
         fill_value = 0  # which no pixel gets, unless one turns out to be damaged
     form = Form(len(keys) if several else None, first.shape, dtype, fill_value)
-    plans = (ReadPlan.of_chunks(r.batch.plan for r in some) for some in bundled(reads))
+    tasks = list(bundled(reads))
+    plans = (ReadPlan.of_chunks(read.batch.plan for read in some) for some in tasks)
     index = slice(None) if several else 0
     return Cutouts(
-        data=_data(reads, len(table.file), form),
+        data=_data(tasks, len(table.file), form),
         position=table.position,
         file=table.file,
         files=names,
@@ -358,19 +359,23 @@ def _failures(
     return failed
 
 
-def _data(reads: Sequence[Read], count: int, form: Form) -> da.Array:
+def _data(tasks: Sequence[tuple[Read, ...]], count: int, form: Form) -> da.Array:
     """Make the lazy array: tasks that read, and tasks that put the rows of a chunk together."""
     limit = parse_bytes(dask.config.get("array.chunk-size")) // max(form.row_bytes, 1)
     # Few rows, for those who look at some of them; more of very many, of which each chunk may need
     # a part of every file.
     length = max(1, min(limit, max(_CHUNK_ROWS, count // _CHUNKS)))
     blocks = [np.arange(n, min(n + length, count)) for n in range(0, max(count, 1), length)]
-    places = [(r.reader, r.boxes.first, r.boxes.stop, r.rows, r.corner, r.slot) for r in reads]
+    places = [
+        (r.reader, r.boxes.first, r.boxes.stop, r.rows, r.corner, r.slot)
+        for some in tasks
+        for r in some
+    ]
     token = tokenize(
         places, count, length, form.slots, form.shape, str(form.dtype), repr(form.fill_value)
     )
     name = f"fits-cutouts-{token}"
-    bundles = [Bundle.of(some, [r.rows // length for r in some]) for some in bundled(reads)]
+    bundles = [Bundle.of(some, [r.rows // length for r in some]) for some in tasks]
     graph, parts = reading_tasks(token, bundles, len(blocks))
     for n, rows in enumerate(blocks):
         graph[name, n, *(0 for _ in form.row)] = assemble, rows, form, parts[n]
