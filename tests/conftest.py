@@ -10,6 +10,9 @@ import pytest
 from distributed import Client, LocalCluster
 from hypothesis import settings
 
+from dask_fits.readers import row_cache, tiled
+from dask_fits.readers.row_cache import RowCache
+from tests.patience import until
 from tests.servers.caddy import CaddyServer
 from tests.servers.caddy import caddy_server as run_caddy_server
 from tests.servers.gcs import GcsServer
@@ -52,6 +55,22 @@ def range_server() -> Iterator[RangeServer]:
     """An HTTP server for tests/data, with an empty log."""
     with RangeServer(DATA) as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def serving(directory: Path) -> Iterator[RangeServer]:
+    """An HTTP server for the files that a module of tests has in its `directory`."""
+    with RangeServer(directory) as running:
+        yield running
+
+
+@pytest.fixture
+def server(serving: RangeServer, monkeypatch: pytest.MonkeyPatch) -> RangeServer:
+    """The same with an empty log, and a process that has read no rows of tables yet."""
+    monkeypatch.setattr(tiled, "ROWS", RowCache(row_cache.CACHE_BYTES))
+    until(lambda: serving.busy == 0)
+    serving.clear()
+    return serving
 
 
 @pytest.fixture(scope="session")

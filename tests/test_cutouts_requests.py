@@ -20,8 +20,6 @@ from astropy.wcs import WCS
 import dask_fits
 from dask_fits import CostModel
 from dask_fits.file import HEADER_READ
-from dask_fits.readers import row_cache, tiled
-from dask_fits.readers.row_cache import RowCache
 from tests.fits_files import BLOCK, blocks, card, primary, same_bits
 from tests.patience import until
 from tests.servers.range_server import RangeServer
@@ -77,21 +75,6 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 file.seek(start)
                 file.write(card("CRVAL1", keywords(number)["CRVAL1"]))
     return root
-
-
-@pytest.fixture(scope="module")
-def serving(directory: Path) -> Iterator[RangeServer]:
-    with RangeServer(directory) as running:
-        yield running
-
-
-@pytest.fixture
-def server(serving: RangeServer, monkeypatch: pytest.MonkeyPatch) -> RangeServer:
-    """The server, and a process that has read no rows of tables yet."""
-    monkeypatch.setattr(tiled, "ROWS", RowCache(row_cache.CACHE_BYTES))
-    until(lambda: serving.busy == 0)
-    serving.clear()
-    return serving
 
 
 @pytest.fixture(scope="module")

@@ -23,8 +23,6 @@ from hypothesis import strategies as st
 
 import dask_fits
 from dask_fits import HDU, NotAnImageError
-from dask_fits.readers import row_cache, tiled
-from dask_fits.readers.row_cache import RowCache
 from dask_fits.section import Section
 from tests.fits_files import BLOCK, blocks, card, primary, same_bits
 from tests.patience import until
@@ -302,21 +300,6 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         packed.writeto(root / f"{name.replace(' ', '_')}.fits")
     return root
-
-
-@pytest.fixture(scope="module")
-def serving(directory: Path) -> Iterator[RangeServer]:
-    with RangeServer(directory) as server:
-        yield server
-
-
-@pytest.fixture
-def server(serving: RangeServer, monkeypatch: pytest.MonkeyPatch) -> RangeServer:
-    """The server, and a process that has read no rows of tables yet."""
-    monkeypatch.setattr(tiled, "ROWS", RowCache(row_cache.CACHE_BYTES))
-    until(lambda: serving.busy == 0)
-    serving.clear()
-    return serving
 
 
 def served(server: RangeServer, kind: str) -> tuple[HDU, np.ndarray, WCS]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -52,20 +51,6 @@ def files(directory: Path, pixels: np.ndarray) -> dict[str, Path]:
         packed = fits.CompImageHDU(pixels, compression_type="RICE_1", tile_shape=tile)
         packed.writeto(paths[name])
     return paths
-
-
-@pytest.fixture(scope="module")
-def serving(directory: Path) -> Iterator[RangeServer]:
-    with RangeServer(directory) as running:
-        yield running
-
-
-@pytest.fixture
-def server(serving: RangeServer, monkeypatch: pytest.MonkeyPatch) -> RangeServer:
-    """The server, and a process that has read no rows yet."""
-    monkeypatch.setattr(tiled, "ROWS", RowCache(row_cache.CACHE_BYTES))
-    serving.clear()
-    return serving
 
 
 def touched_bytes(path: Path, key: tuple[slice, slice], tile: tuple[int, int]) -> int:
