@@ -2,7 +2,6 @@
 
 from typing import TYPE_CHECKING, Any
 
-from dask_fits.array import from_fits
 from dask_fits.exceptions import (
     AccessDeniedError,
     FileChangedError,
@@ -27,6 +26,7 @@ from dask_fits.storage.cost import CostModel
 from dask_fits.storage.transfer import TransferConfig
 
 if TYPE_CHECKING:
+    from dask_fits.array import from_fits
     from dask_fits.many_cutouts.cutouts import cutouts
 
 __version__ = "0.1.0"
@@ -60,7 +60,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import what needs astropy when it is first used."""
+    """Import what needs Dask or astropy when it is first used."""
+    if name == "from_fits":
+        from dask_fits.array import from_fits
+
+        return from_fits
     if name == "cutouts":
         from dask_fits.many_cutouts.cutouts import cutouts
 

@@ -123,35 +123,60 @@ def find_box(hdu: HDU, position: Any, size: Any, *, mode: Mode = "trim") -> tupl
 
     Parameters and errors are those of `cutout`.
     """
-    try:
-        check_mode(mode)
-    except ValueError as error:
-        raise ValueError(f"{hdu.where}: {error}") from error
     whole = hdu.reader().shape
     if len(whole) < 2:
         raise NotAnImageError(f"{hdu.where}: a cutout needs two axes, found shape {whole}")
     wcs = hdu.wcs
+    axes = sky_axes(wcs, len(whole))
+    return box_around(whole, axes, wcs, (position, size), mode=mode, where=hdu.where), wcs
+
+
+def box_around(
+    whole: tuple[int, ...],
+    axes: tuple[int, int],
+    wcs: WCS,
+    wanted: tuple[Any, Any],
+    *,
+    mode: Mode,
+    where: str,
+) -> Box:
+    """Find the box of a cutout on an image of a WCS; see `find_box`.
+
+    Parameters
+    ----------
+    whole : tuple of int
+        Shape of the image, NumPy order.
+    axes : (int, int)
+        Axes that are cut, y and x, NumPy order.
+    wcs : astropy.wcs.WCS
+    wanted : (position, size)
+        As for `cutout`.
+    mode : "trim", "partial" or "strict"
+    where : str
+        Of what, for messages.
+    """
+    position, size = wanted
     try:
+        check_mode(mode)
         box_shape = size_in_pixels(size, wcs)
         x, y = _pixel(position, wcs)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{hdu.where}: {error}") from error
-    axes = sky_axes(wcs, len(whole))
+        raise ValueError(f"{where}: {error}") from error
     first = corners(x, y, box_shape)
     lengths = np.array([whole[axis] for axis in axes])
     on, inside = overlap(first, box_shape, lengths)
     asked = f"a box of {box_shape[0]} x {box_shape[1]} pixels around x = {x:.6g}, y = {y:.6g}"
     found = f"expected an overlap with the image of {lengths[0]} x {lengths[1]} pixels"
     if not on:
-        raise NoOverlapError(f"{hdu.where}: {asked} lies off the image, {found}")
+        raise NoOverlapError(f"{where}: {asked} lies off the image, {found}")
     if mode == "strict" and not inside:
-        raise PartialOverlapError(f"{hdu.where}: {asked} reaches over its edge, {found}")
+        raise PartialOverlapError(f"{where}: {asked} reaches over its edge, {found}")
     box = _box(whole, dict(zip(axes, first.tolist(), strict=True)), box_shape, mode)
     try:
         check_pixels(box.shape)
     except ValueError as error:
-        raise ValueError(f"{hdu.where}: {error}") from error
-    return box, wcs
+        raise ValueError(f"{where}: {error}") from error
+    return box
 
 
 def _box(whole: tuple[int, ...], first: dict[int, int], sides: tuple[int, int], mode: Mode) -> Box:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,6 @@ from astropy.io import fits
 from astropy.wcs import WCS, DistortionLookupTable, NoConvergence, Sip
 from astropy.wcs.utils import (
     proj_plane_pixel_scales,
-    skycoord_to_pixel,
     wcs_to_celestial_frame,
 )
 
@@ -61,14 +62,73 @@ def read_wcs(hdu: HDU, key: str = " ") -> WCS:
     """
     header, letter = _wcs_header(hdu), key.strip()
     _check_axes(header, letter, hdu.where)
-    tables = read_tables(hdu, header, letter)
-    check_coordinate_tables(header, letter, tables, hdu.where)
+    return _make(header, key, read_tables(hdu, header, letter), hdu.where)
+
+
+def _make(header: fits.Header, key: str, content: bytes, where: str) -> WCS:
+    letter = key.strip()
+    tables = fits.HDUList.fromstring(content) if content else None
+    check_coordinate_tables(header, letter, tables, where)
     try:
         return WCS(header, fobj=tables, key=key or " ")
     except Exception as error:  # astropy raises whatever it stumbles on
         what = f"alternate WCS {key!r}" if letter else "WCS"
         said = " ".join(str(error).split()) or type(error).__name__
-        raise FitsFormatError(f"{hdu.where}: the keywords make no {what}: {said}") from error
+        raise FitsFormatError(f"{where}: the keywords make no {what}: {said}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class WcsText:
+    """What the WCS of an image is made of, as text that can be kept anywhere.
+
+    Its numbers have all of their digits; those of a pickled `astropy.wcs.WCS` are rounded, and a
+    pixel found with it is off by up to some 1e-9 of an image's side.
+    """
+
+    cards: str
+    """The keywords that a WCS may depend on, NAXISn among them: a card on each line."""
+    tables: str
+    """Base 64 of a FITS file of the HDUs that they refer to; mostly empty."""
+
+    @classmethod
+    def of(cls, hdu: HDU) -> WcsText:
+        """Take the text out of an image HDU; reads the HDUs that it refers to.
+
+        Raises
+        ------
+        FitsFormatError
+            WCSAXES is none.
+        TruncatedFileError, FileChangedError, StorageError
+            Such an HDU cannot be had.
+        """
+        header = _wcs_header(hdu)
+        _check_axes(header, "", hdu.where)
+        tables = base64.b64encode(read_tables(hdu, header, "")).decode("ascii")
+        return cls(card_lines(header), tables)
+
+    @property
+    def header(self) -> fits.Header:
+        """The keywords."""
+        return fits.Header.fromstring(self.cards, sep="\n")
+
+    def wcs(self, where: str) -> WCS:
+        """Make the WCS, that of `HDU.wcs` to the bit; `where` is for messages.
+
+        Raises
+        ------
+        FitsFormatError
+            The keywords make none.
+        """
+        return _make(self.header, " ", base64.b64decode(self.tables), where)
+
+
+def card_lines(header: fits.Header) -> str:
+    """Write a header as text with a card on each line, without the blanks at its end.
+
+    `astropy.io.fits.Header.fromstring` makes the header again, with a line feed for ``sep``.
+    """
+    text = header.tostring(sep="\n", endcard=False, padding=False)
+    return "\n".join(line.rstrip() for line in text.split("\n"))
 
 
 def _wcs_header(hdu: HDU) -> fits.Header:
@@ -148,39 +208,42 @@ def to_pixels(wcs: WCS, positions: SkyCoord) -> tuple[npt.NDArray[Any], npt.NDAr
     ValueError
         The WCS is not celestial, or of a frame that astropy cannot transform to.
     """
+    if not wcs.has_celestial:
+        raise ValueError("WCS: expected celestial coordinates, found none")
     try:
-        found: Any = _two_axes(wcs, positions) if wcs.naxis == 2 else _more_axes(wcs, positions)
-    except NoConvergence as error:
-        found = np.where(_lost(error), np.nan, error.best_solution.T).reshape(2, *positions.shape)
+        found = positions.transform_to(wcs_to_celestial_frame(wcs))
     except (
         ConvertError,
         TypeError,
         NotImplementedError,
     ) as error:  # of planets, and what astropy lacks of them
         raise ValueError(f"WCS: astropy cannot transform to its frame: {error}") from error
-    x, y = (np.asarray(values, np.float64) for values in found)
-    return x, y
-
-
-def _two_axes(wcs: WCS, positions: SkyCoord) -> Sequence[Any]:
-    if not wcs.has_celestial:
-        raise ValueError("WCS: expected celestial coordinates, found none")
-    found = positions.transform_to(wcs_to_celestial_frame(wcs))
     try:
         lon, lat = found.data.lon, found.data.lat
     except AttributeError:  # it is not spherical
         lon, lat = found.spherical.lon, found.spherical.lat
-    world = (lat, lon) if wcs.wcs.lng > wcs.wcs.lat else (lon, lat)
-    units = [u.Unit(unit) for unit in wcs.wcs.cunit]
-    values = (value.to_value(unit) for value, unit in zip(world, units, strict=True))
-    pixels: Sequence[Any] = _with_both_tables(wcs).all_world2pix(*values, 0)
-    return pixels
+    units = [u.Unit(wcs.wcs.cunit[axis]) for axis in (wcs.wcs.lng, wcs.wcs.lat)]
+    return from_sky(wcs, lon.to_value(units[0]), lat.to_value(units[1]))
 
 
-def _more_axes(wcs: WCS, positions: SkyCoord) -> Sequence[Any]:
-    # It puts the longitude first, and the pixel axes likewise.
-    found: Sequence[Any] = skycoord_to_pixel(positions, wcs, mode="all")
-    return found[::-1] if wcs.wcs.lng > wcs.wcs.lat else found
+def from_sky(
+    wcs: WCS, lon: npt.NDArray[Any], lat: npt.NDArray[Any]
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Find the pixels of longitudes and latitudes, in the frame and the units of the WCS itself.
+
+    Returns
+    -------
+    x, y : float64 arrays
+        As for `to_pixels`.
+    """
+    sky = wcs if wcs.naxis == 2 else wcs.celestial
+    world = (lat, lon) if sky.wcs.lng > sky.wcs.lat else (lon, lat)
+    try:
+        found: Any = _with_both_tables(sky).all_world2pix(*world, 0)
+    except NoConvergence as error:
+        found = np.where(_lost(error), np.nan, error.best_solution.T).reshape(2, *np.shape(lon))
+    x, y = (np.asarray(values, np.float64) for values in found)
+    return x, y
 
 
 def _with_both_tables(wcs: WCS) -> WCS:
@@ -279,18 +342,77 @@ def moved(wcs: WCS, origin: Sequence[int], shape: tuple[int, ...]) -> WCS:
     shape : tuple of int
         Of the box, NumPy order.
     """
+    return resampled(wcs, origin, (1,) * len(origin), shape)
+
+
+def resampled(
+    wcs: WCS, origin: Sequence[float], step: Sequence[float], shape: tuple[int, ...]
+) -> WCS:
+    """Make the WCS of evenly spaced pixels of an image: of every second one, or of bins of them.
+
+    Parameters
+    ----------
+    wcs : astropy.wcs.WCS
+        Of the image.
+    origin, step : sequence of float
+        Pixel of the image that is the first along each axis, and from one to the next, in
+        NumPy order.
+    shape : tuple of int
+        Of what is made, NumPy order.
+    """
     found = wcs.deepcopy()
-    by = np.zeros(wcs.naxis)
-    for axis, start in enumerate(reversed(origin[-wcs.naxis :])):
-        by[axis] = start
-    found.wcs.crpix -= by
+    by, scale = np.zeros(wcs.naxis), np.ones(wcs.naxis)
+    for axis, (start, stride) in enumerate(zip(reversed(origin), reversed(step), strict=True)):
+        if axis < wcs.naxis:
+            by[axis], scale[axis] = start, stride
+    found.wcs.crpix = _among(wcs.wcs.crpix, by, scale)
+    if (scale != 1).any():
+        _scale(found, scale)
     found.array_shape = shape if wcs.naxis == len(shape) else None
     if wcs.sip is not None:
-        sip = wcs.sip
-        found.sip = Sip(sip.a, sip.b, sip.ap, sip.bp, sip.crpix - by[:2])
-    # Tables of distortions count in pixels of the image, too.
-    for name in ("cpdis1", "cpdis2", "det2im1", "det2im2"):
-        if (table := getattr(wcs, name)) is not None:
-            crval = tuple(np.subtract(table.crval, by[:2]))
-            setattr(found, name, DistortionLookupTable(table.data, table.crpix, crval, table.cdelt))
+        found.sip = _resampled_sip(wcs.sip, by[:2], scale[:2])
+    # Tables of distortions count in pixels of the image, too, and hold pixels.
+    for axis, names in enumerate((("cpdis1", "det2im1"), ("cpdis2", "det2im2"))):
+        for name in names:
+            if (table := getattr(wcs, name)) is not None:
+                crval = tuple(_among(table.crval, by[:2], scale[:2]))
+                cdelt = tuple(np.asarray(table.cdelt) / scale[:2])
+                data = np.float32(table.data / scale[axis])
+                setattr(found, name, DistortionLookupTable(data, table.crpix, crval, cdelt))
     return found
+
+
+def _among(
+    position: Any, by: npt.NDArray[np.float64], scale: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Find where a position, which counts from 1, is among evenly spaced pixels."""
+    moved_by: npt.NDArray[np.float64] = position - by
+    return np.where(scale == 1, moved_by, (moved_by - 1) / scale + 1)
+
+
+def _scale(wcs: WCS, scale: npt.NDArray[np.float64]) -> None:
+    """Make the pixels larger along each axis."""
+    if wcs.wcs.has_cd():
+        wcs.wcs.cd *= scale
+        return
+    matrix = wcs.wcs.get_pc() * scale
+    if wcs.wcs.has_crota():
+        del wcs.wcs.crota
+    wcs.wcs.pc = matrix
+
+
+def _resampled_sip(sip: Sip, by: npt.NDArray[np.float64], scale: npt.NDArray[np.float64]) -> Sip:
+    """Make the SIP polynomials of evenly spaced pixels."""
+
+    def scaled(coefficients: Any, axis: int) -> Any:
+        if coefficients is None:
+            return None
+        x, y = np.indices(coefficients.shape)
+        return coefficients * (scale[0] ** x * scale[1] ** y / scale[axis])
+
+    crpix = _among(sip.crpix, by, scale)
+    return Sip(*(scaled(getattr(sip, name), axis) for name, axis in _SIP), crpix)
+
+
+_SIP = (("a", 0), ("b", 1), ("ap", 0), ("bp", 1))
+"""The polynomials of SIP, and the axis along which each moves a pixel."""

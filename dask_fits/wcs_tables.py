@@ -84,14 +84,14 @@ def read_hdus(hdus: Iterable[HDU]) -> list[bytes]:
     return [piece + bytes(-len(piece) % BLOCK) for piece in pieces]
 
 
-def read_tables(hdu: HDU, header: fits.Header, key: str) -> fits.HDUList | None:
-    """Read the HDUs that a WCS refers to, as far as the file has them; None without any."""
+def read_tables(hdu: HDU, header: fits.Header, key: str) -> bytes:
+    """Read the HDUs that a WCS refers to, as far as the file has them: a FITS file, or nothing."""
     keys = table_keys(header, key)
     if not keys:
-        return None
-    primary = fits.PrimaryHDU().header.tostring().encode("ascii")
+        return b""
+    primary: bytes = fits.PrimaryHDU().header.tostring().encode("ascii")
     found = [hdu.file[name] for name in keys if name in hdu.file]
-    return fits.HDUList.fromstring(primary + b"".join(read_hdus(found)))
+    return primary + b"".join(read_hdus(found))
 
 
 def check_coordinate_tables(

@@ -98,6 +98,56 @@ def select(key: Any, shape: tuple[int, ...]) -> Selection:
     return Selection(tuple(axes), tuple(post), result_shape, listed)
 
 
+def select_outer(key: tuple[Any, ...], shape: tuple[int, ...]) -> Selection:
+    """Resolve a key whose lists select along their own axis, each independent of the others.
+
+    That is outer (orthogonal) indexing, which xarray and zarr have beside NumPy's.
+
+    Parameters
+    ----------
+    key : tuple of int, slice, or 1-D list of int or bool
+        One for each axis.
+    shape : tuple of int
+        Shape of the array, NumPy order.
+
+    Raises
+    ------
+    IndexError
+        As for `select`.
+
+    Examples
+    --------
+    >>> found = select_outer(([1, 5], 2, [0, 3, 3]), (10, 20, 30))
+    >>> found.shape
+    (2, 1, 2)
+    >>> np.zeros(found.shape)[found.key].shape
+    (2, 3)
+    """
+    axes, kept = zip(
+        *(_select_axis(item, axis, shape[axis]) for axis, item in enumerate(key)), strict=True
+    )
+    if all(_is_straight(pick, len(axis)) for pick, axis in zip(kept, axes, strict=True)):
+        post = tuple(0 if isinstance(pick, int) else slice(None) for pick in kept)
+        lengths = (len(axis) for axis, pick in zip(axes, post, strict=True) if pick != 0)
+        return Selection(axes, post, tuple(lengths), None)
+    picks = (
+        np.arange(len(axis))[pick]
+        for axis, pick in zip(axes, kept, strict=True)
+        if not isinstance(pick, int)
+    )
+    mesh = iter(np.ix_(*picks))
+    return Selection(
+        axes, tuple(0 if isinstance(pick, int) else next(mesh) for pick in kept), None, None
+    )
+
+
+def _is_straight(pick: int | slice | npt.NDArray[Any], length: int) -> bool:
+    """Whether what is kept of an axis is what was selected along it, in its order."""
+    if isinstance(pick, np.ndarray):
+        return len(pick) == length and bool((pick == np.arange(length)).all())
+    return isinstance(pick, int) or pick.step is None
+
+
 def _with_full_axes(items: tuple[Any, ...], ndim: int) -> tuple[Any, ...]:
     ellipses = sum(item is Ellipsis for item in items)
     if ellipses > 1:

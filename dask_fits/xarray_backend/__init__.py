@@ -1,0 +1,10 @@
+"""FITS files in xarray: ``xr.open_dataset(url, engine="fits")``, and the accessor ``.fits``.
+
+xarray finds the engine by itself. Import this package for the accessor on datasets that come from
+elsewhere, such as a zarr store that one from a FITS file was written to.
+"""
+
+from dask_fits.xarray_backend.accessor import FitsAccessor, FitsDatasetAccessor
+from dask_fits.xarray_backend.entrypoint import FitsBackendEntrypoint
+
+__all__ = ["FitsAccessor", "FitsBackendEntrypoint", "FitsDatasetAccessor"]

@@ -1,0 +1,144 @@
+"""From the images of a file to Datasets: variables, coordinates and attributes."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import xarray as xr
+from dask.base import tokenize
+
+from dask_fits.array import chunk_grid
+from dask_fits.file import HDU, FitsFile, HduKey
+from dask_fits.wcs import card_lines
+from dask_fits.xarray_backend.arrays import TOKEN, lazy_variable
+from dask_fits.xarray_backend.grid import Coordinate, Sky
+from dask_fits.xarray_backend.groups import Group, Image, group_images, names_of
+from dask_fits.xarray_backend.names import HEADER, PRIMARY_HEADER, WCS_CARDS, WCS_TABLES
+from dask_fits.xarray_backend.sky import SkyIndex, SkyTransform
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a user can ask of the engine."""
+
+    mask_and_scale: bool | Mapping[str, bool]
+    world_coords: bool
+    drop: frozenset[Hashable]
+
+    def scales(self, name: str) -> bool:
+        """Whether the values of a variable are scaled."""
+        if isinstance(self.mask_and_scale, Mapping):
+            return self.mask_and_scale.get(name, True)
+        return self.mask_and_scale
+
+
+def one_dataset(file: FitsFile, keys: Sequence[HduKey] | None, options: Options) -> xr.Dataset:
+    """Open the images of the first pixel grid, or those of some HDUs on one grid."""
+    groups = _groups(file, keys)
+    if keys is not None and len(groups) > 1:
+        grids = "; ".join(", ".join(_described(image) for image in g.images) for g in groups)
+        raise ValueError(
+            f"{file.url}: hdus: expected images of one pixel grid, found {len(groups)} grids: "
+            f"{grids}; open_datatree opens them together"
+        )
+    return _dataset(file, groups[0], options)
+
+
+def all_datasets(
+    file: FitsFile, keys: Sequence[HduKey] | None, options: Options
+) -> dict[str, xr.Dataset]:
+    """Open the images of all pixel grids, or those of some HDUs, each under a path of its own."""
+    if keys is None:
+        for hdu in file:
+            if hdu.layout.defect and hdu.shape is None and hdu.name not in options.drop:
+                _checked(hdu)
+    groups = _groups(file, keys)
+    root = xr.Dataset(attrs=_file_attrs(file))
+    root.encoding["source"] = file.url
+    names = names_of([group.images[0] for group in groups])
+    nodes = (_dataset(file, group, options) for group in groups)
+    return {"/": root, **{f"/{name}": node for name, node in zip(names, nodes, strict=True)}}
+
+
+def _groups(file: FitsFile, keys: Sequence[HduKey] | None) -> list[Group]:
+    if keys is None:
+        found = [hdu for hdu in file if hdu.shape]
+        return group_images(found or [_checked(file.first_image())])
+    indices = dict.fromkeys(file[key].index for key in keys)
+    return group_images(_checked(file[index]) for index in indices)
+
+
+def _checked(hdu: HDU) -> HDU:
+    hdu.reader()  # says what keeps its pixels from being read
+    return hdu
+
+
+def _described(image: Image) -> str:
+    return f"HDU {image.hdu.index} ({image.label}) of shape {image.grid.shape}"
+
+
+def _file_attrs(file: FitsFile) -> dict[str, Any]:
+    return {PRIMARY_HEADER: card_lines(file[0].header)}
+
+
+def _dataset(file: FitsFile, group: Group, options: Options) -> xr.Dataset:
+    reference = group.reference
+    coords = _coordinates(reference, world_coords=options.world_coords)
+    names = names_of(group.images, taken={*coords, *reference.grid.dims})
+    variables = {
+        name: _variable(image, reference, scaled=options.scales(name))
+        for name, image in zip(names, group.images, strict=True)
+        if name not in options.drop
+    }
+    found = xr.Dataset(variables, coords, _file_attrs(file))
+    found.encoding["source"] = file.url
+    return found
+
+
+def _variable(image: Image, reference: Image, *, scaled: bool) -> xr.Variable:
+    hdu, dims = image.hdu, reference.grid.dims
+    reader = hdu.reader(mask_and_scale=scaled)
+    header = hdu.header
+    attrs = {HEADER: card_lines(header), WCS_CARDS: reference.text.cards}
+    if reference.text.tables:
+        attrs[WCS_TABLES] = reference.text.tables
+    unit = str(header.get("BUNIT", "")).strip()
+    if unit:
+        attrs = {"units": unit, **attrs}
+    chunks = {dim: lengths[0] for dim, lengths in zip(dims, chunk_grid(reader), strict=True)}
+    return lazy_variable(dims, reader, attrs, {"preferred_chunks": chunks, TOKEN: tokenize(reader)})
+
+
+def _coordinates(reference: Image, *, world_coords: bool) -> xr.Coordinates:
+    """Make the coordinates of a grid: of the world where it is separable, else pixels from 0."""
+    grid = reference.grid
+    world = {found.name: found for found in grid.coordinates}
+    found: dict[Hashable, Any] = {}
+    for dim, length in zip(grid.dims, grid.shape, strict=True):
+        # A range of pandas takes no memory, and stays one when it is sliced.
+        pixels = xr.IndexVariable(dim, pd.RangeIndex(length, name=dim), {"units": "pixel"})
+        found[dim] = _world(world.pop(dim)) if dim in world else pixels
+    found |= {name: _world(coordinate) for name, coordinate in world.items()}
+    coords = xr.Coordinates(found)
+    if world_coords and grid.sky is not None:
+        coords = coords.assign(xr.Coordinates.from_xindex(_sky_index(reference, grid.sky)))
+    return coords
+
+
+def _world(found: Coordinate) -> xr.Variable:
+    return xr.Variable((found.dim,) if found.dim else (), found.values, dict(found.attrs))
+
+
+def _sky_index(reference: Image, sky: Sky) -> SkyIndex:
+    grid = reference.grid
+    first, second = (grid.dims[::-1][axis] if axis < len(grid.dims) else 0.0 for axis in sky.plane)
+    pixels = {
+        dim: range(length)
+        for dim, length in zip(grid.dims, grid.shape, strict=True)
+        if dim in (first, second)
+    }
+    text, where = reference.text, reference.hdu.where
+    return SkyIndex(SkyTransform(text, where, sky, pixels, (first, second)))

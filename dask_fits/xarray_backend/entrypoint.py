@@ -1,0 +1,197 @@
+"""What xarray calls for ``engine="fits"``; it imports nothing heavy before a file is opened."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from xarray.backends import BackendEntrypoint
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from dask_fits.file import HduKey
+    from dask_fits.storage.transfer import TransferConfig
+
+_SUFFIXES = (".fits", ".fit", ".fts", ".fits.fz", ".fit.fz", ".fts.fz")
+
+_MAGIC = b"SIMPLE  ="
+"""FITS Standard 4.0, section 4.4.1.1: the first keyword of a file, and its value indicator."""
+
+
+class FitsBackendEntrypoint(BackendEntrypoint):
+    """The engine ``"fits"`` of `xarray.open_dataset`, `open_datatree` and `open_groups`.
+
+    Examples
+    --------
+    >>> import xarray as xr
+    >>> ds = xr.open_dataset("tests/data/m13.fits", engine="fits", chunks={})
+    >>> ds.PRIMARY.dims, ds.PRIMARY.shape
+    (('y', 'x'), (300, 300))
+    """
+
+    description: ClassVar[str] = "FITS images, plain and tile-compressed, local and remote"
+    url: ClassVar[str] = "https://fits.gsfc.nasa.gov"
+    supports_groups: ClassVar[bool] = True
+
+    def open_dataset(  # type: ignore[override] # as all engines: with parameters of their own
+        self,
+        filename_or_obj: str | os.PathLike[str],
+        *,
+        drop_variables: str | Iterable[str] | None = None,
+        mask_and_scale: bool | Mapping[str, bool] = True,
+        hdu: HduKey | None = None,
+        hdus: Sequence[HduKey] | None = None,
+        world_coords: bool = False,
+        storage_options: Mapping[str, Any] | None = None,
+        transfer: TransferConfig | None = None,
+    ) -> xr.Dataset:
+        """Open the images of one pixel grid as a Dataset of lazy variables; reads headers only.
+
+        A small lookup table that a WCS refers to (of distortions, or of -TAB coordinates) is read
+        too.
+
+        Parameters
+        ----------
+        filename_or_obj : str or os.PathLike
+            A path, or any URL that fsspec understands.
+        drop_variables : str or iterable of str, optional
+            Names of variables to leave out; damage that keeps their pixels from being read does
+            not matter then.
+        mask_and_scale : bool or mapping of variable name to bool
+            Apply BSCALE, BZERO and BLANK as astropy does by default; False gives the stored
+            values.
+        hdu : int, str or (str, int), optional
+            The only HDU to open: its index, name, or name and version.
+        hdus : sequence of those, optional
+            The HDUs to open, all of one pixel grid. By default the images that are on the same
+            grid as the file's first one, which takes a look at all headers of the file.
+        world_coords : bool
+            Add two-dimensional coordinates of the sky (``ra`` and ``dec``, or what else the WCS
+            has), which are computed when they are asked for. Images whose WCS is not celestial
+            get none.
+        storage_options, transfer
+            See `dask_fits.open`.
+
+        Returns
+        -------
+        xarray.Dataset
+            A variable for each image, named by EXTNAME.
+
+        Raises
+        ------
+        FitsError
+            The file cannot be read; see `dask_fits.open` and `dask_fits.from_fits`.
+        ValueError
+            `hdus` are on several grids; `open_datatree` takes those.
+        TypeError
+            It is given bytes or an open file.
+        """
+        from dask_fits.xarray_backend.dataset import Options, one_dataset
+
+        options = Options(mask_and_scale, world_coords, _names(drop_variables))
+        file = _open(filename_or_obj, storage_options, transfer)
+        return one_dataset(file, _keys(hdu, hdus), options)
+
+    def open_groups_as_dict(  # type: ignore[override]
+        self,
+        filename_or_obj: str | os.PathLike[str],
+        *,
+        drop_variables: str | Iterable[str] | None = None,
+        mask_and_scale: bool | Mapping[str, bool] = True,
+        hdu: HduKey | None = None,
+        hdus: Sequence[HduKey] | None = None,
+        world_coords: bool = False,
+        storage_options: Mapping[str, Any] | None = None,
+        transfer: TransferConfig | None = None,
+    ) -> dict[str, xr.Dataset]:
+        """Open all images, those of each pixel grid as a Dataset; reads headers only.
+
+        Parameters and errors are those of `open_dataset`, but that the HDUs may be on any grids.
+
+        Returns
+        -------
+        dict of str to xarray.Dataset
+            ``"/"``, which has no variables, and for each grid a path named by its first image.
+        """
+        from dask_fits.xarray_backend.dataset import Options, all_datasets
+
+        options = Options(mask_and_scale, world_coords, _names(drop_variables))
+        file = _open(filename_or_obj, storage_options, transfer)
+        return all_datasets(file, _keys(hdu, hdus), options)
+
+    def open_datatree(  # type: ignore[override]
+        self,
+        filename_or_obj: str | os.PathLike[str],
+        *,
+        drop_variables: str | Iterable[str] | None = None,
+        mask_and_scale: bool | Mapping[str, bool] = True,
+        hdu: HduKey | None = None,
+        hdus: Sequence[HduKey] | None = None,
+        world_coords: bool = False,
+        storage_options: Mapping[str, Any] | None = None,
+        transfer: TransferConfig | None = None,
+    ) -> xr.DataTree:
+        """Open all images as a DataTree with a node for each pixel grid; reads headers only.
+
+        Parameters and errors are those of `open_dataset`, but that the HDUs may be on any grids.
+        """
+        import xarray as xr
+
+        found = self.open_groups_as_dict(
+            filename_or_obj,
+            drop_variables=drop_variables,
+            mask_and_scale=mask_and_scale,
+            hdu=hdu,
+            hdus=hdus,
+            world_coords=world_coords,
+            storage_options=storage_options,
+            transfer=transfer,
+        )
+        return xr.DataTree.from_dict(found)
+
+    def guess_can_open(self, filename_or_obj: Any) -> bool:
+        """Tell whether it is a FITS file: by its name, or where it is a local file by its start.
+
+        Nothing is fetched for it. Of files that are compressed as a whole (``.fits.gz``) nothing
+        can be read, so they are not taken.
+        """
+        if not isinstance(filename_or_obj, (str, os.PathLike)):
+            return False
+        name = os.fspath(filename_or_obj)
+        if not isinstance(name, str):
+            return False
+        if name.partition("?")[0].lower().endswith(_SUFFIXES):
+            return True
+        try:
+            with Path(name).open("rb") as file:
+                return file.read(len(_MAGIC)) == _MAGIC
+        except (OSError, ValueError):
+            return False
+
+
+def _open(url: Any, storage_options: Any, transfer: Any) -> Any:
+    from dask_fits.file import open as open_file
+
+    if not isinstance(url, (str, os.PathLike)):
+        raise TypeError(f"engine 'fits' takes a path or a URL, not {type(url).__name__}")
+    return open_file(url, storage_options=storage_options, transfer=transfer)
+
+
+def _keys(hdu: HduKey | None, hdus: Sequence[HduKey] | None) -> list[HduKey] | None:
+    if hdu is None and hdus is None:
+        return None
+    if hdu is not None and hdus is not None:
+        raise ValueError(f"expected hdu or hdus, found both: hdu={hdu!r}, hdus={hdus!r}")
+    if isinstance(hdus, str):
+        raise TypeError(f"hdus: expected a list of keys, found {hdus!r}; hdu= takes a single one")
+    keys = [hdu] if hdu is not None else list(hdus or ())
+    if not keys:
+        raise ValueError("hdus: expected at least one")
+    return keys
+
+
+def _names(names: str | Iterable[Hashable] | None) -> frozenset[Hashable]:
+    return frozenset([names] if isinstance(names, str) else names or ())

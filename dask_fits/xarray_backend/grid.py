@@ -1,0 +1,289 @@
+"""The axes of an image: their names, and where its pixels are along each, by its WCS. No I/O."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from astropy.coordinates import StokesCoord
+from astropy.wcs import WCS, FITSFixedWarning
+
+from dask_fits.exceptions import FitsFormatError
+from dask_fits.wcs import WcsText
+
+_NAMES: Mapping[str, str] = {
+    "em.freq": "freq",
+    "em.energy": "energy",
+    "em.wavenumber": "wavenumber",
+    "em.wl": "wavelength",
+    "em.wl;obs.atmos": "wavelength",
+    "spect.dopplerVeloc": "velocity",
+    "spect.dopplerVeloc.radio": "velocity",
+    "spect.dopplerVeloc.opt": "velocity",
+    "custom:spect.doplerVeloc.beta": "beta",
+    "src.redshift": "redshift",
+    "phys.polarization.stokes": "stokes",
+    "time": "time",
+    "pos.distance": "distance",
+    "custom:pos.distance.sunToObserver": "distance",
+}
+"""Physical types that astropy gives to the CTYPEs of FITS, and what their axes are called."""
+
+_ANGLES = ("pos.", "custom:pos.")
+"""How the physical types of positions begin; what they are called is in CTYPE: RA, GLAT, HPLN."""
+
+_MOST_VALUES = 1 << 24
+"""World coordinates are made along axes of up to so many pixels (16 Mi); longer ones are counted.
+A damaged NAXISn must not ask for more memory than there is before any pixel is wanted."""
+
+_QUIET = Lock()
+"""Python's filters of warnings are the process's, so threads change them one after the other."""
+
+Pixels = range | npt.NDArray[np.float64]
+"""Pixels along an axis, from 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class Coordinate:
+    """World coordinates that depend on one axis of the image at most."""
+
+    name: str
+    dim: str | None
+    """The axis that they run along; None: they are one value for the whole image."""
+    world: int
+    """Axis of the WCS, from 0."""
+    attrs: Mapping[str, str]
+    values: npt.NDArray[Any] = field(compare=False, repr=False)
+    """One for each pixel; of Stokes parameters their names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sky:
+    """The two axes of an image that span the sky."""
+
+    names: tuple[str, str]
+    """Of longitude and latitude."""
+    plane: tuple[int, int]
+    """Axes of the WCS's pixels, from 0, the lower first: of x and y. One of them may be an axis
+    that the image does not have, of one pixel."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """The pixel grid of an image, as its WCS describes it."""
+
+    wcs: WCS | None = field(compare=False)
+    """None where the keywords make none; nobody changes it."""
+    shape: tuple[int, ...]
+    """Array shape, NumPy order."""
+    dims: tuple[str, ...]
+    """Name of each axis, NumPy order."""
+    coordinates: tuple[Coordinate, ...]
+    """Those along axes that the WCS separates from the others."""
+    sky: Sky | None
+    """Where the WCS is celestial."""
+
+    def fits_axis(self, dim: str) -> int:
+        """Axis of the WCS, from 0, that a dimension runs along."""
+        return len(self.dims) - 1 - self.dims.index(dim)
+
+    def along(self, dim: str) -> Coordinate | None:
+        """World coordinates that the dimension is indexed with; None where those are pixels."""
+        return next((found for found in self.coordinates if found.name == dim), None)
+
+
+@lru_cache(maxsize=256)
+def make_grid(text: WcsText, where: str) -> Grid:
+    """Make the pixel grid of an image of its WCS.
+
+    Raises
+    ------
+    FitsFormatError
+        The keywords make no WCS.
+    """
+    with _QUIET, warnings.catch_warnings():
+        # Of ten thousand headers, what astropy mends in each is of no use to anybody.
+        warnings.simplefilter("ignore", FITSFixedWarning)
+        wcs = text.wcs(where)
+        shape = shape_of(text)
+        try:
+            dims = _dims(wcs, len(shape))
+            return Grid(wcs, shape, dims, tuple(_coordinates(wcs, shape, dims)), _sky(wcs))
+        except Exception as error:  # astropy raises whatever it stumbles on
+            said = " ".join(str(error).split()) or type(error).__name__
+            raise FitsFormatError(f"{where}: the WCS has no world coordinates: {said}") from error
+
+
+def plain_grid(shape: tuple[int, ...]) -> Grid:
+    """Make the pixel grid of an image that has no WCS."""
+    dims = tuple(f"axis{n}" for n in range(len(shape), 0, -1))
+    return Grid(None, shape, dims, (), None)
+
+
+def shape_of(text: WcsText) -> tuple[int, ...]:
+    """Shape of the image that a WCS is of, NumPy order."""
+    header = text.header
+    return tuple(header[f"NAXIS{n}"] for n in range(header["NAXIS"], 0, -1))
+
+
+def depends(wcs: WCS) -> npt.NDArray[np.bool_]:
+    """Tell which world coordinates depend on which axes of the pixels: (world, pixel).
+
+    As `astropy.wcs.WCS.axis_correlation_matrix`, which however takes all for correlated where an
+    image has a distortion; those that astropy knows are of the first two axes.
+    """
+    found: npt.NDArray[np.bool_] = wcs.wcs.get_pc() != 0
+    if wcs.has_distortion or (wcs.det2im1 is not None) or (wcs.det2im2 is not None):
+        mixed = np.eye(wcs.naxis, dtype=bool)
+        mixed[:2, :2] = True
+        found = found @ mixed
+    groups = [np.flatnonzero(wcs.wcs.axis_types // 1000 % 10 == 2)]
+    groups += [np.asarray(table.map) for table in wcs.wcs.tab]
+    for group in groups:
+        among = [axis for axis in group if 0 <= axis < wcs.naxis]
+        found[among] = found[among].any(axis=0)
+    return found
+
+
+def is_described(wcs: WCS, axis: int) -> bool:
+    """Whether the header says anything of an axis of the WCS."""
+    row = wcs.wcs.get_pc()[axis]
+    one = np.eye(wcs.naxis)[axis]
+    found = wcs.wcs.ctype[axis], wcs.wcs.crpix[axis], wcs.wcs.crval[axis], wcs.wcs.get_cdelt()[axis]
+    return found != ("", 0, 0, 1) or bool((row != one).any())
+
+
+def has_wcs(wcs: WCS | None) -> bool:
+    """Whether the header of a WCS says anything of any axis."""
+    return wcs is not None and any(is_described(wcs, axis) for axis in range(wcs.naxis))
+
+
+def _dims(wcs: WCS, ndim: int) -> tuple[str, ...]:
+    matrix = depends(wcs)
+    found: list[str | None] = [None] * wcs.naxis
+    for axis in range(wcs.naxis):
+        alone = [w for w in range(wcs.naxis) if matrix[w, axis] and matrix[w].sum() == 1]
+        if len(alone) == 1:
+            found[axis] = _name(wcs, alone[0])
+    if (sky := _sky(wcs)) is not None:
+        found[sky.plane[0]], found[sky.plane[1]] = "x", "y"
+    found = (found + [None] * ndim)[:ndim]
+    count = Counter(found)
+    named = (
+        name if name and count[name] == 1 else f"axis{n}" for n, name in enumerate(found, start=1)
+    )
+    return tuple(named)[::-1]
+
+
+def _sky(wcs: WCS) -> Sky | None:
+    """Find the axes that the sky depends on; None where those are not two."""
+    if not wcs.has_celestial:
+        return None
+    axes = np.flatnonzero(depends(wcs)[[wcs.wcs.lng, wcs.wcs.lat]].any(axis=0))
+    if len(axes) != 2:
+        return None
+    names = _stem(wcs, wcs.wcs.lng), _stem(wcs, wcs.wcs.lat)
+    return Sky(names, (int(axes[0]), int(axes[1])))
+
+
+def _name(wcs: WCS, world: int) -> str | None:
+    """Name the coordinates of an axis of the WCS by their physical type."""
+    kind = wcs.world_axis_physical_types[world] or ""
+    if kind in _NAMES:
+        return _NAMES[kind]
+    return _stem(wcs, world) if kind.startswith(_ANGLES) else None
+
+
+def _stem(wcs: WCS, world: int) -> str:
+    """Name an axis by its CTYPE, without the projection."""
+    name: str = wcs.wcs.ctype[world].partition("-")[0]
+    return name.lower()
+
+
+def _coordinates(wcs: WCS, shape: tuple[int, ...], dims: tuple[str, ...]) -> list[Coordinate]:
+    matrix, ndim = depends(wcs), len(shape)
+    found: list[Coordinate] = []
+    taken = set(dims)
+    for world in range(wcs.naxis):
+        axes = np.flatnonzero(matrix[world])
+        if len(axes) > 1 or not is_described(wcs, world):
+            continue
+        axis = int(axes[0]) if len(axes) else world
+        dim = dims[ndim - 1 - axis] if axis < ndim else None
+        name = _name(wcs, world)
+        if dim and dim.startswith("axis") and matrix[:, axis].sum() == 1:
+            name = dim
+        if not name or (name in taken and name != dim) or name in {c.name for c in found}:
+            continue
+        pixels = range(shape[ndim - 1 - axis]) if dim else range(1)
+        if len(pixels) > _MOST_VALUES or not _is_separate(wcs, world, axis, pixels):
+            continue
+        values = world_values(wcs, world, axis, pixels)
+        if name == "stokes":
+            values = _stokes_names(values)
+        values = values if dim else values.reshape(())
+        found.append(Coordinate(name, dim, world, _attrs(wcs, world, values), values))
+    return found
+
+
+def world_values(
+    wcs: WCS, world: int, axis: int, pixels: Pixels, *, others: float = 0.0
+) -> npt.NDArray[np.float64]:
+    """Find the world coordinates of pixels along one axis.
+
+    Parameters
+    ----------
+    wcs : astropy.wcs.WCS
+    world, axis : int
+        Axis of the WCS that the coordinates are of, and axis of the pixels; both from 0.
+    pixels : range or (n,) array
+        From 0.
+    others : float
+        Pixel along all other axes.
+    """
+    along = np.asarray(pixels, np.float64)
+    if not along.size:
+        return along
+    all_axes = [np.full(along.shape, others) for _ in range(wcs.naxis)]
+    all_axes[axis] = along
+    values = wcs.pixel_to_world_values(*all_axes)
+    return np.asarray(values if wcs.naxis == 1 else values[world], np.float64)
+
+
+def _is_separate(wcs: WCS, world: int, axis: int, pixels: range) -> bool:
+    """Try out that coordinates depend on no other axis; a WCS may hold what astropy hides."""
+    if wcs.naxis == 1 or not pixels:
+        return True
+    ends = np.unique(np.array([pixels[0], pixels[-1]], np.float64))
+    here, there = (world_values(wcs, world, axis, ends, others=other) for other in (0.0, 17.0))
+    return bool(np.array_equal(here, there, equal_nan=True))
+
+
+def _stokes_names(values: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
+    """Name Stokes parameters (FITS Standard 4.0, table 29); numbers where one has no name."""
+    names = np.asarray(StokesCoord(values).symbol)
+    return values if (names == "?").any() else names
+
+
+def _attrs(wcs: WCS, world: int, values: npt.NDArray[Any]) -> dict[str, str]:
+    found = {"units": unit_of(wcs, world)} if values.dtype.kind == "f" else {}
+    found["ctype"] = wcs.wcs.ctype[world]
+    found["physical_type"] = wcs.world_axis_physical_types[world] or ""
+    return {key: value for key, value in found.items() if value}
+
+
+def unit_of(wcs: WCS, world: int) -> str:
+    """Write the unit of an axis of the WCS as FITS does; empty where it has none."""
+    unit = wcs.wcs.cunit[world]
+    try:
+        text: str = unit.to_string("fits")
+    except (AttributeError, ValueError):
+        text = str(unit or "")
+    return text

@@ -1,0 +1,172 @@
+"""Which pixels of its image an xarray object still has, and what follows for its WCS."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+from astropy.coordinates import SkyCoord
+from astropy.wcs import WCS
+
+from dask_fits.cutout import box_around
+from dask_fits.exceptions import FitsFormatError, NotAnImageError
+from dask_fits.wcs import WcsText, resampled, to_pixels
+from dask_fits.xarray_backend.accessor import attribute
+from dask_fits.xarray_backend.grid import Grid, depends, make_grid, plain_grid, shape_of
+from dask_fits.xarray_backend.names import WCS_CARDS, WCS_TABLES
+
+Object = xr.Dataset | xr.DataArray
+
+
+def current_wcs(obj: Object, image: xr.Variable, where: str) -> WCS:
+    """Make the WCS of the pixels that are left; see `FitsAccessor.wcs`."""
+    grid = make_grid(_text(image, where), where)
+    return _current(grid, obj, image, where)
+
+
+def cutout_slices(
+    obj: Object, image: xr.Variable, where: str, position: Any, size: Any, mode: Any
+) -> dict[Hashable, slice]:
+    """Find the box of a cutout; see `FitsAccessor.cutout`."""
+    if mode not in ("trim", "strict"):
+        raise ValueError(f"{where}: mode: expected trim or strict, found {mode!r}")
+    dims = _plane(_grid(image, where), image, where)
+    wcs = current_wcs(obj, image, where)
+    whole = tuple(image.sizes[dim] for dim in dims)
+    box = box_around(whole, (0, 1), wcs, (position, size), mode=mode, where=where)
+    return dict(zip(dims, box.slices, strict=True))
+
+
+def nearest_pixel(
+    obj: Object, image: xr.Variable, where: str, position: SkyCoord
+) -> dict[Hashable, int]:
+    """Find the pixel of a position; see `FitsAccessor.sel_sky`."""
+    if not isinstance(position, SkyCoord) or not position.isscalar:
+        expected = "expected a SkyCoord of one position"
+        raise ValueError(f"{where}: position: {expected}, found {position!r}")
+    dims = _plane(_grid(image, where), image, where)
+    wcs = current_wcs(obj, image, where)
+    try:
+        x, y = to_pixels(wcs, position)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    found: dict[Hashable, int] = {}
+    for dim, pixel in zip(dims, (float(y), float(x)), strict=True):
+        nearest = np.floor(pixel + 0.5)
+        if not 0 <= nearest < image.sizes[dim]:
+            said = position.to_string("decimal", precision=6)
+            raise KeyError(
+                f"{where}: the position {said} ({position.frame.name}) is at x = {float(x):.6g}, "
+                f"y = {float(y):.6g}, off the {image.sizes[dim]} pixels along {dim}"
+            )
+        found[dim] = int(nearest)
+    return found
+
+
+def _text(image: xr.Variable, where: str) -> WcsText:
+    return WcsText(attribute(image.attrs, WCS_CARDS, where), str(image.attrs.get(WCS_TABLES, "")))
+
+
+def _grid(image: xr.Variable, where: str) -> Grid:
+    """Make the grid of the whole image, be it without a WCS."""
+    text = _text(image, where)
+    try:
+        return make_grid(text, where)
+    except FitsFormatError:
+        return plain_grid(shape_of(text))
+
+
+def _plane(grid: Grid, image: xr.Variable, where: str) -> tuple[str, str]:
+    """Find the dimensions that a cutout is of: y and x, else the last two."""
+    dims = tuple(str(dim) for dim in image.dims)
+    if grid.sky is not None and {"y", "x"} <= {*dims}:
+        return "y", "x"
+    if len(dims) < 2:
+        raise NotAnImageError(f"{where}: expected two dimensions, found {dims}")
+    return dims[-2], dims[-1]
+
+
+def _current(grid: Grid, obj: Object, image: xr.Variable, where: str) -> WCS:
+    kept = [str(dim) for dim in image.dims if dim in grid.dims]
+    origin, step = [0.0] * len(grid.dims), [1.0] * len(grid.dims)
+    for dim in kept:
+        axis = grid.dims.index(dim)
+        origin[axis], step[axis] = _spacing(_pixels(grid, obj, dim, where), dim, where)
+    shape = tuple(image.sizes.get(dim, 1) for dim in grid.dims)
+    found = resampled(grid.wcs, origin, step, shape)
+    axes = [grid.fits_axis(dim) for dim in reversed(kept)]
+    if axes == list(range(len(grid.dims))):
+        return found
+    return _of_axes(found, axes, grid, where)
+
+
+def _of_axes(wcs: WCS, axes: list[int], grid: Grid, where: str) -> WCS:
+    """Leave axes of a WCS out, or change their order."""
+    axes = [axis for axis in axes if axis < wcs.naxis]
+    axes += range(len(grid.dims), wcs.naxis)  # of which the image has one pixel
+    matrix = depends(wcs)
+    for gone in set(range(wcs.naxis)) - set(axes):
+        needing = np.flatnonzero(matrix[:, gone])
+        others = {int(axis) for axis in np.flatnonzero(matrix[needing].any(axis=0))} - {gone}
+        if others & set(axes):
+            along = ", ".join(grid.dims[::-1][axis] for axis in sorted(others & {*axes}))
+            raise ValueError(
+                f"{where}: the dimension {grid.dims[::-1][gone]} is gone, and the world "
+                f"coordinates along {along} depend on it"
+            )
+    return wcs.sub([axis + 1 for axis in axes])
+
+
+def _pixels(grid: Grid, obj: Object, dim: str, where: str) -> npt.NDArray[np.float64]:
+    """Find which pixels of the image are left along a dimension, by its coordinates."""
+    whole = np.arange(grid.shape[grid.dims.index(dim)], dtype=np.float64)
+    if dim not in obj.coords:
+        if obj.sizes[dim] != len(whole):
+            raise ValueError(
+                f"{where}: {dim} has {obj.sizes[dim]} of the image's {len(whole)} pixels and no "
+                "coordinates that tell which"
+            )
+        return whole
+    values = obj.coords[dim].values
+    world = grid.along(dim)
+    if world is None:
+        return np.asarray(values, np.float64)
+    return _found(values, world.values, whole, dim, where)
+
+
+def _found(
+    values: npt.NDArray[Any],
+    known: npt.NDArray[Any],
+    whole: npt.NDArray[np.float64],
+    dim: str,
+    where: str,
+) -> npt.NDArray[np.float64]:
+    """Find the pixels that have world coordinates, in fractions between two of them."""
+    order = np.argsort(known, kind="stable")
+    ascending = known[order]
+    place = np.clip(np.searchsorted(ascending, values), 0, max(len(known) - 1, 0))
+    if len(known) and (ascending[place] == values).all():
+        return whole[order[place]]
+    if known.dtype.kind != "f" or len(known) < 2 or not (np.diff(known[order]) > 0).all():
+        raise ValueError(f"{where}: the coordinates along {dim} are not those of the image")
+    found: npt.NDArray[np.float64] = np.interp(
+        values, ascending, whole[order], left=np.nan, right=np.nan
+    )
+    return found
+
+
+def _spacing(pixels: npt.NDArray[np.float64], dim: str, where: str) -> tuple[float, float]:
+    """Find the first of evenly spaced pixels, and the step from one to the next."""
+    if not len(pixels):
+        return 0.0, 1.0
+    step = float(pixels[-1] - pixels[0]) / (len(pixels) - 1) if len(pixels) > 1 else 1.0
+    even = pixels[0] + step * np.arange(len(pixels))
+    if step == 0 or not (np.abs(pixels - even) <= 1e-3).all():
+        raise ValueError(
+            f"{where}: the pixels along {dim} are not evenly spaced, or not all of the image; "
+            "only those have a WCS"
+        )
+    return float(pixels[0]), round(step, 6) if abs(step - round(step, 6)) < 1e-6 else step

@@ -1,0 +1,316 @@
+"""Two-dimensional coordinates of the sky that are computed when they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+from astropy.wcs import WCS
+from dask.base import tokenize
+from xarray.backends import BackendArray
+from xarray.core import indexing
+from xarray.core.indexing import IndexSelResult
+from xarray.indexes import CoordinateTransform, CoordinateTransformIndex
+
+from dask_fits.format.selection import select_outer
+from dask_fits.wcs import WcsText, from_sky
+from dask_fits.xarray_backend.arrays import TOKEN, FitsVariable
+from dask_fits.xarray_backend.grid import Pixels, Sky, make_grid, unit_of
+
+_AT_ONCE = 1 << 20
+"""Pixels whose positions are computed together, which bounds the memory beside the result."""
+
+
+class SkyTransform(CoordinateTransform):
+    """Pixels of an image -> longitude and latitude, by the WCS, distortions included.
+
+    It holds the WCS as text: small, exact, and the same in every process.
+    """
+
+    def __init__(
+        self,
+        text: WcsText,
+        where: str,
+        sky: Sky,
+        pixels: Mapping[str, Pixels],
+        plane: tuple[str | float, str | float],
+        names: tuple[Hashable, Hashable] | None = None,
+    ) -> None:
+        """Make the transform of some pixels of an image.
+
+        Parameters
+        ----------
+        text : WcsText
+            Of a celestial WCS.
+        where : str
+            Of what it is, for messages.
+        sky : Sky
+            Its two axes that span the sky.
+        pixels : mapping of str to range or array
+            Pixels of the image along each dimension, in the order of the dimensions.
+        plane : (str or float, str or float)
+            The two pixel axes of the WCS that the sky depends on, the first one first: dimension,
+            or pixel where there is none any more.
+        names : (str, str), optional
+            Of longitude and latitude, where they were renamed.
+        """
+        super().__init__(names or sky.names, {dim: len(along) for dim, along in pixels.items()})
+        self.text = text
+        self.where = where
+        self.sky = sky
+        self.pixels = dict(pixels)
+        self.plane = plane
+
+    def forward(self, dim_positions: dict[str, Any]) -> dict[Hashable, Any]:
+        """Find the positions on the sky of pixels, given by their place along each dimension."""
+        along = [
+            self._pixels_at(axis, dim_positions[axis]) if isinstance(axis, str) else axis
+            for axis in self.plane
+        ]
+        first, second = np.broadcast_arrays(*along)
+        return dict(zip(self.coord_names, self._sky(first, second), strict=True))
+
+    def reverse(self, coord_labels: dict[Hashable, Any]) -> dict[str, Any]:
+        """Find the place along each dimension of positions on the sky; NaN where there is none."""
+        lon, lat = (np.asarray(coord_labels[name], np.float64) for name in self.coord_names)
+        found = from_sky(self._wcs, lon, lat)
+        return {
+            axis: _place(np.asarray(pixel), self.pixels[axis])
+            for axis, pixel in zip(self.plane, found, strict=True)
+            if isinstance(axis, str)
+        }
+
+    def equals(
+        self, other: CoordinateTransform, *, exclude: frozenset[Hashable] | None = None
+    ) -> bool:
+        """Tell whether another transform gives the same positions for the same pixels."""
+        if not isinstance(other, SkyTransform) or self.text != other.text:
+            return False
+        skip = exclude or frozenset()
+        return all(
+            _are_equal(self.pixels.get(dim), other.pixels.get(dim))
+            for dim in {*self.pixels, *other.pixels} - skip
+        ) and all(
+            one == two
+            for one, two in zip(self.plane, other.plane, strict=True)
+            if not {one, two} & skip
+        )
+
+    def isel(self, indexers: Mapping[Any, Any]) -> SkyTransform | None:
+        """Make the transform of some of the pixels; None where they are no grid any more."""
+        pixels, plane = {}, list(self.plane)
+        for dim, along in self.pixels.items():
+            key = indexers.get(dim, slice(None))
+            key = key.values if isinstance(key, xr.Variable) and key.dims in ((), (dim,)) else key
+            if isinstance(key, xr.Variable):
+                return None
+            taken = _taken(along, key)
+            if isinstance(taken, float):
+                plane[plane.index(dim)] = taken
+            else:
+                pixels[dim] = taken
+        if not pixels:
+            return None
+        return self._of(pixels, (plane[0], plane[1]), self._names)
+
+    def renamed(self, names: Mapping[Any, Hashable], dims: Mapping[Any, Hashable]) -> SkyTransform:
+        """Make the same transform with other names."""
+        pixels = {str(dims.get(dim, dim)): along for dim, along in self.pixels.items()}
+        first, second = (str(dims.get(a, a)) if isinstance(a, str) else a for a in self.plane)
+        lon, lat = (names.get(name, name) for name in self.coord_names)
+        return self._of(pixels, (first, second), (lon, lat))
+
+    def _of(
+        self,
+        pixels: Mapping[str, Pixels],
+        plane: tuple[str | float, str | float],
+        names: tuple[Hashable, Hashable],
+    ) -> SkyTransform:
+        return SkyTransform(self.text, self.where, self.sky, pixels, plane, names)
+
+    def attrs(self) -> list[dict[str, str]]:
+        """Return the attributes of longitude and latitude."""
+        wcs = self._wcs
+        return [
+            {
+                "units": unit_of(wcs, world),
+                "ctype": wcs.wcs.ctype[world],
+                "physical_type": wcs.world_axis_physical_types[world] or "",
+            }
+            for world in (wcs.wcs.lng, wcs.wcs.lat)
+        ]
+
+    def __dask_tokenize__(self) -> tuple[object, ...]:
+        along = [(dim, _token(pixels)) for dim, pixels in self.pixels.items()]
+        return ("dask_fits.SkyTransform", self.text, along, self.plane, self.coord_names)
+
+    def __repr__(self) -> str:
+        wcs = self._wcs
+        kinds = " ".join(wcs.wcs.ctype[axis] for axis in (wcs.wcs.lng, wcs.wcs.lat))
+        sizes = " x ".join(str(len(along)) for along in self.pixels.values())
+        return f"<SkyTransform {kinds}, {sizes} pixels>"
+
+    @property
+    def _wcs(self) -> WCS:
+        return make_grid(self.text, self.where).wcs
+
+    @property
+    def _names(self) -> tuple[Hashable, Hashable]:
+        return self.coord_names[0], self.coord_names[1]
+
+    def _pixels_at(self, dim: str, position: Any) -> npt.NDArray[np.float64]:
+        along = self.pixels[dim]
+        place = np.asarray(position)
+        if isinstance(along, range):
+            return np.asarray(along.start + along.step * place, np.float64)
+        found: npt.NDArray[np.float64] = along[place]
+        return found
+
+    def _sky(
+        self, first: npt.NDArray[Any], second: npt.NDArray[Any]
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        wcs = self._wcs
+        one, two = self.sky.plane
+        shape, size = first.shape, first.size
+        lon, lat = np.empty(size), np.empty(size)
+        first, second = first.reshape(-1), second.reshape(-1)
+        for start in range(0, size, _AT_ONCE):
+            part = slice(start, start + _AT_ONCE)
+            pixels = [np.zeros(len(first[part]))] * wcs.naxis
+            pixels[one], pixels[two] = first[part], second[part]
+            world = wcs.pixel_to_world_values(*pixels)
+            lon[part], lat[part] = world[wcs.wcs.lng], world[wcs.wcs.lat]
+        return lon.reshape(shape), lat.reshape(shape)
+
+
+class SkyArray(BackendArray):
+    """Longitude or latitude of the pixels of a transform, indexed like any lazy array."""
+
+    __slots__ = ("_dims", "_name", "_transform", "dtype", "shape")
+
+    def __init__(self, transform: SkyTransform, name: Hashable, dims: tuple[str, ...]) -> None:
+        self._transform, self._name, self._dims = transform, name, dims
+        self.shape = tuple(transform.dim_size[dim] for dim in dims)
+        self.dtype = transform.dtype
+
+    def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
+        """Compute just what a key needs."""
+        return indexing.explicit_indexing_adapter(
+            key, self.shape, indexing.IndexingSupport.OUTER, self._compute
+        )
+
+    async def async_getitem(self, key: indexing.ExplicitIndexer) -> Any:
+        """Compute it; there is nothing to wait for."""
+        return self[key]
+
+    def _compute(self, key: tuple[Any, ...]) -> Any:
+        selection = select_outer(key, self.shape)
+        places = np.meshgrid(*selection.axes, indexing="ij")
+        found = self._transform.forward(dict(zip(self._dims, places, strict=True)))
+        return found[self._name][selection.key]
+
+
+class SkyIndex(CoordinateTransformIndex):
+    """An index over the pixels of an image by their positions on the sky.
+
+    ``ds.sel(ra=..., dec=..., method="nearest")`` finds the pixel of a position. Slices, integers
+    and lists along the axes keep the index, and compute nothing.
+    """
+
+    transform: SkyTransform
+
+    def create_variables(self, variables: Mapping[Any, xr.Variable] | None = None) -> Any:
+        """Make the coordinates; see `xarray.Index.create_variables`."""
+        found = {}
+        for name, attrs in zip(self.transform.coord_names, self.transform.attrs(), strict=True):
+            dims = self.transform.dims
+            known = (variables or {}).get(
+                name, xr.Variable(dims, np.empty((0,) * len(dims)), attrs)
+            )
+            if set(known.dims) == set(dims):
+                dims = tuple(str(dim) for dim in known.dims)
+            # xarray's own array is not lazy, and of the wrong shape for integers of NumPy.
+            data = indexing.LazilyIndexedArray(SkyArray(self.transform, name, dims))
+            encoding = {**known.encoding, TOKEN: tokenize(self.transform)}
+            found[name] = FitsVariable(dims, data, known.attrs, encoding)
+        return found
+
+    def isel(self, indexers: Mapping[Any, Any]) -> SkyIndex | None:
+        """Make the index of some of the pixels; see `xarray.Index.isel`."""
+        found = self.transform.isel(indexers)
+        return None if found is None else SkyIndex(found)
+
+    def sel(
+        self, labels: dict[Any, Any], method: str | None = None, tolerance: Any = None
+    ) -> IndexSelResult:
+        """Find the nearest pixels of positions on the sky, in the units of the coordinates.
+
+        Raises
+        ------
+        KeyError
+            A position is off the image.
+        ValueError
+            The method is not "nearest", one of the two coordinates is missing, or the pixels are
+            not of a plane any more.
+        """
+        names, dims = self.transform.coord_names, self.transform.dims
+        if method != "nearest" or tolerance is not None:
+            raise ValueError(f"{names[0]}, {names[1]}: expected method='nearest' and no tolerance")
+        if len(dims) != 2 or set(labels) != set(names):
+            raise ValueError(
+                f"expected labels of {names[0]} and {names[1]} for two dimensions, found "
+                f"{', '.join(map(str, labels))} for {', '.join(dims)}"
+            )
+        wanted = xr.broadcast(*(xr.DataArray(labels[name]) for name in names))
+        places = self.transform.reverse(
+            {name: label.values for name, label in zip(names, wanted, strict=True)}
+        )
+        found = {}
+        for dim, place in places.items():
+            nearest = np.floor(place + 0.5)
+            if not ((nearest >= 0) & (nearest < self.transform.dim_size[dim])).all():
+                raise KeyError(f"{self.transform.where}: a position is off the image along {dim}")
+            pixel = nearest.astype(np.int64)
+            found[dim] = pixel.item() if pixel.ndim == 0 else xr.Variable(wanted[0].dims, pixel)
+        return IndexSelResult(found)
+
+    def rename(self, name_dict: Mapping[Any, Hashable], dims_dict: Mapping[Any, Hashable]) -> Self:
+        """Make the same index with other names; see `xarray.Index.rename`."""
+        return type(self)(self.transform.renamed(name_dict, dims_dict))
+
+    def _repr_inline_(self, max_width: int) -> str:
+        return f"{type(self).__name__} ({self.transform!r})"[:max_width]
+
+
+def _taken(along: Pixels, key: Any) -> Pixels | float:
+    """Index the pixels along a dimension: a float where one is taken and the dimension ends."""
+    if isinstance(key, slice):
+        return along[key]
+    key = np.asarray(key)
+    if key.ndim == 0:
+        return float(along[int(key)])
+    taken: npt.NDArray[np.float64] = np.asarray(along, np.float64)[key]
+    return taken
+
+
+def _place(pixel: npt.NDArray[np.float64], along: Pixels) -> npt.NDArray[np.float64]:
+    """Find where pixels of the image are among those along a dimension, in fractions of a step."""
+    if isinstance(along, range):
+        return (pixel - along.start) / along.step
+    places = np.abs(np.subtract.outer(pixel, along))
+    nearest = places.argmin(axis=-1) if len(along) else np.zeros(pixel.shape, int)
+    off = ~(np.take_along_axis(places, nearest[..., None], -1)[..., 0] <= 0.5)
+    return np.where(off, np.nan, nearest)
+
+
+def _are_equal(one: Pixels | None, other: Pixels | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return np.array_equal(np.asarray(one), np.asarray(other))
+
+
+def _token(pixels: Pixels) -> object:
+    return repr(pixels) if isinstance(pixels, range) else pixels
