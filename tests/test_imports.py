@@ -22,6 +22,7 @@ ONLY_IMPORTER = {
     "gcsfs": set(),
     "dask": {
         *("array.py", "stats.py", "cli/commands.py", "cli/cutouts.py"),
+        "xarray_backend/arrays.py",
         *("many_cutouts/cutouts.py", "many_cutouts/stream.py"),
     },
     "click": {
@@ -33,10 +34,16 @@ ONLY_IMPORTER = {
         *("file.py", "preview.py", "section.py", "wcs.py", "wcs_tables.py", "cutout.py"),
         *("cut_file.py", "codecs/astropy_c.py", "cli/options.py", "cli/cutout.py"),
         *(f"many_cutouts/{name}.py" for name in ("cutouts", "images", "targets", "catalog")),
+        *(f"xarray_backend/{name}.py" for name in ("grid", "groups", "sky", "place", "accessor")),
     },
     "numba": {"codecs/compiled.py"},
     "isal": {"codecs/gzip.py"},
     "zarr": {"many_cutouts/zarr_writer.py"},
+    "xarray": {
+        f"xarray_backend/{name}.py"
+        for name in ("entrypoint", "arrays", "dataset", "sky", "place", "accessor")
+    },
+    "pandas": {"xarray_backend/dataset.py"},
 }
 
 FORWARDERS = {("file.py", name) for name in ("array", "section", "wcs", "cutout")}
@@ -91,11 +98,12 @@ def test_a_room_imports_only_from_rooms_before_it(path: Path) -> None:
 
 def test_importing_the_package_pulls_in_no_heavy_library() -> None:
     code = (
-        "import sys, dask.array; before = set(sys.modules); import dask_fits; "
+        "import sys; before = set(sys.modules); import dask_fits; "
         "print(*{name.split('.')[0] for name in set(sys.modules) - before})"
     )
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     heavy = {
+        "dask",
         "astropy",
         "numba",
         "xarray",
@@ -108,3 +116,15 @@ def test_importing_the_package_pulls_in_no_heavy_library() -> None:
     }
     assert "dask_fits" in child.stdout
     assert heavy.isdisjoint(child.stdout.split())
+
+
+def test_xarray_lists_the_engine_without_what_opening_a_file_needs() -> None:
+    code = (
+        "import sys, xarray; before = set(sys.modules); engines = xarray.backends.list_engines(); "
+        "print(*{name.split('.')[0] for name in set(sys.modules) - before}); print(*engines)"
+    )
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    imported, engines = (line.split() for line in child.stdout.splitlines())
+    assert "fits" in engines
+    assert "dask_fits" in imported
+    assert {"astropy", "numba", "distributed", "s3fs", "aiohttp", "dask"}.isdisjoint(imported)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 import xarray as xr
+from dask.base import tokenize
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
-from dask_fits.format.selection import select_outer
+from dask_fits.format.selection import Selection, select_outer
 from dask_fits.readers.reader import PixelReader
 from dask_fits.storage.transfer import TransferConfig
 
@@ -21,34 +24,51 @@ _LOADERS = ThreadPoolExecutor(TransferConfig().max_concurrency, thread_name_pref
 """Threads in which `load_async` waits for pixels; each begins when it is needed."""
 
 
-class FitsArray(BackendArray):
-    """The pixels of a reader, indexed along each axis by itself (outer indexing)."""
+class LazyArray(BackendArray):
+    """An array whose values are had as they are asked for, along each axis by itself (outer)."""
 
-    __slots__ = ("_reader", "dtype", "shape")
+    __slots__ = ("dtype", "shape")
 
-    def __init__(self, reader: PixelReader) -> None:
-        self._reader = reader
-        self.shape = reader.shape
-        self.dtype = reader.dtype
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        self.shape = shape
+        self.dtype = dtype
+
+    def take(self, selection: Selection) -> Any:
+        """Get the values of a selection."""
+        raise NotImplementedError
 
     def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
-        """Read just what a key needs."""
+        """Get just what a key needs."""
         return indexing.explicit_indexing_adapter(
-            key, self.shape, indexing.IndexingSupport.OUTER, self._read
+            key, self.shape, indexing.IndexingSupport.OUTER, self._take
         )
 
     async def async_getitem(self, key: indexing.ExplicitIndexer) -> Any:
-        """Read in a thread, so that the requests of several variables overlap."""
+        """Get it in a thread, so that the requests of several variables overlap."""
         return await asyncio.get_running_loop().run_in_executor(_LOADERS, self.__getitem__, key)
 
-    def _read(self, key: tuple[Any, ...]) -> Any:
-        return self._reader.read(select_outer(key, self.shape))
+    def _take(self, key: tuple[Any, ...]) -> Any:
+        return self.take(select_outer(key, self.shape))
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} shape={self.shape} dtype={self.dtype}>"
+
+
+class FitsArray(LazyArray):
+    """The pixels of a reader."""
+
+    __slots__ = ("_reader",)
+
+    def __init__(self, reader: PixelReader) -> None:
+        super().__init__(reader.shape, reader.dtype)
+        self._reader = reader
+
+    def take(self, selection: Selection) -> Any:
+        """Read the pixels of a selection."""
+        return self._reader.read(selection)
 
     def __dask_tokenize__(self) -> tuple[object, ...]:
         return ("dask_fits.FitsArray", self._reader.__dask_tokenize__())
-
-    def __repr__(self) -> str:
-        return f"<FitsArray shape={self.shape} dtype={self.dtype}>"
 
 
 class FitsVariable(xr.Variable):
@@ -73,7 +93,11 @@ class FitsVariable(xr.Variable):
 
 
 def lazy_variable(
-    dims: tuple[str, ...], reader: PixelReader, attrs: dict[str, Any], encoding: dict[str, Any]
+    dims: tuple[str, ...],
+    array: LazyArray,
+    attrs: Mapping[Any, Any],
+    encoding: Mapping[Any, Any],
 ) -> FitsVariable:
-    """Make a variable of a reader's pixels; reads nothing."""
-    return FitsVariable(dims, indexing.LazilyIndexedArray(FitsArray(reader)), attrs, encoding)
+    """Make a variable of a lazy array, and note in its encoding what it is."""
+    encoding = {**encoding, TOKEN: tokenize(array)}
+    return FitsVariable(dims, indexing.LazilyIndexedArray(array), dict(attrs), encoding)

@@ -8,12 +8,11 @@ from typing import Any
 
 import pandas as pd
 import xarray as xr
-from dask.base import tokenize
 
 from dask_fits.array import chunk_grid
 from dask_fits.file import HDU, FitsFile, HduKey
 from dask_fits.wcs import card_lines
-from dask_fits.xarray_backend.arrays import TOKEN, lazy_variable
+from dask_fits.xarray_backend.arrays import FitsArray, lazy_variable
 from dask_fits.xarray_backend.grid import Coordinate, Sky
 from dask_fits.xarray_backend.groups import Group, Image, group_images, names_of
 from dask_fits.xarray_backend.names import HEADER, PRIMARY_HEADER, WCS_CARDS, WCS_TABLES
@@ -95,6 +94,12 @@ def _dataset(file: FitsFile, group: Group, options: Options) -> xr.Dataset:
     }
     found = xr.Dataset(variables, coords, _file_attrs(file))
     found.encoding["source"] = file.url
+    for name in found.coords:
+        # Positions are cut into chunks like the pixels that they are of.
+        if found[name].ndim > 1 and variables:
+            known = next(iter(variables.values())).encoding["preferred_chunks"]
+            chunks = {dim: known[dim] for dim in found[name].dims}
+            found[name].encoding["preferred_chunks"] = chunks
     return found
 
 
@@ -109,7 +114,8 @@ def _variable(image: Image, reference: Image, *, scaled: bool) -> xr.Variable:
     if unit:
         attrs = {"units": unit, **attrs}
     chunks = {dim: lengths[0] for dim, lengths in zip(dims, chunk_grid(reader), strict=True)}
-    return lazy_variable(dims, reader, attrs, {"preferred_chunks": chunks, TOKEN: tokenize(reader)})
+    encoding = {"preferred_chunks": chunks, "source": hdu.file.url}
+    return lazy_variable(dims, FitsArray(reader), attrs, encoding)
 
 
 def _coordinates(reference: Image, *, world_coords: bool) -> xr.Coordinates:

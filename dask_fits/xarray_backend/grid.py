@@ -99,7 +99,7 @@ class Grid:
         return next((found for found in self.coordinates if found.name == dim), None)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def make_grid(text: WcsText, where: str) -> Grid:
     """Make the pixel grid of an image of its WCS.
 
@@ -268,7 +268,8 @@ def _is_separate(wcs: WCS, world: int, axis: int, pixels: range) -> bool:
 
 def _stokes_names(values: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
     """Name Stokes parameters (FITS Standard 4.0, table 29); numbers where one has no name."""
-    names = np.asarray(StokesCoord(values).symbol)
+    # As objects: of strings of a fixed length zarr warns that they are no part of its format.
+    names = np.asarray(StokesCoord(values).symbol, object)
     return values if (names == "?").any() else names
 
 

@@ -33,11 +33,8 @@ class Image:
     hdu: HDU
     text: WcsText
     grid: Grid
-
-    @property
-    def has_wcs(self) -> bool:
-        """Whether its header says anything of world coordinates."""
-        return has_wcs(self.grid.wcs)
+    has_wcs: bool
+    """Whether its header says anything of world coordinates."""
 
     @property
     def label(self) -> str:
@@ -81,7 +78,7 @@ def image_of(hdu: HDU) -> Image:
     except FitsFormatError as error:
         warnings.warn(f"{error}; it is opened without one", FitsWarning, stacklevel=2)
         grid = plain_grid(hdu.shape or ())
-    return Image(hdu, text, grid)
+    return Image(hdu, text, grid, has_wcs(grid.wcs))
 
 
 def group_images(hdus: Iterable[HDU]) -> list[Group]:

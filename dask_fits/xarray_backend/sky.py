@@ -9,15 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 from astropy.wcs import WCS
-from dask.base import tokenize
-from xarray.backends import BackendArray
-from xarray.core import indexing
 from xarray.core.indexing import IndexSelResult
 from xarray.indexes import CoordinateTransform, CoordinateTransformIndex
 
-from dask_fits.format.selection import select_outer
+from dask_fits.format.selection import Selection
 from dask_fits.wcs import WcsText, from_sky
-from dask_fits.xarray_backend.arrays import TOKEN, FitsVariable
+from dask_fits.xarray_backend.arrays import LazyArray, lazy_variable
 from dask_fits.xarray_backend.grid import Pixels, Sky, make_grid, unit_of
 
 _AT_ONCE = 1 << 20
@@ -186,31 +183,23 @@ class SkyTransform(CoordinateTransform):
         return lon.reshape(shape), lat.reshape(shape)
 
 
-class SkyArray(BackendArray):
-    """Longitude or latitude of the pixels of a transform, indexed like any lazy array."""
+class SkyArray(LazyArray):
+    """Longitude or latitude of the pixels of a transform."""
 
-    __slots__ = ("_dims", "_name", "_transform", "dtype", "shape")
+    __slots__ = ("_dims", "_name", "_transform")
 
     def __init__(self, transform: SkyTransform, name: Hashable, dims: tuple[str, ...]) -> None:
+        super().__init__(tuple(transform.dim_size[dim] for dim in dims), transform.dtype)
         self._transform, self._name, self._dims = transform, name, dims
-        self.shape = tuple(transform.dim_size[dim] for dim in dims)
-        self.dtype = transform.dtype
 
-    def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
-        """Compute just what a key needs."""
-        return indexing.explicit_indexing_adapter(
-            key, self.shape, indexing.IndexingSupport.OUTER, self._compute
-        )
-
-    async def async_getitem(self, key: indexing.ExplicitIndexer) -> Any:
-        """Compute it; there is nothing to wait for."""
-        return self[key]
-
-    def _compute(self, key: tuple[Any, ...]) -> Any:
-        selection = select_outer(key, self.shape)
+    def take(self, selection: Selection) -> Any:
+        """Compute the positions of a selection."""
         places = np.meshgrid(*selection.axes, indexing="ij")
         found = self._transform.forward(dict(zip(self._dims, places, strict=True)))
         return found[self._name][selection.key]
+
+    def __dask_tokenize__(self) -> tuple[object, ...]:
+        return ("dask_fits.SkyArray", self._transform, self._name, self._dims)
 
 
 class SkyIndex(CoordinateTransformIndex):
@@ -233,9 +222,8 @@ class SkyIndex(CoordinateTransformIndex):
             if set(known.dims) == set(dims):
                 dims = tuple(str(dim) for dim in known.dims)
             # xarray's own array is not lazy, and of the wrong shape for integers of NumPy.
-            data = indexing.LazilyIndexedArray(SkyArray(self.transform, name, dims))
-            encoding = {**known.encoding, TOKEN: tokenize(self.transform)}
-            found[name] = FitsVariable(dims, data, known.attrs, encoding)
+            array = SkyArray(self.transform, name, dims)
+            found[name] = lazy_variable(dims, array, known.attrs, known.encoding)
         return found
 
     def isel(self, indexers: Mapping[Any, Any]) -> SkyIndex | None:
