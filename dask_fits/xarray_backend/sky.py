@@ -147,8 +147,8 @@ class SkyTransform(CoordinateTransform):
     def __repr__(self) -> str:
         wcs = self._wcs
         kinds = " ".join(wcs.wcs.ctype[axis] for axis in (wcs.wcs.lng, wcs.wcs.lat))
-        sizes = " x ".join(str(len(along)) for along in self.pixels.values())
-        return f"<SkyTransform {kinds}, {sizes} pixels>"
+        sizes = ", ".join(f"{dim}: {len(along)}" for dim, along in self.pixels.items())
+        return f"<{kinds} ({sizes})>"
 
     @property
     def _wcs(self) -> WCS:
@@ -269,8 +269,11 @@ class SkyIndex(CoordinateTransformIndex):
         """Make the same index with other names; see `xarray.Index.rename`."""
         return type(self)(self.transform.renamed(name_dict, dims_dict))
 
+    def __repr__(self) -> str:
+        return f"SkyIndex({self.transform!r})"
+
     def _repr_inline_(self, max_width: int) -> str:
-        return f"{type(self).__name__} ({self.transform!r})"[:max_width]
+        return repr(self)[:max_width]
 
 
 def _taken(along: Pixels, key: Any) -> Pixels | float:
