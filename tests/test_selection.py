@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from dask_fits.format.selection import select
+from dask_fits.format.selection import select, select_outer
 from tests.fits_files import same_bits, watched_reader
 
 DTYPES = ["u1", "i2", "i4", "i8", "f4", "f8"]
@@ -147,6 +147,41 @@ FEW = [
     [2, 0, 2],
     [True, False, True],
 ]
+
+
+def outer(array: np.ndarray, key: tuple[Any, ...]) -> np.ndarray:
+    """Index each axis by itself, the last one first, so that axes that go do not move others."""
+    for axis in reversed(range(len(key))):
+        array = array[(slice(None),) * axis + (key[axis],)]
+    return array
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data(), shapes, st.sampled_from(DTYPES))
+def test_outer_indexing(data: st.DataObject, shape: tuple[int, ...], dtype: str) -> None:
+    items = (slices(n) | lists(n) | ints(n) if n else slices(n) | lists(n) for n in shape)
+    key = tuple(data.draw(item) for item in items)
+    array = pixels(shape, dtype)
+    selection = select_outer(key, shape)
+    for axis in selection.axes:
+        assert list(axis) == sorted(set(axis))
+    expected = outer(array, key)
+    reader = watched_reader(array)
+    found = reader.read(selection)
+    assert same_bits(found, expected)
+
+
+def test_outer_indexing_needs_no_copy_where_lists_ascend() -> None:
+    selection = select_outer(([1, 4], slice(2, 6), 0, np.array([0, 1, 2])), (5, 9, 2, 3))
+    assert selection.result_shape == (*selection.shape[:2], 3)
+    assert selection.axes[3] == range(3)
+    assert select_outer(([4, 1], [1, 1]), (5, 9)).result_shape is None
+
+
+@pytest.mark.parametrize("key", [([5], 0), (0, 3), ([[1]], 0), ([0.5], 0), ("a", 0)])
+def test_outer_indexing_refuses_what_select_refuses(key: tuple[Any, ...]) -> None:
+    with pytest.raises(IndexError):
+        select_outer(key, (5, 3))
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4])

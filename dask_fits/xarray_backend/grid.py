@@ -268,6 +268,8 @@ def _is_separate(wcs: WCS, world: int, axis: int, pixels: range) -> bool:
 
 def _stokes_names(values: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
     """Name Stokes parameters (FITS Standard 4.0, table 29); numbers where one has no name."""
+    if not (values == np.round(values)).all():
+        return values
     # As objects: of strings of a fixed length zarr warns that they are no part of its format.
     names = np.asarray(StokesCoord(values).symbol, object)
     return values if (names == "?").any() else names
