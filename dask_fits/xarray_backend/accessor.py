@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import xarray as xr
 
-from dask_fits.xarray_backend.names import HEADER, PRIMARY_HEADER, WCS_CARDS
+from dask_fits.xarray_backend.attributes import HEADER, PRIMARY_HEADER, WCS_CARDS, attribute
 
 if TYPE_CHECKING:
     from astropy.coordinates import SkyCoord
@@ -146,19 +145,3 @@ class FitsDatasetAccessor(_Fits[xr.Dataset]):
         images = (v.variable for v in self._obj.data_vars.values())
         found = next((image for image in images if WCS_CARDS in image.attrs), None)
         return xr.Variable((), 0) if found is None else found
-
-
-def attribute(attrs: dict[Hashable, Any], name: str, where: str) -> str:
-    """Look an attribute up.
-
-    Raises
-    ------
-    ValueError
-        It is missing.
-    """
-    if name not in attrs:
-        raise ValueError(
-            f"{where}: found no attribute {name!r}, expected one of a FITS file: attributes are "
-            "dropped by keep_attrs=False, and where files differ by combine_attrs='drop_conflicts'"
-        )
-    return str(attrs[name])

@@ -13,9 +13,9 @@ from dask_fits.array import chunk_grid
 from dask_fits.file import HDU, FitsFile, HduKey
 from dask_fits.wcs import card_lines
 from dask_fits.xarray_backend.arrays import FitsArray, lazy_variable
+from dask_fits.xarray_backend.attributes import HEADER, PRIMARY_HEADER, WCS_CARDS, WCS_TABLES
 from dask_fits.xarray_backend.grid import Coordinate, Sky
 from dask_fits.xarray_backend.groups import Group, Image, group_images, names_of
-from dask_fits.xarray_backend.names import HEADER, PRIMARY_HEADER, WCS_CARDS, WCS_TABLES
 from dask_fits.xarray_backend.sky import SkyIndex, SkyTransform
 
 

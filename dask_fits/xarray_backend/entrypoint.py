@@ -123,34 +123,15 @@ class FitsBackendEntrypoint(BackendEntrypoint):
         return all_datasets(file, _keys(hdu, hdus), options)
 
     def open_datatree(  # type: ignore[override]
-        self,
-        filename_or_obj: str | os.PathLike[str],
-        *,
-        drop_variables: str | Iterable[str] | None = None,
-        mask_and_scale: bool | Mapping[str, bool] = True,
-        hdu: HduKey | None = None,
-        hdus: Sequence[HduKey] | None = None,
-        world_coords: bool = False,
-        storage_options: Mapping[str, Any] | None = None,
-        transfer: TransferConfig | None = None,
+        self, filename_or_obj: str | os.PathLike[str], **options: Any
     ) -> xr.DataTree:
         """Open all images as a DataTree with a node for each pixel grid; reads headers only.
 
-        Parameters and errors are those of `open_dataset`, but that the HDUs may be on any grids.
+        Parameters and errors are those of `open_groups_as_dict`.
         """
         import xarray as xr
 
-        found = self.open_groups_as_dict(
-            filename_or_obj,
-            drop_variables=drop_variables,
-            mask_and_scale=mask_and_scale,
-            hdu=hdu,
-            hdus=hdus,
-            world_coords=world_coords,
-            storage_options=storage_options,
-            transfer=transfer,
-        )
-        return xr.DataTree.from_dict(found)
+        return xr.DataTree.from_dict(self.open_groups_as_dict(filename_or_obj, **options))
 
     def guess_can_open(self, filename_or_obj: Any) -> bool:
         """Tell whether it is a FITS file: by its name, or where it is a local file by its start.

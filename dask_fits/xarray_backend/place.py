@@ -14,9 +14,8 @@ from astropy.wcs import WCS
 from dask_fits.cutout import box_around
 from dask_fits.exceptions import FitsFormatError, NotAnImageError
 from dask_fits.wcs import WcsText, resampled, to_pixels
-from dask_fits.xarray_backend.accessor import attribute
+from dask_fits.xarray_backend.attributes import WCS_CARDS, WCS_TABLES, attribute
 from dask_fits.xarray_backend.grid import Grid, depends, make_grid, plain_grid, shape_of
-from dask_fits.xarray_backend.names import WCS_CARDS, WCS_TABLES
 
 Object = xr.Dataset | xr.DataArray
 
