@@ -150,12 +150,17 @@ def _read_whole(key: Any, selection: Selection) -> Collection[int]:
     return () if selection.listed is None else (selection.listed,)
 
 
+def chunk_limit() -> int:
+    """Bytes of a chunk that is left to Dask, by its settings."""
+    return int(parse_bytes(dask.config.get("array.chunk-size")))
+
+
 def chunk_grid(reader: PixelReader, chunks: Any = "auto") -> tuple[tuple[int, ...], ...]:
     """Resolve `chunks` as `to_dask` takes it: chunk lengths along each axis."""
-    limit = dask.config.get("array.chunk-size")
+    limit = chunk_limit()
     if isinstance(chunks, str) and chunks != "auto":
-        chunks, limit = "auto", chunks
-    whole = _normalized(reader.slab(parse_bytes(limit)), reader)
+        chunks, limit = "auto", parse_bytes(chunks)
+    whole = _normalized(reader.slab(limit), reader)
     if isinstance(chunks, str):
         return whole
     if 0 in reader.shape:  # Dask divides by the size of a chunk to find an axis left to it

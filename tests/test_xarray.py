@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import math
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import dask
 import numpy as np
 import pytest
 import xarray as xr
@@ -436,15 +438,31 @@ def test_pixel_numbers_take_no_memory() -> None:
     assert ds.x.attrs == {"units": "pixel"}
 
 
-def test_chunks_are_those_of_the_hdu(tmp_path: Path) -> None:
-    import dask
-
-    path = write(tmp_path / "a.fits", image("SCI", shape=(40, 50, 60)), image("DQ", dtype="i2"))
-    with dask.config.set({"array.chunk-size": "24kB"}):
-        tree = xr.open_datatree(path, engine="fits", chunks={})
-        for name in ("SCI", "DQ"):
-            assert tree[name][name].chunks == dask_fits.open(path)[name].chunks
-        assert len(tree["SCI/SCI"].chunks[0]) > 3
+@pytest.mark.parametrize("chunks", [{}, "auto"])
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [
+        ((400, 500), "u1"),
+        ((371, 503), "i2"),
+        ((40, 50, 60), "f4"),
+        ((4, 90, 70), "f8"),
+        ((5000,), "i4"),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_chunks_are_those_of_the_hdu(
+    tmp_path: Path, shape: tuple[int, ...], dtype: str, chunks: Any
+) -> None:
+    header = sky(shape=shape[-2:]) if len(shape) > 1 else None
+    path = write(tmp_path / "a.fits", image("SCI", header, shape=shape, dtype=dtype))
+    with dask.config.set({"array.chunk-size": "17kB"}):
+        ds = opened(path, chunks=chunks, world_coords=True)
+        assert ds.SCI.chunks == dask_fits.open(path)["SCI"].chunks
+        assert math.prod(map(len, ds.SCI.chunks)) > 1
+        if "ra" in ds.coords:  # positions take more memory than pixels
+            assert ds.ra.data.blocks[0, 0].nbytes <= 17_000
+        if dtype == "i2":  # 16 rows are cut into equal parts
+            assert {*np.cumsum(ds.SCI.chunks[0])} <= {*np.cumsum(ds.ra.chunks[0])}
 
 
 @pytest.mark.parametrize("chunks", [None, {}])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pandas as pd
 import xarray as xr
 
-from dask_fits.array import chunk_grid
+from dask_fits.array import chunk_grid, chunk_limit
 from dask_fits.file import HDU, FitsFile, HduKey
 from dask_fits.wcs import card_lines
 from dask_fits.xarray_backend.arrays import FitsArray, lazy_variable
@@ -94,13 +95,23 @@ def _dataset(file: FitsFile, group: Group, options: Options) -> xr.Dataset:
     }
     found = xr.Dataset(variables, coords, _file_attrs(file))
     found.encoding["source"] = file.url
-    for name in found.coords:
-        # Positions are cut into chunks like the pixels that they are of.
-        if found[name].ndim > 1 and variables:
+    for variable in (found[name].variable for name in found.coords):
+        if variable.ndim > 1 and variables:
             known = next(iter(variables.values())).encoding["preferred_chunks"]
-            chunks = {dim: known[dim] for dim in found[name].dims}
-            found[name].encoding["preferred_chunks"] = chunks
+            chunks = _smaller({dim: known[dim] for dim in variable.dims}, variable.dtype.itemsize)
+            variable.encoding["preferred_chunks"] = chunks
     return found
+
+
+def _smaller(chunks: dict[Hashable, int], itemsize: int) -> dict[Hashable, int]:
+    """Cut the chunks of an image along the first axis, so that positions of its pixels fit too.
+
+    Into equal parts where that can be, which then end where the chunks of the image do.
+    """
+    first, rows = next(iter(chunks.items()))
+    least = -(-itemsize * math.prod(chunks.values()) // chunk_limit())
+    parts = next((n for n in range(least, 2 * least) if rows % n == 0), least) if least > 1 else 1
+    return {**chunks, first: max(rows // parts, 1)}
 
 
 def _variable(image: Image, reference: Image, *, scaled: bool) -> xr.Variable:
