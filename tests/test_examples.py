@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from astropy import units as u
+from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from astropy.nddata import Cutout2D
 from astropy.wcs import WCS
@@ -103,6 +104,43 @@ def test_many_cutouts(tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "stamps").glob("*.fits")} == {s for s in stamps if s}
     assert any(",off," in line for line in lines)
     assert (tmp_path / "stamps.zarr").is_dir()
+
+
+def assert_is_a_picture(path: Path) -> None:
+    with Image.open(path) as image:
+        image.load()
+        assert image.format == "PNG"
+        assert min(image.size) >= 300
+        assert len(image.convert("RGB").getcolors(1 << 20)) > 50
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_xarray_cube(tmp_path: Path, remote: bool) -> None:
+    arguments = [str(tmp_path)]
+    if remote:
+        example("xarray_cube", str(tmp_path / "made"))
+        with RangeServer(tmp_path / "made") as server:
+            said = example("xarray_cube", *arguments, f"{server.url}/cube.fits")
+        path = tmp_path / "made" / "cube.fits"
+    else:
+        said = example("xarray_cube", *arguments)
+        path = tmp_path / "cube.fits"
+    cube, header = fits.getdata(path, header=True)
+    wcs = WCS(header)
+    freq = wcs.spectral.pixel_to_world_values(np.arange(cube.shape[1]))
+    near = np.abs(freq - 1.42040575e9) <= 15 * 20e3 * (1 + 1e-9)
+    moment0 = cube[0, near].sum(axis=0) * 20e3
+    assert f"moment 0 of {near.sum()} channels: maximum {moment0.max():.3f} Jy/beam Hz\n" in said
+    centre = SkyCoord("09h55m33s", "+69d03m55s")
+    x, y = wcs.celestial.world_to_pixel(centre.directional_offset_by(90 * u.deg, 60 * u.arcsec))
+    assert f"spectrum at y = {round(float(y))}, x = {round(float(x))}\n" in said
+    assert "cutout: {'stokes': 1, 'freq': 48, 'y': 12, 'x': 12}" in said
+    middle = wcs.celestial.pixel_to_world(47, 47).to_string()
+    assert f"from zarr: identical, and the middle is at {middle}\n" in said
+    ra, dec = WCS(fits.getheader(M13)).pixel_to_world_values(200, 100)
+    assert f"pixel (100, 200) of M 13 is at ra {ra:.6f}, dec {dec:.6f}\n" in said
+    for name in ("moment0", "spectrum"):
+        assert_is_a_picture(tmp_path / f"{name}.png")
 
 
 def test_over_http(range_server: RangeServer) -> None:
@@ -253,7 +291,7 @@ def test_demo_fails_when_a_step_fails(tmp_path: Path) -> None:
 
 @dataclass(frozen=True)
 class Block:
-    """A code block of the README."""
+    """A code block of a document."""
 
     line: int
     code: str
@@ -262,8 +300,8 @@ class Block:
     """The block of text right after it, which is what it prints."""
 
 
-def readme_blocks() -> list[Block]:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def blocks_of(path: Path) -> list[Block]:
+    text = path.read_text(encoding="utf-8")
     found = re.finditer(
         r"(?m)^(<!-- needs network -->\n+)?^```python\n(.*?)^```\n(?:\n*```text\n(.*?)^```)?",
         text,
@@ -275,13 +313,16 @@ def readme_blocks() -> list[Block]:
     ]
 
 
-def test_readme(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("name", ["README.md", "docs/xarray.md"])
+def test_documents(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(ROOT)
-    namespace: dict[str, Any] = {"__name__": "readme"}
-    blocks = readme_blocks()
+    namespace: dict[str, Any] = {"__name__": "document"}
+    blocks = blocks_of(ROOT / name)
     assert any(block.runs for block in blocks)
     for block in blocks:
-        code = compile("\n" * block.line + block.code, "README.md", "exec")
+        code = compile("\n" * block.line + block.code, name, "exec")
         if not block.runs:
             continue
         capsys.readouterr()
@@ -290,4 +331,4 @@ def test_readme(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
         if block.output is not None:
             flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
             alike = doctest.OutputChecker().check_output(block.output, printed, flags)
-            assert alike, f"README.md line {block.line}: printed\n{printed}\nnot\n{block.output}"
+            assert alike, f"{name} line {block.line}: printed\n{printed}\nnot\n{block.output}"
