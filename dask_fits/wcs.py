@@ -123,12 +123,16 @@ class WcsText:
 
 
 def card_lines(header: fits.Header) -> str:
-    """Write a header as text with a card on each line, without the blanks at its end.
+    """Write a header as text with a card on each line, most without the blanks at its end.
 
-    `astropy.io.fits.Header.fromstring` makes the header again, with a line feed for ``sep``.
+    `astropy.io.fits.Header.fromstring` makes the header again, with a line feed for ``sep``. It
+    puts cards that are continued together as they are, so those keep their length.
     """
-    text = header.tostring(sep="\n", endcard=False, padding=False)
-    return "\n".join(line.rstrip() for line in text.split("\n"))
+    lines = header.tostring(sep="\n", endcard=False, padding=False).split("\n")
+    continues = [line.startswith("CONTINUE") for line in [*lines, ""]]
+    return "\n".join(
+        line if continues[n] or continues[n + 1] else line.rstrip() for n, line in enumerate(lines)
+    )
 
 
 def _wcs_header(hdu: HDU) -> fits.Header:

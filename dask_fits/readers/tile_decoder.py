@@ -99,7 +99,7 @@ class TileDecoder:
             values = values if straight else values.astype(stored)  # which has room for it
             values[undefined] = layout.fill
         if not straight:
-            _scale(values[:, *run.within], place, scaling)
+            _scale(_wanted(values, run.within), place, scaling)
 
 
 def _places(part: npt.NDArray[Any], run: TileRun) -> npt.NDArray[Any]:
@@ -107,6 +107,17 @@ def _places(part: npt.NDArray[Any], run: TileRun) -> npt.NDArray[Any]:
     axis, count = run.axis, len(run.members)
     split = (*part.shape[:axis], count, part.shape[axis] // count, *part.shape[axis + 1 :])
     return np.moveaxis(part.reshape(split), axis, 0)
+
+
+def _wanted(
+    values: npt.NDArray[Any], within: tuple[slice | npt.NDArray[np.int64], ...]
+) -> npt.NDArray[Any]:
+    """Take what is wanted of each tile: along each axis by itself, as NumPy does not with lists."""
+    found = values[:, *(part if isinstance(part, slice) else slice(None) for part in within)]
+    for axis, part in enumerate(within, start=1):
+        if not isinstance(part, slice):
+            found = found.take(part, axis=axis)
+    return found
 
 
 def _scale(values: npt.NDArray[Any], out: npt.NDArray[Any], scaling: Scaling) -> None:

@@ -140,7 +140,7 @@ def depends(wcs: WCS) -> npt.NDArray[np.bool_]:
     image has a distortion; those that astropy knows are of the first two axes.
     """
     found: npt.NDArray[np.bool_] = wcs.wcs.get_pc() != 0
-    if wcs.has_distortion or (wcs.det2im1 is not None) or (wcs.det2im2 is not None):
+    if is_distorted(wcs):
         mixed = np.eye(wcs.naxis, dtype=bool)
         mixed[:2, :2] = True
         found = found @ mixed
@@ -150,6 +150,11 @@ def depends(wcs: WCS) -> npt.NDArray[np.bool_]:
         among = [axis for axis in group if 0 <= axis < wcs.naxis]
         found[among] = found[among].any(axis=0)
     return found
+
+
+def is_distorted(wcs: WCS) -> bool:
+    """Whether a WCS has a distortion, be it a detector's of one axis, which astropy leaves out."""
+    return wcs.has_distortion or wcs.det2im1 is not None or wcs.det2im2 is not None
 
 
 def is_described(wcs: WCS, axis: int) -> bool:

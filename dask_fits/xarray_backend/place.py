@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from typing import Any
 
 import numpy as np
@@ -15,15 +15,21 @@ from dask_fits.cutout import box_around
 from dask_fits.exceptions import FitsFormatError, NotAnImageError
 from dask_fits.wcs import WcsText, resampled, to_pixels
 from dask_fits.xarray_backend.attributes import WCS_CARDS, WCS_TABLES, attribute
-from dask_fits.xarray_backend.grid import Grid, depends, make_grid, plain_grid, shape_of
+from dask_fits.xarray_backend.grid import (
+    Grid,
+    depends,
+    is_distorted,
+    make_grid,
+    plain_grid,
+    shape_of,
+)
 
 Object = xr.Dataset | xr.DataArray
 
 
 def current_wcs(obj: Object, image: xr.Variable, where: str) -> WCS:
     """Make the WCS of the pixels that are left; see `FitsAccessor.wcs`."""
-    grid = make_grid(_text(image, where), where)
-    return _current(grid, obj, image, where)
+    return _current(obj, image, image.dims, where)
 
 
 def cutout_slices(
@@ -32,9 +38,8 @@ def cutout_slices(
     """Find the box of a cutout; see `FitsAccessor.cutout`."""
     if mode not in ("trim", "strict"):
         raise ValueError(f"{where}: mode: expected trim or strict, found {mode!r}")
-    dims = _plane(_grid(image, where), image, where)
-    wcs = current_wcs(obj, image, where)
-    whole = tuple(image.sizes[dim] for dim in dims)
+    dims, wcs = _plane(obj, image, where)
+    whole = image.sizes[dims[0]], image.sizes[dims[1]]
     box = box_around(whole, (0, 1), wcs, (position, size), mode=mode, where=where)
     return dict(zip(dims, box.slices, strict=True))
 
@@ -46,20 +51,19 @@ def nearest_pixel(
     if not isinstance(position, SkyCoord) or not position.isscalar:
         expected = "expected a SkyCoord of one position"
         raise ValueError(f"{where}: position: {expected}, found {position!r}")
-    dims = _plane(_grid(image, where), image, where)
-    wcs = current_wcs(obj, image, where)
+    dims, wcs = _plane(obj, image, where)
     try:
-        x, y = to_pixels(wcs, position)
+        x, y = map(float, to_pixels(wcs, position))
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
     found: dict[Hashable, int] = {}
-    for dim, pixel in zip(dims, (float(y), float(x)), strict=True):
+    for dim, pixel in zip(dims, (y, x), strict=True):
         nearest = np.floor(pixel + 0.5)
         if not 0 <= nearest < image.sizes[dim]:
-            said = position.to_string("decimal", precision=6)
+            said = f"{position.to_string('decimal', precision=6)} ({position.frame.name})"
             raise KeyError(
-                f"{where}: the position {said} ({position.frame.name}) is at x = {float(x):.6g}, "
-                f"y = {float(y):.6g}, off the {image.sizes[dim]} pixels along {dim}"
+                f"{where}: the position {said} is at x = {x:.6g}, y = {y:.6g}, off the "
+                f"{image.sizes[dim]} pixels along {dim}"
             )
         found[dim] = int(nearest)
     return found
@@ -78,18 +82,24 @@ def _grid(image: xr.Variable, where: str) -> Grid:
         return plain_grid(shape_of(text))
 
 
-def _plane(grid: Grid, image: xr.Variable, where: str) -> tuple[str, str]:
-    """Find the dimensions that a cutout is of: y and x, else the last two."""
-    dims = tuple(str(dim) for dim in image.dims)
-    if grid.sky is not None and {"y", "x"} <= {*dims}:
-        return "y", "x"
+def _plane(obj: Object, image: xr.Variable, where: str) -> tuple[tuple[str, str], WCS]:
+    """Find the dimensions that a cutout is of, y and x or else the last two, and their WCS.
+
+    The axes of the WCS are in the order of the image, however the object is transposed.
+    """
+    grid = _grid(image, where)
+    left = [dim for dim in grid.dims if dim in image.dims]
+    dims = ["y", "x"] if grid.sky is not None and {"y", "x"} <= {*left} else left[-2:]
     if len(dims) < 2:
-        raise NotAnImageError(f"{where}: expected two dimensions, found {dims}")
-    return dims[-2], dims[-1]
+        raise NotAnImageError(f"{where}: expected two dimensions, found {left}")
+    return (dims[0], dims[1]), _current(obj, image, left, where)
 
 
-def _current(grid: Grid, obj: Object, image: xr.Variable, where: str) -> WCS:
-    kept = [str(dim) for dim in image.dims if dim in grid.dims]
+def _current(obj: Object, image: xr.Variable, dims: Iterable[Hashable], where: str) -> WCS:
+    grid = make_grid(_text(image, where), where)
+    kept = [str(dim) for dim in dims if dim in grid.dims]
+    if not kept:
+        raise ValueError(f"{where}: none of the image's dimensions {grid.dims} is left")
     origin, step = [0.0] * len(grid.dims), [1.0] * len(grid.dims)
     for dim in kept:
         axis = grid.dims.index(dim)
@@ -116,6 +126,11 @@ def _of_axes(wcs: WCS, axes: list[int], grid: Grid, where: str) -> WCS:
                 f"{where}: the dimension {grid.dims[::-1][gone]} is gone, and the world "
                 f"coordinates along {along} depend on it"
             )
+    if is_distorted(wcs) and axes[:2] != [0, 1]:
+        raise ValueError(
+            f"{where}: the dimensions are in another order than in the image; astropy's WCS "
+            "cannot follow that with a distortion: transpose them back"
+        )
     return wcs.sub([axis + 1 for axis in axes])
 
 
@@ -161,6 +176,8 @@ def _spacing(pixels: npt.NDArray[np.float64], dim: str, where: str) -> tuple[flo
     """Find the first of evenly spaced pixels, and the step from one to the next."""
     if not len(pixels):
         return 0.0, 1.0
+    if len(pixels) == 1 and pixels[0] % 1:
+        raise ValueError(f"{where}: {dim} has a single bin of pixels, whose width is not known")
     step = float(pixels[-1] - pixels[0]) / (len(pixels) - 1) if len(pixels) > 1 else 1.0
     even = pixels[0] + step * np.arange(len(pixels))
     if step == 0 or not (np.abs(pixels - even) <= 1e-3).all():

@@ -283,7 +283,7 @@ def _taken(along: Pixels, key: Any) -> Pixels | float:
     key = np.asarray(key)
     if key.ndim == 0:
         return float(along[int(key)])
-    taken: npt.NDArray[np.float64] = np.asarray(along, np.float64)[key]
+    taken: npt.NDArray[np.float64] = np.asarray(along, np.float64)[key if key.size else slice(0)]
     return taken
 
 
