@@ -22,7 +22,7 @@ ONLY_IMPORTER = {
     "gcsfs": set(),
     "dask": {
         *("array.py", "stats.py", "cli/commands.py", "cli/cutouts.py"),
-        "xarray_backend/arrays.py",
+        *("xarray_backend/arrays.py", "xarray_backend/sky.py"),
         *("many_cutouts/cutouts.py", "many_cutouts/stream.py"),
     },
     "click": {

@@ -72,13 +72,13 @@ class FitsArray(LazyArray):
 
 
 class FitsVariable(xr.Variable):
-    """A variable whose Dask arrays are named by the file's version, too.
+    """A variable whose Dask arrays are named by the file's version and their chunks, too.
 
     xarray names what ``open_dataset(chunks=...)`` makes by the URL and the options, and of local
-    files the time of modification. A remote file that was replaced would give arrays with the
-    names of those before, and a cluster that still holds these would hand out the old pixels. The
-    name is made before the engine can say anything, and given to `xarray.Variable.chunk`: so this
-    one adds to it.
+    files the time of modification. A remote file that was replaced, or another setting of Dask for
+    the size of chunks, would give arrays with the names of those before, and a cluster that still
+    holds these would hand out the old pixels. The name is made before the engine can say anything,
+    and given to `xarray.Variable.chunk`: so this one adds to it.
     """
 
     __slots__ = ()
@@ -87,7 +87,7 @@ class FitsVariable(xr.Variable):
         """Make a Dask array of it; see `xarray.Variable.chunk`."""
         given = options.get("from_array_kwargs") or {}
         if given.get("name") and TOKEN in self.encoding:
-            name = f"{given['name']}-{self.encoding[TOKEN]}"
+            name = f"{given['name']}-{tokenize(self.encoding[TOKEN], str(chunks))}"
             options["from_array_kwargs"] = {**given, "name": name}
         return super().chunk(chunks, **options).to_base_variable()
 
@@ -101,3 +101,18 @@ def lazy_variable(
     """Make a variable of a lazy array, and note in its encoding what it is."""
     encoding = {**encoding, TOKEN: tokenize(array)}
     return FitsVariable(dims, indexing.LazilyIndexedArray(array), dict(attrs), encoding)
+
+
+def renewed(known: xr.Variable, array: LazyArray, name: str, dims: tuple[str, ...]) -> xr.Variable:
+    """Make a variable of a lazy array in the place of one that is known.
+
+    What is known stays where it is of the same values, loaded or not. Else the new one is a Dask
+    array where the known one is, in chunks of the same lengths.
+    """
+    if known.encoding.get(TOKEN) == tokenize(array):
+        return known
+    found = lazy_variable(dims, array, known.attrs, known.encoding)
+    if not known.chunks:
+        return found
+    lengths = {dim: max(known.chunksizes[dim]) for dim in dims if dim in known.dims}
+    return found.chunk(lengths, from_array_kwargs={"name": name})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Hashable, Mapping
 from typing import Any, Self
 
@@ -9,12 +10,13 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 from astropy.wcs import WCS
+from dask.base import tokenize
 from xarray.core.indexing import IndexSelResult
 from xarray.indexes import CoordinateTransform, CoordinateTransformIndex
 
 from dask_fits.format.selection import Selection
 from dask_fits.wcs import WcsText, from_sky
-from dask_fits.xarray_backend.arrays import LazyArray, lazy_variable
+from dask_fits.xarray_backend.arrays import LazyArray, renewed
 from dask_fits.xarray_backend.grid import Pixels, Sky, make_grid, unit_of
 
 _AT_ONCE = 1 << 20
@@ -142,7 +144,8 @@ class SkyTransform(CoordinateTransform):
 
     def __dask_tokenize__(self) -> tuple[object, ...]:
         along = [(dim, _token(pixels)) for dim, pixels in self.pixels.items()]
-        return ("dask_fits.SkyTransform", self.text, along, self.plane, self.coord_names)
+        text = self.text.cards, self.text.tables
+        return ("dask_fits.SkyTransform", *text, along, self.plane, self.coord_names)
 
     def __repr__(self) -> str:
         wcs = self._wcs
@@ -152,7 +155,9 @@ class SkyTransform(CoordinateTransform):
 
     @property
     def _wcs(self) -> WCS:
-        return make_grid(self.text, self.where).wcs
+        # A copy: in astropy, threads that use one WCS share the memory in which it computes (of
+        # SIP, of logarithmic axes, of tables), and get wrong positions.
+        return copy.deepcopy(make_grid(self.text, self.where).wcs)
 
     @property
     def _names(self) -> tuple[Hashable, Hashable]:
@@ -163,7 +168,7 @@ class SkyTransform(CoordinateTransform):
         place = np.asarray(position)
         if isinstance(along, range):
             return np.asarray(along.start + along.step * place, np.float64)
-        found: npt.NDArray[np.float64] = along[place]
+        found: npt.NDArray[np.float64] = along[place.astype(np.int64)]
         return found
 
     def _sky(
@@ -199,7 +204,8 @@ class SkyArray(LazyArray):
         return found[self._name][selection.key]
 
     def __dask_tokenize__(self) -> tuple[object, ...]:
-        return ("dask_fits.SkyArray", self._transform, self._name, self._dims)
+        # Dask does not look into what is returned here.
+        return ("dask_fits.SkyArray", *self._transform.__dask_tokenize__(), self._name, self._dims)
 
 
 class SkyIndex(CoordinateTransformIndex):
@@ -223,7 +229,7 @@ class SkyIndex(CoordinateTransformIndex):
                 dims = tuple(str(dim) for dim in known.dims)
             # xarray's own array is not lazy, and of the wrong shape for integers of NumPy.
             array = SkyArray(self.transform, name, dims)
-            found[name] = lazy_variable(dims, array, known.attrs, known.encoding)
+            found[name] = renewed(known, array, f"fits-{name}", dims)
         return found
 
     def isel(self, indexers: Mapping[Any, Any]) -> SkyIndex | None:
@@ -304,4 +310,4 @@ def _are_equal(one: Pixels | None, other: Pixels | None) -> bool:
 
 
 def _token(pixels: Pixels) -> object:
-    return repr(pixels) if isinstance(pixels, range) else pixels
+    return repr(pixels) if isinstance(pixels, range) else tokenize(pixels)
