@@ -1,4 +1,4 @@
-"""World coordinates of an HDU, through astropy's WCS; the only importer of astropy.wcs."""
+"""World coordinates of an HDU, through astropy's WCS."""
 
 from __future__ import annotations
 

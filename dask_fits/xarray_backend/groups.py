@@ -141,7 +141,8 @@ def _is_resolved(one: Image, other: Image) -> bool:
     wcs, resolved = one.grid.wcs, other.grid.wcs
     if wcs is None or resolved is None or one.grid.sky is None or one.grid.sky != other.grid.sky:
         return False
-    centres = [_centre(found, one.grid.shape) for found in (wcs, resolved)]
+    # Copies, since threads must not use one WCS at the same time.
+    centres = [_centre(found.deepcopy(), one.grid.shape) for found in (wcs, resolved)]
     scales = proj_plane_pixel_scales(wcs.celestial)
     side = np.deg2rad(min(scales)) * min(_sides(one))
     return bool(angular_separation(*centres[0], *centres[1]) < _NEAR * side)
