@@ -14,9 +14,10 @@ from benchmarks.imports import measure_imports
 from benchmarks.memory import measure_memory
 from benchmarks.reads import measure_reads
 from benchmarks.remote import measure_remote
+from benchmarks.xarray_engine import measure_xarray
 
 RESULTS = Path(__file__).parent / "results" / "latest.json"
-SUBJECTS = ("reads", "compressed", "headers", "remote", "cutouts", "imports")
+SUBJECTS = ("reads", "compressed", "headers", "remote", "cutouts", "xarray", "imports")
 
 
 def main() -> None:
@@ -50,6 +51,9 @@ def _measure(options: argparse.Namespace) -> Iterator[Table]:
         yield from measure_remote(size_mb=options.remote_mb, rounds=options.rounds)
     if "cutouts" in wanted:
         yield from measure_cutouts(rounds=options.rounds)
+    if "xarray" in wanted:
+        sizes = {"size_mb": options.cube_mb, "remote_mb": options.remote_mb}
+        yield from measure_xarray(**sizes, rounds=options.rounds)
     if "imports" in wanted:
         yield measure_imports(rounds=options.rounds)
 
@@ -58,6 +62,9 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
         "--size-mb", type=int, default=1024, help="MiB of stored pixels in each image"
+    )
+    parser.add_argument(
+        "--cube-mb", type=int, default=256, help="MiB of the radio cube that xarray opens from disk"
     )
     parser.add_argument(
         "--remote-mb", type=int, default=64, help="MiB of the image behind a web server"
