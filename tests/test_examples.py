@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import zarr
 from astropy import units as u
-from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from astropy.nddata import Cutout2D
 from astropy.wcs import WCS
@@ -116,31 +116,37 @@ def assert_is_a_picture(path: Path) -> None:
 
 @pytest.mark.parametrize("remote", [False, True])
 def test_xarray_cube(tmp_path: Path, remote: bool) -> None:
-    arguments = [str(tmp_path)]
+    said = example("xarray_cube", str(tmp_path / "local"))
+    path, folder = tmp_path / "local" / "cube.fits", tmp_path / "local"
     if remote:
-        example("xarray_cube", str(tmp_path / "made"))
-        with RangeServer(tmp_path / "made") as server:
-            said = example("xarray_cube", *arguments, f"{server.url}/cube.fits")
-        path = tmp_path / "made" / "cube.fits"
-    else:
-        said = example("xarray_cube", *arguments)
-        path = tmp_path / "cube.fits"
+        folder = tmp_path / "remote"
+        with RangeServer(path.parent) as server:
+            said = example("xarray_cube", str(folder), f"{server.url}/cube.fits")
+        assert not (folder / "cube.fits").exists()
     cube, header = fits.getdata(path, header=True)
+    assert (cube.shape, header["CTYPE1"]) == ((1, 48, 96, 96), "RA---SIN")
     wcs = WCS(header)
-    freq = wcs.spectral.pixel_to_world_values(np.arange(cube.shape[1]))
-    near = np.abs(freq - 1.42040575e9) <= 15 * 20e3 * (1 + 1e-9)
-    moment0 = cube[0, near].sum(axis=0) * 20e3
-    assert f"moment 0 of {near.sum()} channels: maximum {moment0.max():.3f} Jy/beam Hz\n" in said
-    centre = SkyCoord("09h55m33s", "+69d03m55s")
-    x, y = wcs.celestial.world_to_pixel(centre.directional_offset_by(90 * u.deg, 60 * u.arcsec))
-    assert f"spectrum at y = {round(float(y))}, x = {round(float(x))}\n" in said
-    assert "cutout: {'stokes': 1, 'freq': 48, 'y': 12, 'x': 12}" in said
-    middle = wcs.celestial.pixel_to_world(47, 47).to_string()
-    assert f"from zarr: identical, and the middle is at {middle}\n" in said
-    ra, dec = WCS(fits.getheader(M13)).pixel_to_world_values(200, 100)
-    assert f"pixel (100, 200) of M 13 is at ra {ra:.6f}, dec {dec:.6f}\n" in said
-    for name in ("moment0", "spectrum"):
-        assert_is_a_picture(tmp_path / f"{name}.png")
+    freq = wcs.spectral.pixel_to_world_values(np.arange(48)) * u.Hz
+    velocity = freq.to_value("km/s", u.doppler_radio(1.420405752 * u.GHz))
+    moment0 = cube[0, 5:43].sum(axis=0, dtype=float) * (velocity[0] - velocity[-1]) / 47
+    assert f"moment 0: 38 channels, brightest pixel {moment0.max():.4f}\n" in said
+    y, x = np.unravel_index(moment0.argmax(), moment0.shape)
+    spectrum = cube[0, :, y, x]
+    peak = freq[spectrum.argmax()].to_value("MHz")
+    assert f"spectrum: peak {spectrum.max():.4f} Jy/beam at {peak:.3f} MHz\n" in said
+    assert spectrum.max() > 10 * spectrum[:5].std()  # a clear line
+    position = wcs.celestial.pixel_to_world(x, y)
+    cutout = Cutout2D(moment0, position, 2 * u.arcmin, wcs.celestial)
+    sizes = dict(zip(("stokes", "freq", "y", "x"), (1, 48, *cutout.shape), strict=True))
+    place = ", ".join(f"{place:.1f}" for place in cutout.wcs.world_to_pixel(position))
+    assert f"cutout: {sizes}, the position at pixel ({place})\n" in said
+    assert "from zarr: the same values: True, the same WCS: True\n" in said
+    ra, dec = WCS(fits.getheader(M13)).pixel_to_world_values(100, 150)
+    assert f"M13: x = 100, y = 150 is at RA {ra:.5f}, Dec {dec:.5f} deg\n" in said
+    stored = zarr.open_array(folder / "moment0.zarr" / "moment0", mode="r")
+    np.testing.assert_allclose(stored[:], moment0, rtol=1e-5, atol=1e-5)
+    for name in ("moment0", "spectrum", "m13"):
+        assert_is_a_picture(folder / f"{name}.png")
 
 
 def test_over_http(range_server: RangeServer) -> None:

@@ -126,12 +126,13 @@ def outer(data: np.ndarray, key: tuple[Any, ...]) -> np.ndarray:
 
 
 def some_keys(shape: tuple[int, ...], seed: str) -> Iterator[tuple[Any, ...]]:
-    """Integers, slices with steps, backwards too, a list or two."""
+    """Integers, slices with steps, backwards too, a list or two, repeats among them."""
     yield from random_keys(shape, seed, 3)
     yield tuple(slice(length // 2, None, -2) for length in shape)
     rng = random.Random(seed)
     lists = [[rng.randrange(-length, length) for _ in range(3)] for length in shape[-2:]]
     yield (*(slice(0, 2) for _ in shape[:-2]), *lists)
+    yield tuple([0, length // 2, length // 2, length - 1] for length in shape)
 
 
 def assert_selections(array: xr.DataArray, data: np.ndarray, seed: str) -> None:

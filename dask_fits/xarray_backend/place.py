@@ -164,11 +164,11 @@ def _found(
     place = np.clip(np.searchsorted(ascending, values), 0, max(len(known) - 1, 0))
     if len(known) and (ascending[place] == values).all():
         return whole[order[place]]
-    if known.dtype.kind != "f" or len(known) < 2 or not (np.diff(known[order]) > 0).all():
+    # Of bins they lie between those of pixels.
+    are_places = known.dtype.kind == "f" and len(known) > 1 and (np.diff(ascending) > 0).all()
+    if not are_places or not ((values >= ascending[0]) & (values <= ascending[-1])).all():
         raise ValueError(f"{where}: the coordinates along {dim} are not those of the image")
-    found: npt.NDArray[np.float64] = np.interp(
-        values, ascending, whole[order], left=np.nan, right=np.nan
-    )
+    found: npt.NDArray[np.float64] = np.interp(values, ascending, whole[order])
     return found
 
 
@@ -182,7 +182,6 @@ def _spacing(pixels: npt.NDArray[np.float64], dim: str, where: str) -> tuple[flo
     even = pixels[0] + step * np.arange(len(pixels))
     if step == 0 or not (np.abs(pixels - even) <= 1e-3).all():
         raise ValueError(
-            f"{where}: the pixels along {dim} are not evenly spaced, or not all of the image; "
-            "only those have a WCS"
+            f"{where}: the pixels along {dim} are not evenly spaced; only those have a WCS"
         )
     return float(pixels[0]), round(step, 6) if abs(step - round(step, 6)) < 1e-6 else step
