@@ -824,3 +824,28 @@ def test_a_position_off_the_image(name: str) -> None:
     assert (found.x, found.y) == (12, 32)
     with pytest.raises(KeyError, match="off the 20 pixels along x"):
         cut.fits.sel_sky(wcs.pixel_to_world(9.4, 33))
+
+
+@pytest.mark.parametrize("chunks", [None, {}])
+def test_parts_of_an_image_are_put_together_with_their_sky(chunks: Any) -> None:
+    ds, _ = opened(*SKIES["SIP"](), chunks=chunks, world_coords=True)
+    parts = [ds.isel(x=slice(4)), ds.isel(x=[6, 5]), ds.isel(x=slice(8, None, 2))]
+    found = xr.concat(parts, "x")
+    whole = ds.isel(x=[0, 1, 2, 3, 6, 5, *range(8, ds.sizes["x"], 2)])
+    assert "ra" in found.xindexes
+    for name in ("ra", "dec", "SCI"):
+        assert same_bits(found[name], whole[name])
+    grouped = ds.groupby(ds.x % 3).map(lambda part: part)
+    for name in ("ra", "dec", "SCI"):
+        assert same_bits(grouped[name], ds[name])
+
+
+def test_parts_of_different_images_are_not_put_together() -> None:
+    one, _ = opened(*SKIES["SIP"](), world_coords=True)
+    other, _ = opened(*SKIES["TAN"](), world_coords=True)
+    for parts in ([one, other], [one, one.isel(y=slice(None, None, -1))]):
+        with pytest.raises(ValueError, match=r"align|x"):
+            xr.concat(parts, "x", join="exact")
+        indexes = [part.xindexes["ra"] for part in parts]
+        with pytest.raises(ValueError, match=r"a\.fits.*ra, dec: only parts of one image can be"):
+            type(indexes[0]).concat(indexes, "x")

@@ -42,7 +42,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 CHUNKS: list[Any] = [None, {}, "auto"]
 M13 = Path(__file__).parent / "data" / "m13.fits"
-ALL_PIXELS = 1 << 16
+ALL_PIXELS = 1 << 14
 """Images of up to so many pixels are read as a whole with any chunks; larger ones without them."""
 
 
@@ -142,7 +142,7 @@ def assert_selections(array: xr.DataArray, data: np.ndarray, seed: str) -> None:
         expected, by_name = outer(data, key), dict(zip(dims, key, strict=True))
         checks.append((array.isel(by_name), expected))
         # xarray cannot take one value of what it has turned and not read.
-        if n in (0, 3, 4) and not all(isinstance(part, int) for part in key):
+        if n in (0, 4) and not all(isinstance(part, int) for part in key):
             checks.append((turned.isel(by_name), expected.T))
     places = {
         dim: [0, length // 3, length - 1]

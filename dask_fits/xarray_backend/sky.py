@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -130,6 +130,10 @@ class SkyTransform(CoordinateTransform):
     ) -> SkyTransform:
         return SkyTransform(self.text, self.where, self.sky, pixels, plane, names)
 
+    def along(self, dim: str, pixels: Pixels) -> SkyTransform:
+        """Make the same transform of other pixels along a dimension."""
+        return self._of({**self.pixels, dim: pixels}, self.plane, self._names)
+
     def attrs(self) -> list[dict[str, str]]:
         """Return the attributes of longitude and latitude."""
         wcs = self._wcs
@@ -231,6 +235,33 @@ class SkyIndex(CoordinateTransformIndex):
             array = SkyArray(self.transform, name, dims)
             found[name] = renewed(known, array, f"fits-{name}", dims)
         return found
+
+    @classmethod
+    def concat(
+        cls,
+        indexes: Sequence[Self],
+        dim: Hashable,
+        positions: Iterable[Iterable[int]] | None = None,
+    ) -> Self:
+        """Make the index of parts of an image that are put together; see `xarray.Index.concat`.
+
+        Raises
+        ------
+        ValueError
+            They are not of one image, or differ along other dimensions.
+        """
+        transforms = [index.transform for index in indexes]
+        first = transforms[0]
+        if not all(first.equals(other, exclude=frozenset([dim])) for other in transforms):
+            names = ", ".join(map(str, first.coord_names))
+            raise ValueError(
+                f"{first.where}: {names}: only parts of one image can be concatenated along {dim}; "
+                "drop these coordinates first"
+            )
+        along = np.concatenate([np.asarray(part.pixels[str(dim)]) for part in transforms])
+        if positions is not None:
+            along = along[np.argsort(np.concatenate([list(part) for part in positions]))]
+        return cls(first.along(str(dim), along.astype(np.float64)))
 
     def isel(self, indexers: Mapping[Any, Any]) -> SkyIndex | None:
         """Make the index of some of the pixels; see `xarray.Index.isel`."""
