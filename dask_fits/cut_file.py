@@ -16,7 +16,7 @@ from astropy.io.fits import Card, Header
 from astropy.io.fits.card import Undefined
 
 from dask_fits.checksum import encoded, sum32
-from dask_fits.exceptions import FitsFormatError
+from dask_fits.exceptions import FitsFormatError, one_line
 from dask_fits.file import HDU
 from dask_fits.format.header import BLOCK, CARD
 from dask_fits.wcs_tables import read_hdus, table_keys
@@ -320,7 +320,7 @@ def _image(card: Card, hdu: HDU) -> bytes:
             card.verify("silentfix+ignore")
             image = str(card)
     except Exception as error:  # astropy raises whatever it stumbles on
-        said = " ".join(str(error).split()) or type(error).__name__
-        raise FitsFormatError(f"{hdu.where}: {card.keyword}: cannot be written: {said}") from error
+        said = f"cannot be written: {one_line(error)}"
+        raise FitsFormatError(f"{hdu.where}: {card.keyword}: {said}") from error
     text = image.encode("ascii", "replace").translate(_UNPRINTABLE)
     return text + b" " * (-len(text) % CARD)

@@ -70,3 +70,8 @@ class FitsWarning(UserWarning):
 
 class UnstampedFileWarning(UserWarning):
     """The storage tells nothing by which a file that was replaced could be recognized."""
+
+
+def one_line(error: Exception) -> str:
+    """Say in one line what a library's error says; its type where it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__

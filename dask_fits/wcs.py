@@ -15,12 +15,9 @@ from astropy import units as u
 from astropy.coordinates import ConvertError, SkyCoord
 from astropy.io import fits
 from astropy.wcs import WCS, DistortionLookupTable, NoConvergence, Sip
-from astropy.wcs.utils import (
-    proj_plane_pixel_scales,
-    wcs_to_celestial_frame,
-)
+from astropy.wcs.utils import proj_plane_pixel_scales, wcs_to_celestial_frame
 
-from dask_fits.exceptions import FitsFormatError
+from dask_fits.exceptions import FitsFormatError, one_line
 from dask_fits.file import HDU
 from dask_fits.format.header import BLOCK, CARD
 from dask_fits.format.tiles import TiledLayout
@@ -60,12 +57,17 @@ def read_wcs(hdu: HDU, key: str = " ") -> WCS:
     TruncatedFileError, FileChangedError, StorageError
         Such an HDU cannot be had.
     """
+    return _make(*_read_parts(hdu, key), key, hdu.where)
+
+
+def _read_parts(hdu: HDU, key: str) -> tuple[fits.Header, bytes]:
+    """Read what a WCS is made of: the header that it is in, and the tables that this refers to."""
     header, letter = _wcs_header(hdu), key.strip()
     _check_axes(header, letter, hdu.where)
-    return _make(header, key, read_tables(hdu, header, letter), hdu.where)
+    return header, read_tables(hdu, header, letter)
 
 
-def _make(header: fits.Header, key: str, content: bytes, where: str) -> WCS:
+def _make(header: fits.Header, content: bytes, key: str, where: str) -> WCS:
     letter = key.strip()
     tables = fits.HDUList.fromstring(content) if content else None
     check_coordinate_tables(header, letter, tables, where)
@@ -73,8 +75,7 @@ def _make(header: fits.Header, key: str, content: bytes, where: str) -> WCS:
         return WCS(header, fobj=tables, key=key or " ")
     except Exception as error:  # astropy raises whatever it stumbles on
         what = f"alternate WCS {key!r}" if letter else "WCS"
-        said = " ".join(str(error).split()) or type(error).__name__
-        raise FitsFormatError(f"{where}: the keywords make no {what}: {said}") from error
+        raise FitsFormatError(f"{where}: the keywords make no {what}: {one_line(error)}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +102,8 @@ class WcsText:
         TruncatedFileError, FileChangedError, StorageError
             Such an HDU cannot be had.
         """
-        header = _wcs_header(hdu)
-        _check_axes(header, "", hdu.where)
-        tables = base64.b64encode(read_tables(hdu, header, "")).decode("ascii")
-        return cls(card_lines(header), tables)
+        header, content = _read_parts(hdu, " ")
+        return cls(card_lines(header), base64.b64encode(content).decode("ascii"))
 
     @property
     def header(self) -> fits.Header:
@@ -119,7 +118,7 @@ class WcsText:
         FitsFormatError
             The keywords make none.
         """
-        return _make(self.header, " ", base64.b64decode(self.tables), where)
+        return _make(self.header, base64.b64decode(self.tables), " ", where)
 
 
 def card_lines(header: fits.Header) -> str:

@@ -109,9 +109,9 @@ def renewed(known: xr.Variable, array: LazyArray, name: str, dims: tuple[str, ..
     What is known stays where it is of the same values, loaded or not. Else the new one is a Dask
     array where the known one is, in chunks of the same lengths.
     """
-    if known.encoding.get(TOKEN) == tokenize(array):
-        return known
     found = lazy_variable(dims, array, known.attrs, known.encoding)
+    if known.encoding.get(TOKEN) == found.encoding[TOKEN]:
+        return known
     if not known.chunks:
         return found
     lengths = {dim: max(known.chunksizes[dim]) for dim in dims if dim in known.dims}

@@ -44,7 +44,7 @@ def one_dataset(file: FitsFile, keys: Sequence[HduKey] | None, options: Options)
             f"{file.url}: hdus: expected images of one pixel grid, found {len(groups)} grids: "
             f"{grids}; open_datatree opens them together"
         )
-    return _dataset(file, groups[0], options)
+    return _dataset(groups[0], options, _file_attrs(file))
 
 
 def all_datasets(
@@ -56,10 +56,11 @@ def all_datasets(
             if hdu.layout.defect and hdu.shape is None and hdu.name not in options.drop:
                 _checked(hdu)
     groups = _groups(file, keys)
-    root = xr.Dataset(attrs=_file_attrs(file))
+    attrs = _file_attrs(file)
+    root = xr.Dataset(attrs=attrs)
     root.encoding["source"] = file.url
     names = names_of([group.images[0] for group in groups])
-    nodes = (_dataset(file, group, options) for group in groups)
+    nodes = (_dataset(group, options, attrs) for group in groups)
     return {"/": root, **{f"/{name}": node for name, node in zip(names, nodes, strict=True)}}
 
 
@@ -84,7 +85,7 @@ def _file_attrs(file: FitsFile) -> dict[str, Any]:
     return {PRIMARY_HEADER: card_lines(file[0].header)}
 
 
-def _dataset(file: FitsFile, group: Group, options: Options) -> xr.Dataset:
+def _dataset(group: Group, options: Options, attrs: Mapping[str, Any]) -> xr.Dataset:
     reference = group.reference
     coords = _coordinates(reference, world_coords=options.world_coords)
     names = names_of(group.images, taken={*coords, *reference.grid.dims})
@@ -93,8 +94,8 @@ def _dataset(file: FitsFile, group: Group, options: Options) -> xr.Dataset:
         for name, image in zip(names, group.images, strict=True)
         if name not in options.drop
     }
-    found = xr.Dataset(variables, coords, _file_attrs(file))
-    found.encoding["source"] = file.url
+    found = xr.Dataset(variables, coords, attrs)
+    found.encoding["source"] = reference.hdu.file.url
     for variable in (found[name].variable for name in found.coords):
         if variable.ndim > 1 and variables:
             known = next(iter(variables.values())).encoding["preferred_chunks"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections import Counter
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ import numpy.typing as npt
 from astropy.coordinates import StokesCoord
 from astropy.wcs import WCS, FITSFixedWarning
 
-from dask_fits.exceptions import FitsFormatError
+from dask_fits.exceptions import FitsFormatError, one_line
 from dask_fits.wcs import WcsText
 
 _NAMES: Mapping[str, str] = {
@@ -73,6 +74,8 @@ class Sky:
     plane: tuple[int, int]
     """Axes of the WCS's pixels, from 0, the lower first: of x and y. One of them may be an axis
     that the image does not have, of one pixel."""
+    attrs: tuple[Mapping[str, str], Mapping[str, str]] = field(compare=False)
+    """Of the coordinates longitude and latitude."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +83,7 @@ class Grid:
     """The pixel grid of an image, as its WCS describes it."""
 
     wcs: WCS | None = field(compare=False)
-    """None where the keywords make none; nobody changes it."""
+    """None where the keywords make none; nobody changes it, nor evaluates it: see `own_wcs`."""
     shape: tuple[int, ...]
     """Array shape, NumPy order."""
     dims: tuple[str, ...]
@@ -89,6 +92,14 @@ class Grid:
     """Those along axes that the WCS separates from the others."""
     sky: Sky | None
     """Where the WCS is celestial."""
+
+    def own_wcs(self) -> WCS:
+        """Make a copy of the WCS, to find positions with.
+
+        Threads that use one `astropy.wcs.WCS` share the memory in which it computes (of SIP, of
+        logarithmic axes, of tables), and get wrong positions.
+        """
+        return copy.deepcopy(self.wcs)
 
     def fits_axis(self, dim: str) -> int:
         """Axis of the WCS, from 0, that a dimension runs along."""
@@ -112,13 +123,16 @@ def make_grid(text: WcsText, where: str) -> Grid:
         # Of ten thousand headers, what astropy mends in each is of no use to anybody.
         warnings.simplefilter("ignore", FITSFixedWarning)
         wcs = text.wcs(where)
-        shape = shape_of(text)
+        shape = _shape(text)
         try:
-            dims = _dims(wcs, len(shape))
-            return Grid(wcs, shape, dims, tuple(_coordinates(wcs, shape, dims)), _sky(wcs))
+            matrix = depends(wcs)
+            sky = _sky(wcs, matrix)
+            dims = _dims(wcs, len(shape), matrix, sky)
+            return Grid(wcs, shape, dims, tuple(_coordinates(wcs, shape, dims, matrix)), sky)
         except Exception as error:  # astropy raises whatever it stumbles on
-            said = " ".join(str(error).split()) or type(error).__name__
-            raise FitsFormatError(f"{where}: the WCS has no world coordinates: {said}") from error
+            raise FitsFormatError(
+                f"{where}: the WCS has no world coordinates: {one_line(error)}"
+            ) from error
 
 
 def plain_grid(shape: tuple[int, ...]) -> Grid:
@@ -127,7 +141,7 @@ def plain_grid(shape: tuple[int, ...]) -> Grid:
     return Grid(None, shape, dims, (), None)
 
 
-def shape_of(text: WcsText) -> tuple[int, ...]:
+def _shape(text: WcsText) -> tuple[int, ...]:
     """Shape of the image that a WCS is of, NumPy order."""
     header = text.header
     return tuple(header[f"NAXIS{n}"] for n in range(header["NAXIS"], 0, -1))
@@ -170,14 +184,14 @@ def has_wcs(wcs: WCS | None) -> bool:
     return wcs is not None and any(is_described(wcs, axis) for axis in range(wcs.naxis))
 
 
-def _dims(wcs: WCS, ndim: int) -> tuple[str, ...]:
-    matrix = depends(wcs)
+def _dims(wcs: WCS, ndim: int, matrix: npt.NDArray[np.bool_], sky: Sky | None) -> tuple[str, ...]:
+    """Name the axes of an image, NumPy order; `matrix` is what `depends` tells."""
     found: list[str | None] = [None] * wcs.naxis
     for axis in range(wcs.naxis):
         alone = [w for w in range(wcs.naxis) if matrix[w, axis] and matrix[w].sum() == 1]
         if len(alone) == 1:
             found[axis] = _name(wcs, alone[0])
-    if (sky := _sky(wcs)) is not None:
+    if sky is not None:
         found[sky.plane[0]], found[sky.plane[1]] = "x", "y"
     found = (found + [None] * ndim)[:ndim]
     count = Counter(found)
@@ -187,15 +201,16 @@ def _dims(wcs: WCS, ndim: int) -> tuple[str, ...]:
     return tuple(named)[::-1]
 
 
-def _sky(wcs: WCS) -> Sky | None:
+def _sky(wcs: WCS, matrix: npt.NDArray[np.bool_]) -> Sky | None:
     """Find the axes that the sky depends on; None where those are not two."""
     if not wcs.has_celestial:
         return None
-    axes = np.flatnonzero(depends(wcs)[[wcs.wcs.lng, wcs.wcs.lat]].any(axis=0))
+    lon, lat = wcs.wcs.lng, wcs.wcs.lat
+    axes = np.flatnonzero(matrix[[lon, lat]].any(axis=0))
     if len(axes) != 2:
         return None
-    names = _stem(wcs, wcs.wcs.lng), _stem(wcs, wcs.wcs.lat)
-    return Sky(names, (int(axes[0]), int(axes[1])))
+    plane = int(axes[0]), int(axes[1])
+    return Sky((_stem(wcs, lon), _stem(wcs, lat)), plane, (_attrs(wcs, lon), _attrs(wcs, lat)))
 
 
 def _name(wcs: WCS, world: int) -> str | None:
@@ -212,8 +227,10 @@ def _stem(wcs: WCS, world: int) -> str:
     return name.lower()
 
 
-def _coordinates(wcs: WCS, shape: tuple[int, ...], dims: tuple[str, ...]) -> list[Coordinate]:
-    matrix, ndim = depends(wcs), len(shape)
+def _coordinates(
+    wcs: WCS, shape: tuple[int, ...], dims: tuple[str, ...], matrix: npt.NDArray[np.bool_]
+) -> list[Coordinate]:
+    ndim = len(shape)
     found: list[Coordinate] = []
     taken = set(dims)
     for world in range(wcs.naxis):
@@ -234,7 +251,10 @@ def _coordinates(wcs: WCS, shape: tuple[int, ...], dims: tuple[str, ...]) -> lis
         if name == "stokes":
             values = _stokes_names(values)
         values = values if dim else values.reshape(())
-        found.append(Coordinate(name, dim, world, _attrs(wcs, world, values), values))
+        attrs = _attrs(wcs, world)
+        if values.dtype.kind != "f":
+            attrs.pop("units", None)
+        found.append(Coordinate(name, dim, world, attrs, values))
     return found
 
 
@@ -280,14 +300,28 @@ def _stokes_names(values: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
     return values if (names == "?").any() else names
 
 
-def _attrs(wcs: WCS, world: int, values: npt.NDArray[Any]) -> dict[str, str]:
-    found = {"units": unit_of(wcs, world)} if values.dtype.kind == "f" else {}
-    found["ctype"] = wcs.wcs.ctype[world]
-    found["physical_type"] = wcs.world_axis_physical_types[world] or ""
+def _attrs(wcs: WCS, world: int) -> dict[str, str]:
+    """Tell what the world coordinates along an axis of the WCS are."""
+    found = {
+        "units": _unit(wcs, world),
+        "ctype": wcs.wcs.ctype[world],
+        "physical_type": wcs.world_axis_physical_types[world] or "",
+    }
     return {key: value for key, value in found.items() if value}
 
 
-def unit_of(wcs: WCS, world: int) -> str:
+def nearest(place: Any, count: int) -> npt.NDArray[np.int64] | None:
+    """Find the nearest of `count` pixels to places among them; None where one is off them all.
+
+    A pixel reaches half a step to both sides, the lower edge included.
+    """
+    found = np.floor(np.asarray(place) + 0.5)
+    if not ((found >= 0) & (found < count)).all():
+        return None
+    return found.astype(np.int64)
+
+
+def _unit(wcs: WCS, world: int) -> str:
     """Write the unit of an axis of the WCS as FITS does; empty where it has none."""
     unit = wcs.wcs.cunit[world]
     try:

@@ -138,11 +138,10 @@ def _is_resolved(one: Image, other: Image) -> bool:
         return False
     if not (_has_extver(one.hdu) and _has_extver(other.hdu)):
         return False
-    wcs, resolved = one.grid.wcs, other.grid.wcs
-    if wcs is None or resolved is None or one.grid.sky is None or one.grid.sky != other.grid.sky:
+    wcs = one.grid.wcs
+    if wcs is None or one.grid.sky is None or one.grid.sky != other.grid.sky:
         return False
-    # Copies, since threads must not use one WCS at the same time.
-    centres = [_centre(found.deepcopy(), one.grid.shape) for found in (wcs, resolved)]
+    centres = [_centre(image.grid) for image in (one, other)]
     scales = proj_plane_pixel_scales(wcs.celestial)
     side = np.deg2rad(min(scales)) * min(_sides(one))
     return bool(angular_separation(*centres[0], *centres[1]) < _NEAR * side)
@@ -159,8 +158,9 @@ def _sides(image: Image) -> list[int]:
     return [length for dim, length in zip(grid.dims, grid.shape, strict=True) if dim in "yx"]
 
 
-def _centre(wcs: WCS, shape: tuple[int, ...]) -> tuple[float, float]:
+def _centre(grid: Grid) -> tuple[float, float]:
     """Position on the sky of the middle of an image, in radians."""
-    middle = [(length - 1) / 2 for length in reversed(shape)]
+    wcs = grid.own_wcs()
+    middle = [(length - 1) / 2 for length in reversed(grid.shape)]
     world = wcs.pixel_to_world_values(*(middle + [0.0] * wcs.naxis)[: wcs.naxis])
     return np.deg2rad(world[wcs.wcs.lng]), np.deg2rad(world[wcs.wcs.lat])

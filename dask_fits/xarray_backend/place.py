@@ -12,24 +12,17 @@ from astropy.coordinates import SkyCoord
 from astropy.wcs import WCS
 
 from dask_fits.cutout import box_around
-from dask_fits.exceptions import FitsFormatError, NotAnImageError
+from dask_fits.exceptions import NotAnImageError
 from dask_fits.wcs import WcsText, resampled, to_pixels
 from dask_fits.xarray_backend.attributes import WCS_CARDS, WCS_TABLES, attribute
-from dask_fits.xarray_backend.grid import (
-    Grid,
-    depends,
-    is_distorted,
-    make_grid,
-    plain_grid,
-    shape_of,
-)
+from dask_fits.xarray_backend.grid import Grid, depends, is_distorted, make_grid, nearest
 
 Object = xr.Dataset | xr.DataArray
 
 
 def current_wcs(obj: Object, image: xr.Variable, where: str) -> WCS:
     """Make the WCS of the pixels that are left; see `FitsAccessor.wcs`."""
-    return _current(obj, image, image.dims, where)
+    return _current(_grid(image, where), obj, image, image.dims, where)
 
 
 def cutout_slices(
@@ -58,28 +51,21 @@ def nearest_pixel(
         raise ValueError(f"{where}: {error}") from error
     found: dict[Hashable, int] = {}
     for dim, pixel in zip(dims, (y, x), strict=True):
-        nearest = np.floor(pixel + 0.5)
-        if not 0 <= nearest < image.sizes[dim]:
+        index = nearest(pixel, image.sizes[dim])
+        if index is None:
             said = f"{position.to_string('decimal', precision=6)} ({position.frame.name})"
             raise KeyError(
                 f"{where}: the position {said} is at x = {x:.6g}, y = {y:.6g}, off the "
                 f"{image.sizes[dim]} pixels along {dim}"
             )
-        found[dim] = int(nearest)
+        found[dim] = int(index)
     return found
 
 
-def _text(image: xr.Variable, where: str) -> WcsText:
-    return WcsText(attribute(image.attrs, WCS_CARDS, where), str(image.attrs.get(WCS_TABLES, "")))
-
-
 def _grid(image: xr.Variable, where: str) -> Grid:
-    """Make the grid of the whole image, be it without a WCS."""
-    text = _text(image, where)
-    try:
-        return make_grid(text, where)
-    except FitsFormatError:
-        return plain_grid(shape_of(text))
+    """Make the grid of the whole image."""
+    cards = attribute(image.attrs, WCS_CARDS, where)
+    return make_grid(WcsText(cards, str(image.attrs.get(WCS_TABLES, ""))), where)
 
 
 def _plane(obj: Object, image: xr.Variable, where: str) -> tuple[tuple[str, str], WCS]:
@@ -92,11 +78,13 @@ def _plane(obj: Object, image: xr.Variable, where: str) -> tuple[tuple[str, str]
     dims = ["y", "x"] if grid.sky is not None and {"y", "x"} <= {*left} else left[-2:]
     if len(dims) < 2:
         raise NotAnImageError(f"{where}: expected two dimensions, found {left}")
-    return (dims[0], dims[1]), _current(obj, image, left, where)
+    return (dims[0], dims[1]), _current(grid, obj, image, left, where)
 
 
-def _current(obj: Object, image: xr.Variable, dims: Iterable[Hashable], where: str) -> WCS:
-    grid = make_grid(_text(image, where), where)
+def _current(
+    grid: Grid, obj: Object, image: xr.Variable, dims: Iterable[Hashable], where: str
+) -> WCS:
+    """Make the WCS of the pixels that are left along some dimensions, in their order."""
     kept = [str(dim) for dim in dims if dim in grid.dims]
     if not kept:
         raise ValueError(f"{where}: none of the image's dimensions {grid.dims} is left")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any, Self
 
@@ -17,7 +16,7 @@ from xarray.indexes import CoordinateTransform, CoordinateTransformIndex
 from dask_fits.format.selection import Selection
 from dask_fits.wcs import WcsText, from_sky
 from dask_fits.xarray_backend.arrays import LazyArray, renewed
-from dask_fits.xarray_backend.grid import Pixels, Sky, make_grid, unit_of
+from dask_fits.xarray_backend.grid import Pixels, Sky, make_grid, nearest
 
 _AT_ONCE = 1 << 20
 """Pixels whose positions are computed together, which bounds the memory beside the result."""
@@ -75,7 +74,7 @@ class SkyTransform(CoordinateTransform):
     def reverse(self, coord_labels: dict[Hashable, Any]) -> dict[str, Any]:
         """Find the place along each dimension of positions on the sky; NaN where there is none."""
         lon, lat = (np.asarray(coord_labels[name], np.float64) for name in self.coord_names)
-        found = from_sky(self._wcs, lon, lat)
+        found = from_sky(self._own_wcs(), lon, lat)
         return {
             axis: _place(np.asarray(pixel), self.pixels[axis])
             for axis, pixel in zip(self.plane, found, strict=True)
@@ -134,34 +133,18 @@ class SkyTransform(CoordinateTransform):
         """Make the same transform of other pixels along a dimension."""
         return self._of({**self.pixels, dim: pixels}, self.plane, self._names)
 
-    def attrs(self) -> list[dict[str, str]]:
-        """Return the attributes of longitude and latitude."""
-        wcs = self._wcs
-        return [
-            {
-                "units": unit_of(wcs, world),
-                "ctype": wcs.wcs.ctype[world],
-                "physical_type": wcs.world_axis_physical_types[world] or "",
-            }
-            for world in (wcs.wcs.lng, wcs.wcs.lat)
-        ]
-
     def __dask_tokenize__(self) -> tuple[object, ...]:
         along = [(dim, _token(pixels)) for dim, pixels in self.pixels.items()]
         text = self.text.cards, self.text.tables
         return ("dask_fits.SkyTransform", *text, along, self.plane, self.coord_names)
 
     def __repr__(self) -> str:
-        wcs = self._wcs
-        kinds = " ".join(wcs.wcs.ctype[axis] for axis in (wcs.wcs.lng, wcs.wcs.lat))
+        kinds = " ".join(attrs["ctype"] for attrs in self.sky.attrs)
         sizes = ", ".join(f"{dim}: {len(along)}" for dim, along in self.pixels.items())
         return f"<{kinds} ({sizes})>"
 
-    @property
-    def _wcs(self) -> WCS:
-        # A copy: in astropy, threads that use one WCS share the memory in which it computes (of
-        # SIP, of logarithmic axes, of tables), and get wrong positions.
-        return copy.deepcopy(make_grid(self.text, self.where).wcs)
+    def _own_wcs(self) -> WCS:
+        return make_grid(self.text, self.where).own_wcs()
 
     @property
     def _names(self) -> tuple[Hashable, Hashable]:
@@ -178,7 +161,7 @@ class SkyTransform(CoordinateTransform):
     def _sky(
         self, first: npt.NDArray[Any], second: npt.NDArray[Any]
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        wcs = self._wcs
+        wcs = self._own_wcs()
         one, two = self.sky.plane
         shape, size = first.shape, first.size
         lon, lat = np.empty(size), np.empty(size)
@@ -224,7 +207,7 @@ class SkyIndex(CoordinateTransformIndex):
     def create_variables(self, variables: Mapping[Any, xr.Variable] | None = None) -> Any:
         """Make the coordinates; see `xarray.Index.create_variables`."""
         found = {}
-        for name, attrs in zip(self.transform.coord_names, self.transform.attrs(), strict=True):
+        for name, attrs in zip(self.transform.coord_names, self.transform.sky.attrs, strict=True):
             dims = self.transform.dims
             known = (variables or {}).get(
                 name, xr.Variable(dims, np.empty((0,) * len(dims)), attrs)
@@ -295,10 +278,9 @@ class SkyIndex(CoordinateTransformIndex):
         )
         found = {}
         for dim, place in places.items():
-            nearest = np.floor(place + 0.5)
-            if not ((nearest >= 0) & (nearest < self.transform.dim_size[dim])).all():
+            pixel = nearest(place, self.transform.dim_size[dim])
+            if pixel is None:
                 raise KeyError(f"{self.transform.where}: a position is off the image along {dim}")
-            pixel = nearest.astype(np.int64)
             found[dim] = pixel.item() if pixel.ndim == 0 else xr.Variable(wanted[0].dims, pixel)
         return IndexSelResult(found)
 
