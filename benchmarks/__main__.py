@@ -12,12 +12,13 @@ from benchmarks.headers import measure_headers
 from benchmarks.images import write_images
 from benchmarks.imports import measure_imports
 from benchmarks.memory import measure_memory
+from benchmarks.night import measure_night
 from benchmarks.reads import measure_reads
 from benchmarks.remote import measure_remote
 from benchmarks.xarray_engine import measure_xarray
 
 RESULTS = Path(__file__).parent / "results" / "latest.json"
-SUBJECTS = ("reads", "compressed", "headers", "remote", "cutouts", "xarray", "imports")
+SUBJECTS = ("reads", "compressed", "headers", "remote", "cutouts", "xarray", "imports", "night")
 
 
 def main() -> None:
@@ -56,6 +57,8 @@ def _measure(options: argparse.Namespace) -> Iterator[Table]:
         yield from measure_xarray(**sizes, rounds=options.rounds)
     if "imports" in wanted:
         yield measure_imports(rounds=options.rounds)
+    if "night" in wanted:
+        yield measure_night(files=options.files)
 
 
 def _options() -> argparse.Namespace:
@@ -68,6 +71,9 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument(
         "--remote-mb", type=int, default=64, help="MiB of the image behind a web server"
+    )
+    parser.add_argument(
+        "--files", type=int, default=10_000, help="files of a night's job behind a web server"
     )
     parser.add_argument("--rounds", type=int, default=5, help="rounds after the one of warm-up")
     parser.add_argument("--only", choices=SUBJECTS, help="one subject; all by default")

@@ -52,11 +52,16 @@ class ServerProcess:
 
     def be(self, *, latency: float, bandwidth: float | None = None) -> None:
         """Answer from now on with this latency (seconds) and bandwidth (bytes per second)."""
-        self._ask((latency, bandwidth))
+        self.order(partial(_be, latency=latency, bandwidth=bandwidth))
+
+    def order(self, order: Callable[[RangeServer], None]) -> Cost:
+        """Have something done with the server; tell of the requests since this was last asked."""
+        self._pipe.send(order)
+        return Cost(*self._pipe.recv())
 
     def cost(self) -> Cost:
         """Tell of the requests since this was last asked for."""
-        return self._ask(())
+        return self.order(_nothing)
 
     def measure(
         self, contenders: Mapping[str, Callable[[], object]], *, rounds: int
@@ -74,9 +79,13 @@ class ServerProcess:
         samples = interleave(timed, rounds=rounds)
         return samples, {name: found[1:] for name, found in costs.items()}  # without the warm-up
 
-    def _ask(self, order: tuple[float, float | None] | tuple[()]) -> Cost:
-        self._pipe.send(order)
-        return Cost(*self._pipe.recv())
+
+def _nothing(_: RangeServer) -> None:
+    """Do nothing."""
+
+
+def _be(server: RangeServer, *, latency: float, bandwidth: float | None) -> None:
+    server.latency, server.bandwidth = latency, bandwidth
 
 
 def _serve(folder: Path, pipe: Connection) -> None:
@@ -84,8 +93,7 @@ def _serve(folder: Path, pipe: Connection) -> None:
         pipe.send(server.url)
         try:
             while (order := pipe.recv()) is not None:
-                if order:
-                    server.latency, server.bandwidth = order
+                order(server)
                 pipe.send((server.requests, server.bytes, server.peak))
                 server.clear()
         except EOFError:  # the parent is gone

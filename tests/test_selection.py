@@ -250,7 +250,7 @@ def test_keys_with_rules_of_their_own(key: Any) -> None:
         np.array(["a"]),
         np.array([], float),
         {},
-        object(),
+        pytest.param(object(), id="object"),
         b"a",
         (slice(None), np.zeros((3, 3, 3), bool)),
     ],
