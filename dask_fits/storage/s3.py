@@ -54,7 +54,8 @@ class S3Transport:
     async def read(self, request: Request, into: memoryview) -> None:
         """GetObject of a range, of a pinned version or on condition of the ETag."""
         stamp = request.stamp
-        held = {"IfMatch": stamp.value} if stamp.kind == "ETag" else {}
+        tagged = request.conditional and stamp.kind == "ETag"
+        held = {"IfMatch": stamp.value} if tagged else {}
         held |= _pinned(stamp.value if stamp.kind == "VersionId" else self._version)
         asking = self._ask(await self._client(), {"Range": request.header, **held})
         await read_answer(asking, request, into)
