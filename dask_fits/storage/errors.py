@@ -44,7 +44,7 @@ def storage_errors(url: str, options: Mapping[str, Any]) -> Iterator[None]:
     except FitsError as error:
         _drop_telling_causes(error, url, options)
         raise
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 (it goes on as one of ours)
         cause = None if _tells_secrets(error, url, options) else error
         failed = _translated(error, url, options)
         if cause:
