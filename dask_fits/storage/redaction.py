@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from base64 import b64decode
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote, quote_plus, unquote, unquote_plus
@@ -57,8 +57,8 @@ _MIN_SECRET = 6
 """Characters. Shorter values of options are words such as a region, and hidden as whole words."""
 
 _MIN_WORD = 3
-_DEPTH = 6
-"""How deep secrets are looked for in options; an object counts twice."""
+_MOST_LOOKED_AT = 1000
+"""Objects within options in which secrets are looked for, the nearest first."""
 
 _ENCODED = re.compile(r"[A-Za-z0-9+/_-]{8,}={0,2}")
 """Text that may be base64, as in ``Authorization: Basic``."""
@@ -149,7 +149,7 @@ def _split(text: str, marks: str) -> tuple[str, str, str]:
 
 def _secrets(url: str, options: Mapping[str, Any]) -> list[str]:
     """List the texts that must not be shown, the longest first."""
-    found = {*_in_url(url), *_in_options(options, _DEPTH)}
+    found = {*_in_url(url), *_in_options(options)}
     forms = {form for text in found for form in _forms(text) if len(form) >= _MIN_WORD}
     return sorted(forms, key=lambda form: (-len(form), form))
 
@@ -165,26 +165,33 @@ def _in_url(url: str) -> Iterator[str]:
                 yield piece.partition("=")[2] or piece
 
 
-def _in_options(value: object, depth: int) -> Iterator[str]:
+def _in_options(options: object) -> Iterator[str]:
     """List the texts in the values of options, whatever holds them."""
-    if depth <= 0 or value is None or isinstance(value, (bool, type)):
-        return
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, (bytes, bytearray)):
-        yield value.decode("latin-1")
-    elif isinstance(value, (int, float)):
-        yield str(value) if len(str(value)) >= _MIN_SECRET else ""
-    elif isinstance(value, Mapping):
+    waiting, seen = deque([options]), dict[int, object]()
+    while waiting and len(seen) < _MOST_LOOKED_AT:
+        value = waiting.popleft()
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, (bytes, bytearray)):
+            yield value.decode("latin-1")
+        elif isinstance(value, (int, float)):  # a short one is no secret, nor is True
+            yield str(value) if len(str(value)) >= _MIN_SECRET else ""
+        elif value is not None and not isinstance(value, type) and id(value) not in seen:
+            seen[id(value)] = value
+            waiting.extend(_parts(value))
+
+
+def _parts(value: object) -> Iterator[object]:
+    """List what an object holds: items, attributes; of what is public only its secrets."""
+    if isinstance(value, Mapping):
         for key, item in value.items():
-            if key in _PUBLIC and isinstance(item, str):
-                yield from _in_url(item)
-            else:
-                yield from _in_options(item, depth - 1)
+            public = key in _PUBLIC and isinstance(item, str)
+            yield list(_in_url(item)) if public else item
     elif isinstance(value, (list, tuple, set, frozenset)):
-        for item in value:
-            yield from _in_options(item, depth - 1)
-    yield from _in_options(getattr(value, "__dict__", None), depth - 2)
+        yield from value
+    yield from getattr(value, "__dict__", {}).values()
+    for name in getattr(type(value), "__slots__", ()):
+        yield getattr(value, name, None)
 
 
 def _forms(text: str) -> set[str]:

@@ -26,6 +26,7 @@ class Told:
 
     status: int
     headers: Mapping[str, str] = field(default_factory=dict)
+    """Those that are empty are left out, Content-Length too."""
     body: bytes = b""
 
 
@@ -60,7 +61,8 @@ def serving(answers: Answers) -> Iterator[Origin]:
             told = answers(asked)
             self.send_response(told.status)
             for name, value in {"Content-Length": str(len(told.body)), **told.headers}.items():
-                self.send_header(name, value)
+                if value:
+                    self.send_header(name, value)
             self.end_headers()
             if self.command != "HEAD":
                 self.wfile.write(told.body)
