@@ -43,7 +43,7 @@ FAULTS: list[tuple[str, dict[str, Any], type[FitsError] | None, type[FitsError] 
     ("status", {"status": 401}, AccessDeniedError, AccessDeniedError),
     ("status", {"status": 403}, AccessDeniedError, AccessDeniedError),
     ("status", {"status": 404}, FitsFileNotFoundError, FitsFileNotFoundError),
-    ("status", {"status": 412}, FileChangedError, FileChangedError),
+    ("status", {"status": 412}, RIGHT, FileChangedError),
     ("status", {"status": 416}, StorageError, StorageError),
     ("reset", {}, RIGHT, StorageError),
     ("reset-midway", {}, RIGHT, StorageError),

@@ -22,6 +22,7 @@ from dask_fits.cli.options import (
 from dask_fits.cli.output import plan_record, print_json, print_plan
 from dask_fits.exceptions import FitsError
 from dask_fits.file import HduKey
+from dask_fits.storage.redaction import shown
 
 if TYPE_CHECKING:
     from dask_fits.cutout import Mode
@@ -123,11 +124,18 @@ def cutouts_command(access: Access, **options: Any) -> None:
             _print_counts(found)
     else:
         done = _write(asked, asked.output, found, catalog)
-        record = {"output": asked.output, **record, **_counts(done), **plan_record(done.plan)}
+        record = {
+            "output": shown(asked.output),
+            **record,
+            **_counts(done),
+            **plan_record(done.plan),
+        }
         if asked.as_json:
             print_json(record)
         else:
-            click.echo(f"{asked.output}: {found.plan.requests} requests, {found.plan.bytes} bytes")
+            click.echo(
+                f"{shown(asked.output)}: {found.plan.requests} requests, {found.plan.bytes} bytes"
+            )
             _print_counts(done)
         found = done
     if found.failures or (found.status == "failed").any():

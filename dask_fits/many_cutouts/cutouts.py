@@ -31,7 +31,7 @@ from dask_fits.many_cutouts.stream import Errors, run
 from dask_fits.many_cutouts.table import STATUS, Table, tabulate
 from dask_fits.many_cutouts.targets import as_targets
 from dask_fits.many_cutouts.tasks import Bundle, Form, Read, assemble, bundled, reading_tasks
-from dask_fits.storage.errors import shown
+from dask_fits.storage.redaction import shown_apart
 from dask_fits.storage.transfer import TransferConfig
 
 _CHUNK_ROWS, _CHUNKS = 64, 200
@@ -301,7 +301,9 @@ def cutouts(  # noqa: PLR0913 (each is a question that a caller has)
     opener = partial(open_file, storage_options=storage_options, transfer=transfer)
     search = Search(as_targets(positions), size, keys, opener)
     sources = list(resolved(files, storage_options))
-    names = tuple(s.url if isinstance(s, FitsFile) else shown(os.fspath(s)) for s in sources)
+    names = shown_apart(
+        [s[0].store.url if isinstance(s, FitsFile) else os.fspath(s) for s in sources]
+    )
     with warnings.catch_warnings():
         # Of ten thousand headers, what astropy mends in each is of no use to anybody.
         warnings.simplefilter("ignore", FITSFixedWarning)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from zarr.errors import ContainsArrayError, ContainsGroupError
 from dask_fits.format.selection import Integers
 from dask_fits.many_cutouts.stream import Errors
 from dask_fits.many_cutouts.tasks import Form, Part, put_together
+from dask_fits.storage.errors import storage_errors
 from dask_fits.storage.filesystem import local_path
+from dask_fits.storage.redaction import shown
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,7 +27,16 @@ class ZarrWriter:
 
     store: str
     storage_options: dict[str, Any] | None
+    """They may hold secrets and are shown nowhere."""
     form: Form
+
+    def __repr__(self) -> str:
+        return f"ZarrWriter({self.name!r}, {self.form})"
+
+    @property
+    def name(self) -> str:
+        """The path or URL as it may be shown."""
+        return shown(self.store)
 
     def create(self, count: int, attributes: dict[str, Any], *, overwrite: bool) -> None:
         """Make the group.
@@ -33,35 +45,44 @@ class ZarrWriter:
         ------
         FileExistsError
             There is one, and it may not be replaced.
+        AccessDeniedError, StorageError
+            As of whatever else is written.
         """
         form, mode = self.form, "w" if overwrite else "w-"
         if overwrite and _holds_other_files(self.store):
-            raise FileExistsError(f"{self.store}: is no zarr group, and is not replaced by one")
-        try:
-            group = self._open(mode, attributes=attributes)
-        except (ContainsArrayError, ContainsGroupError, FileExistsError) as error:
-            raise FileExistsError(
-                f"{self.store}: exists, and it was not asked to replace it"
-            ) from error
-        group.create_array(
-            "data",
-            shape=(count, *form.row),
-            chunks=(1, *form.row),
-            dtype=form.dtype,
-            fill_value=np.array(form.fill_value).astype(form.dtype)[()],
-        )
+            raise FileExistsError(f"{self.name}: is no zarr group, and is not replaced by one")
+        with self._errors():
+            try:
+                group = self._open(mode, attributes=attributes)
+            except (ContainsArrayError, ContainsGroupError, FileExistsError):
+                group = None
+        if group is None:
+            raise FileExistsError(f"{self.name}: exists, and it was not asked to replace it")
+        with self._errors():
+            group.create_array(
+                "data",
+                shape=(count, *form.row),
+                chunks=(1, *form.row),
+                dtype=form.dtype,
+                fill_value=np.array(form.fill_value).astype(form.dtype)[()],
+            )
 
     def add(self, name: str, values: npt.NDArray[Any], **attributes: Any) -> None:
         """Write a small array as a whole."""
-        self._open("r+").create_array(name, data=values, attributes=attributes)
+        with self._errors():
+            self._open("r+").create_array(name, data=values, attributes=attributes)
 
     def __call__(self, rows: Integers, parts: Sequence[Sequence[Part]]) -> Errors:
         """Write the cutouts of some rows."""
         found, errors = put_together(rows, self.form, parts)
-        data = self._open("r+")["data"]
-        for row, cutout in zip(rows.tolist(), found, strict=True):
-            data[row] = cutout
+        with self._errors():
+            data = self._open("r+")["data"]
+            for row, cutout in zip(rows.tolist(), found, strict=True):
+                data[row] = cutout
         return errors
+
+    def _errors(self) -> AbstractContextManager[None]:
+        return storage_errors(self.store, self.storage_options or {})
 
     def _open(self, mode: Any, **options: Any) -> Any:
         return zarr.open_group(

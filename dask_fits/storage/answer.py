@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
@@ -35,6 +35,24 @@ _SUCCESS = (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT)
 PASSING = frozenset((408, 425, 429, 500, 502, 503, 504))
 """Statuses of faults that may be over at the next attempt."""
 
+_DENIED = (
+    *(HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN),
+    *(HTTPStatus.PROXY_AUTHENTICATION_REQUIRED, HTTPStatus.NETWORK_AUTHENTICATION_REQUIRED),
+)
+_BAD_CREDENTIALS = frozenset(
+    (
+        *("ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired"),
+        *("InvalidAccessKeyId", "InvalidClientTokenId", "UnrecognizedClientException"),
+        *("InvalidSecurity", "MissingSecurityHeader", "MissingAuthenticationToken"),
+        *("MissingAuthenticationTokenException", "CredentialsNotSupported"),
+        *("AuthorizationQueryParametersError", "AuthFailure", "IncompleteSignature"),
+        *("SignatureDoesNotMatch", "InvalidSignatureException", "RequestTimeTooSkewed"),
+        *("RequestExpired", "AccessDenied", "AccessDeniedException", "AuthenticationFailed"),
+        *("AuthenticationRequired", "InvalidAuthenticationInfo", "NotSignedUp"),
+    )
+)
+"""What S3, and others in its manner, say of credentials with status 400: each may be 403, too."""
+
 _STAMP_HEADERS = {
     "ETag": "etag",
     "Last-Modified": "last-modified",
@@ -59,6 +77,8 @@ class Request:
     """Seconds without a byte after which it is given up."""
     access_hint: str = ""
     """What to say to who is refused."""
+    conditional: bool = True
+    """Whether the server is asked for this version only; else its answer has to confirm it."""
 
     @property
     def header(self) -> str:
@@ -82,6 +102,12 @@ class Answer:
     body: AsyncIterator[bytes] = field(default_factory=_nothing)
     said: str = ""
     """The service's own name for an error."""
+    elsewhere: str = ""
+    """The origin that answered, where redirects led away from the one that was asked."""
+
+
+AskSize = Callable[[], Awaitable[tuple[int | None, Mapping[str, str]]]]
+"""Asks for the size of a file alone: see `told_size`."""
 
 
 class Transport(Protocol):
@@ -135,7 +161,10 @@ async def read_answer(
 
 
 async def read_first(
-    opening: AbstractAsyncContextManager[Answer], request: Request, *kinds: str
+    opening: AbstractAsyncContextManager[Answer],
+    request: Request,
+    *kinds: str,
+    ask_size: AskSize | None = None,
 ) -> tuple[Stamp, memoryview]:
     """Make the first request to a file, held to nothing: its stamp and its first bytes.
 
@@ -147,6 +176,8 @@ async def read_first(
         Its range begins at 0 and may reach past the end of the file; its stamp is ignored.
     *kinds : str
         Kinds of stamp to look for, the surest first.
+    ask_size : callable, optional
+        Asks for the size in another way, where the answer does not tell it.
 
     Raises
     ------
@@ -158,14 +189,56 @@ async def read_first(
             return _stamp_of(answer.headers, 0, kinds), memoryview(b"")
         if answer.status not in _SUCCESS:
             raise _refusal(answer, request)
-        size = _total_size(answer)
-        if size is None:
-            raise no_size(request.name)
-        wanted = ByteRange(0, min(request.wanted.stop, size))
-        stamp = _stamp_of(answer.headers, size, kinds)
+        total = _total_size(answer)
+        if total is None:
+            total = await _other_size(answer, request, kinds, ask_size)
+            limit.reschedule(asyncio.get_running_loop().time() + request.timeout)
+        wanted = ByteRange(0, min(request.wanted.stop, total))
+        stamp = _stamp_of(answer.headers, total, kinds)
         into = memoryview(bytearray(wanted.nbytes))
         await _receive(answer, replace(request, wanted=wanted, stamp=stamp), into, limit)
     return stamp, into
+
+
+async def told_size(
+    opening: AbstractAsyncContextManager[Answer], request: Request
+) -> tuple[int | None, Mapping[str, str]]:
+    """Make a request for the size of a file, by HEAD or for its last byte.
+
+    Returns
+    -------
+    size : int or None
+        None where the server does not tell it so.
+    headers : mapping
+        Of the answer, which tell the version that is of this size.
+
+    Raises
+    ------
+    PassingFaultError
+        The server has a fault that may be over at the next attempt.
+    """
+    async with _timed(opening, request) as (answer, _):
+        if answer.status in PASSING:
+            raise _refusal(answer, request)
+        if answer.status not in _SUCCESS:
+            return None, answer.headers
+        _check_plain(answer.headers, request.name)
+        size = _total_size(answer)
+        if size is None and answer.status == HTTPStatus.PARTIAL_CONTENT:
+            size = int(_content_range(answer)["last"]) + 1
+        return size, answer.headers
+
+
+async def _other_size(
+    answer: Answer, request: Request, kinds: tuple[str, ...], ask_size: AskSize | None
+) -> int:
+    """Ask for the size that an answer does not tell, and hold the two to one version."""
+    size, headers = await ask_size() if ask_size else (None, answer.headers)
+    if size is None:
+        raise no_size(request.name)
+    if not _stamp_of(answer.headers, size, kinds).matches(_stamp_of(headers, size, kinds)):
+        raise PassingFaultError("the file changed while its size was asked for")
+    return size
 
 
 @asynccontextmanager
@@ -211,12 +284,13 @@ def _to_skip(answer: Answer, request: Request) -> int:
         raise _refusal(answer, request)
     _check_plain(answer.headers, request.name)
     stamp, wanted = request.stamp, request.wanted
-    found = answer.headers.get(_STAMP_HEADERS.get(stamp.kind, ""), stamp.value)
+    silent = stamp.value if request.conditional or not stamp.kind else "(none)"
+    found = answer.headers.get(_STAMP_HEADERS.get(stamp.kind, ""), silent)
     whole = answer.status == HTTPStatus.OK
     size = _total_size(answer) or stamp.size if whole else _ranged_size(answer, request)
-    # Compared weakly: some servers mark the same tag as weak in one answer and not in another.
-    if found.removeprefix("W/") != stamp.value.removeprefix("W/") or size != stamp.size:
-        raise changed(request.name, found=Stamp(size, stamp.kind, found), expected=stamp)
+    now = Stamp(size, stamp.kind, found)
+    if not stamp.matches(now):
+        raise changed(request.name, found=now, expected=stamp)
     if whole and wanted.start > MAX_SKIPPED:
         raise StorageError(
             f"{request.name}: the server ignores range requests (asked for bytes {wanted.start} to "
@@ -303,15 +377,32 @@ def _refusal(answer: Answer, request: Request) -> Exception:
     if status in PASSING:
         wait = retry_after(answer.headers.get("retry-after"))
         return PassingFaultError(f"the server answered {told}", wait=wait)
-    if status == HTTPStatus.PRECONDITION_FAILED and request.stamp.kind:
+    if status == HTTPStatus.PRECONDITION_FAILED and request.conditional and request.stamp.kind:
         return PreconditionFailedError(told)
-    if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-        return AccessDeniedError(f"{name}: access denied ({told}){request.access_hint}")
+    if _is_denied(answer):
+        return AccessDeniedError(f"{name}: access denied ({told}){_by(answer, request)}")
     if status in (HTTPStatus.NOT_FOUND, HTTPStatus.GONE):
         return FitsFileNotFoundError(f"{name}: no such file ({told})")
     if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
         return _unsatisfied(answer, request, told)
     return StorageError(f"{name}: the server answered {told}")
+
+
+def _is_denied(answer: Answer) -> bool:
+    """Whether a refusal is for want of credentials, or of better ones."""
+    if answer.status == HTTPStatus.BAD_REQUEST:
+        return answer.said in _BAD_CREDENTIALS or "www-authenticate" in answer.headers
+    return answer.status in _DENIED
+
+
+def _by(answer: Answer, request: Request) -> str:
+    """Say who refused, and how to be let in."""
+    if not answer.elsewhere:
+        return request.access_hint
+    return (
+        f" by {answer.elsewhere}, to which the server redirects; credentials are not sent to "
+        "another server than they were given for: open the file by its URL there"
+    )
 
 
 def _unsatisfied(answer: Answer, request: Request, told: str) -> FitsError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -14,19 +13,27 @@ from dask_fits.exceptions import (
     MissingDriverError,
     StorageError,
 )
+from dask_fits.storage.redaction import scrubbed, shown
 
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "http": "http", "https": "http"}
 _ANONYMOUS: dict[str, dict[str, Any]] = {"s3": {"anon": True}, "gcs": {"token": "anon"}}
 """Storage options for access without credentials, by extra; the two stores name it differently."""
 
-_PUBLIC = ("endpoint_url", "region_name", "profile", "project")
-"""Storage options that are no secrets and that a message needs to be of use."""
+_DENIED = (401, 403, 407, 511)
+"""Statuses of a server, or a proxy on the way to it, that wants credentials or other ones."""
 
-_MIN_SECRET = 6
-"""Characters. Shorter option values are words such as a region, which a message may repeat."""
-
-_SECRET_QUERY = re.compile(r"(?i)([?&][^=&]*(?:sig|token|key|secret|credential|pass)[^=&]*=)[^&#]*")
-_USERINFO = re.compile(r"(?<=://)[^/@]*@")
+_NO_CREDENTIALS = frozenset(
+    (
+        # of botocore
+        *("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError"),
+        *("NoAuthTokenError", "TokenRetrievalError", "SSOTokenLoadError", "SSOError"),
+        *("UnauthorizedSSOTokenError", "PendingAuthorizationExpiredError", "LoginError"),
+        *("RefreshWithMFAUnsupportedError", "InvalidIMDSEndpointError", "MetadataRetrievalError"),
+        # of google-auth
+        *("DefaultCredentialsError", "RefreshError"),
+    )
+)
+"""Names of drivers' exceptions, or of their bases: credentials are missing, or cannot be had."""
 
 
 @contextmanager
@@ -34,10 +41,15 @@ def storage_errors(url: str, options: Mapping[str, Any]) -> Iterator[None]:
     """Turn what any driver raises into this package's errors."""
     try:
         yield
-    except FitsError:
+    except FitsError as error:
+        _drop_telling_causes(error, url, options)
         raise
-    except Exception as error:
-        raise _translated(error, url, options) from error
+    except Exception as error:  # noqa: BLE001 (it goes on as one of ours)
+        cause = None if _tells_secrets(error, url, options) else error
+        failed = _translated(error, url, options)
+        if cause:
+            _drop_telling_causes(cause, url, options)
+        raise failed from cause
 
 
 def status_of(error: Exception) -> int | None:
@@ -49,12 +61,7 @@ def status_of(error: Exception) -> int | None:
 def told(error: Exception, url: str, options: Mapping[str, Any]) -> str:
     """Say what a driver's exception says, without secrets."""
     said = str(error).removeprefix(f"[Errno {getattr(error, 'errno', None)}] ")
-    return _scrub(said.replace(url, shown(url)), options) or type(error).__name__
-
-
-def shown(url: str) -> str:
-    """Return a URL as it may be shown: without credentials."""
-    return _SECRET_QUERY.sub(r"\1***", _USERINFO.sub("", url))
+    return scrubbed(said, url, options) or type(error).__name__
 
 
 def protocol_of(url: str) -> str:
@@ -84,8 +91,12 @@ def _translated(error: Exception, url: str, options: Mapping[str, Any]) -> FitsE
     status = status_of(error)
     if isinstance(error, FileNotFoundError) or status in (404, 410):
         return FitsFileNotFoundError(f"{shown(url)}: no such file")
-    unsigned = type(error).__name__ == "NoCredentialsError"  # botocore's
-    if isinstance(error, PermissionError) or unsigned or status in (401, 403):
+    if not _NO_CREDENTIALS.isdisjoint(cls.__name__ for cls in type(error).__mro__):
+        said = (
+            f"access denied, no credentials: {told(error, url, options)} ({type(error).__name__})"
+        )
+        return AccessDeniedError(f"{shown(url)}: {said}{access_hint(url)}")
+    if isinstance(error, PermissionError) or status in _DENIED:
         return AccessDeniedError(f"{shown(url)}: access denied{access_hint(url)}")
     if isinstance(error, ImportError):
         return MissingDriverError(_driver_hint(url, error))
@@ -99,14 +110,15 @@ def _driver_hint(url: str, error: ImportError) -> str:
     return f"{shown(url)}: the driver for {protocol}:// is not installed; {hint}"
 
 
-def _scrub(text: str, options: object) -> str:
-    """Remove every string of `options` that is long enough to be a secret from `text`."""
-    if isinstance(options, Mapping):
-        for key, value in options.items():
-            text = text if key in _PUBLIC else _scrub(text, value)
-    elif isinstance(options, (list, tuple)):
-        for value in options:
-            text = _scrub(text, value)
-    elif isinstance(options, str) and len(options) >= _MIN_SECRET:
-        text = text.replace(options, "***")
-    return text
+def _drop_telling_causes(error: BaseException, url: str, options: Mapping[str, Any]) -> None:
+    """Cut an error off from the first of its causes that says a secret: a traceback prints them."""
+    while (cause := error.__cause__ or error.__context__) is not None:
+        if _tells_secrets(cause, url, options):
+            error.__cause__ = None  # which keeps the context from being printed, too
+            return
+        error = cause
+
+
+def _tells_secrets(error: BaseException, url: str, options: Mapping[str, Any]) -> bool:
+    said = "\n".join((str(error), *getattr(error, "__notes__", ())))
+    return isinstance(error, BaseExceptionGroup) or scrubbed(said, url, options) != said

@@ -14,7 +14,8 @@ from fsspec.implementations.local import LocalFileSystem
 
 from dask_fits.exceptions import StorageError
 from dask_fits.storage.answer import Transport
-from dask_fits.storage.errors import protocol_of, shown
+from dask_fits.storage.errors import protocol_of
+from dask_fits.storage.redaction import shown
 from dask_fits.storage.transfer import TransferConfig
 
 _TRANSPORTS = {

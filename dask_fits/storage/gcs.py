@@ -11,7 +11,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from dask_fits.storage.answer import Answer, Request, read_answer, read_first
-from dask_fits.storage.http import get, passing_in_aiohttp
+from dask_fits.storage.http import ask, passing_in_aiohttp
+from dask_fits.storage.redirects import verbatim
 from dask_fits.storage.stamp import Stamp
 
 
@@ -31,7 +32,8 @@ class GcsTransport:
 
     async def read(self, request: Request, into: memoryview) -> None:
         """Objects: get with ``alt=media``, on condition that the generation is the same."""
-        condition = {"ifGenerationMatch": request.stamp.value}
+        held = request.conditional and request.stamp.kind == "generation"
+        condition = {"ifGenerationMatch": request.stamp.value} if held else {}
         await read_answer(self._ask(request, condition), request, into)
 
     def passing(self, error: Exception) -> bool:
@@ -42,11 +44,12 @@ class GcsTransport:
     async def _ask(self, request: Request, params: Mapping[str, str]) -> AsyncIterator[Answer]:
         fs = self._fs
         await fs._set_session()  # noqa: SLF001 (gcsfs has no public way to its session)
-        headers = {"Range": request.header}
-        fs.credentials.apply(headers)
+        theirs: dict[str, str] = {}
+        fs.credentials.apply(theirs)
         if fs.requester_pays:
             payer = fs.requester_pays if isinstance(fs.requester_pays, str) else fs.project
             params = {**params, "userProject": payer}
-        options = {"params": params, "headers": headers}
-        async with get(fs.session, fs.url(self._path), options) as answer:
+        options = {"params": params, "headers": theirs}
+        ours, url = {"Range": request.header}, verbatim(fs.url(self._path))
+        async with ask(fs.session, url, ours, options, request.name) as answer:
             yield answer

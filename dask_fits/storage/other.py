@@ -57,7 +57,7 @@ class OtherTransport:
         async with self._timeout(request):
             data = await self._call("cat_file", self._path, start=wanted.start, end=wanted.stop)
         if len(data) != wanted.nbytes:
-            if (found := await self._stat(request)) != request.stamp:
+            if not request.stamp.matches(found := await self._stat(request)):
                 raise changed(request.name, found=found, expected=request.stamp)
             raise PassingFaultError(f"{len(data)} bytes came of the {wanted.nbytes} asked for")
         into[:] = data

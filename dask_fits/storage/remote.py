@@ -16,8 +16,9 @@ import numpy as np
 from dask_fits.exceptions import FitsError, UnstampedFileWarning
 from dask_fits.storage.answer import PreconditionFailedError, Request
 from dask_fits.storage.byte_range import ByteRange, Coalescing, split_range
-from dask_fits.storage.errors import access_hint, shown, storage_errors, told
+from dask_fits.storage.errors import access_hint, storage_errors, told
 from dask_fits.storage.filesystem import connect
+from dask_fits.storage.redaction import shown
 from dask_fits.storage.stamp import Stamp, changed, check_within
 from dask_fits.storage.transfer import PassingFaultError, TransferConfig, retrying
 
@@ -25,6 +26,10 @@ _T = TypeVar("_T")
 
 _AHEAD = 64 * 1024 * 1024
 """Bytes that one read asks for, and holds, ahead of what its caller has taken."""
+
+_WITHOUT_CONDITIONS: set[str] = set()
+"""Servers that refuse the condition that a file is unchanged where it is, as this process found
+out: they are asked without it, and their answers alone tell the version."""
 
 _PATIENCE = 10.0
 """Seconds that cancelled requests have to end in; they take milliseconds."""
@@ -122,7 +127,9 @@ def open_remote(
         file = _RemoteFile(url, options, transfer)
         with _Flight(file.loop) as flight:
             stamp, first = flight.start(file.first(count)).result()
-    if stamp.size and not stamp.kind and transfer.warn_without_stamp:
+    if not transfer.check_version:
+        stamp = Stamp(stamp.size)
+    elif stamp.size and not stamp.kind and transfer.warn_without_stamp:
         # Of the server, not of the file: so Python's filters show it once for all of its files.
         place = urlsplit(shown(url).rpartition("::")[2])
         warnings.warn(
@@ -149,6 +156,10 @@ class _RemoteFile:
         self._hint = access_hint(url)
         self._options = options
         self._transfer = transfer
+        step = urlsplit(self._name.rpartition("::")[2])
+        self._place = f"{step.scheme}://{step.netloc} {options.get('endpoint_url', '')}"
+        self._looking = asyncio.Lock()
+        self._now: Stamp | None = None
 
     async def first(self, count: int) -> tuple[Stamp, memoryview]:
         """Stamp of the file, whichever version it is, and up to `count` of its first bytes."""
@@ -156,24 +167,39 @@ class _RemoteFile:
         return await self._retrying(lambda: self.transport.first(request), self._name)
 
     async def read(self, part: ByteRange, into: memoryview, stamp: Stamp) -> None:
-        request = self._request(part, stamp)
         what = f"{self._name}: bytes {part.start} to {part.stop}"
+        request = self._request(part, stamp)
+        request = replace(request, conditional=self._place not in _WITHOUT_CONDITIONS)
         try:
             await self._retrying(lambda: self.transport.read(request, into), what)
         except PreconditionFailedError as error:
-            found = f"{await self._version()} ({error})"
-            raise changed(self._name, found=found, expected=stamp) from None
+            await self._check_unchanged(stamp, error)
+            request = replace(request, conditional=False)
+            await self._retrying(lambda: self.transport.read(request, into), what)
 
-    async def _version(self) -> str:
-        try:
-            return str((await self.first(1))[0])
-        except Exception:  # noqa: BLE001 (it is asked for only to be told)
-            return "another version"
+    async def _check_unchanged(self, stamp: Stamp, refusal: PreconditionFailedError) -> None:
+        """Raise unless a server refuses the condition that a file is what it still is.
+
+        It is then read without the condition, from now on every file of that server: each answer
+        tells the version that it is of.
+        """
+        async with self._looking:  # for all requests of a read that are refused at the same time
+            if self._place in _WITHOUT_CONDITIONS:
+                return
+            try:
+                found = self._now or (await self.first(1))[0]
+            except Exception:  # noqa: BLE001 (that the file changed is what matters)
+                found = None
+            self._now = found
+        if found is None or not stamp.matches(found):
+            told = f"{found or 'another version'} ({refusal})"
+            raise changed(self._name, found=told, expected=stamp) from None
+        _WITHOUT_CONDITIONS.add(self._place)
 
     async def confirm(self, stamp: Stamp) -> None:
         """Check the stamp, where the answers to the reads before did not tell it."""
         found, _ = await self.first(0)
-        if found != stamp:
+        if not stamp.matches(found):
             raise changed(self._name, found=found, expected=stamp)
 
     def _request(self, wanted: ByteRange, stamp: Stamp) -> Request:

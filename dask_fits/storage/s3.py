@@ -6,8 +6,10 @@ Not through its ``cat_file``, which takes the bytes of an object that was replac
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
+from types import MethodType
 from typing import Any
 
 import aiohttp
@@ -20,12 +22,17 @@ from botocore.exceptions import (
 )
 from botocore.parsers import ResponseParserError
 
+from dask_fits.exceptions import StorageError
 from dask_fits.storage.answer import Answer, Request, read_answer, read_first
+from dask_fits.storage.redirects import MAX_REDIRECTS, REDIRECTS, redirected, same_origin
 from dask_fits.storage.stamp import Stamp
 from dask_fits.storage.transfer import TransferConfig
 
 _READ = 256 * 1024
 """Bytes that are taken from a connection at a time."""
+
+_NEUTRAL = frozenset(("range", "if-match", "accept-encoding"))
+"""Headers that say nothing of who asks."""
 
 _PASSING = (
     *(HTTPClientError, ConnectionError, IncompleteReadError, ResponseParserError),
@@ -54,19 +61,24 @@ class S3Transport:
     async def read(self, request: Request, into: memoryview) -> None:
         """GetObject of a range, of a pinned version or on condition of the ETag."""
         stamp = request.stamp
-        held = {"IfMatch": stamp.value} if stamp.kind == "ETag" else {}
+        tagged = request.conditional and stamp.kind == "ETag"
+        held = {"IfMatch": stamp.value} if tagged else {}
         held |= _pinned(stamp.value if stamp.kind == "VersionId" else self._version)
         asking = self._ask(await self._client(), {"Range": request.header, **held})
         await read_answer(asking, request, into)
 
     def passing(self, error: Exception) -> bool:
         """Whether an exception of botocore may be over at the next attempt."""
-        return isinstance(error, _PASSING) and not isinstance(error, SSLError)
+        cause = getattr(error, "kwargs", {}).get("error")  # botocore wraps what is raised in it
+        certain = isinstance(error, SSLError) or isinstance(cause, StorageError)
+        return isinstance(error, _PASSING) and not certain
 
     async def _client(self) -> Any:
         # Before the time-out starts: to make a client takes botocore some tenths of a second.
         await self._fs.set_session()
-        return await self._fs.get_s3(self._bucket)
+        client = await self._fs.get_s3(self._bucket)
+        _redirect_with_care(client)
+        return client
 
     @asynccontextmanager
     async def _ask(self, client: Any, arguments: Mapping[str, str]) -> AsyncIterator[Answer]:
@@ -98,6 +110,45 @@ def s3_options(options: Mapping[str, Any], transfer: TransferConfig) -> dict[str
         "read_timeout": transfer.timeout,
     }
     return {**options, "config_kwargs": {**defaults, **options.get("config_kwargs", {})}}
+
+
+def _redirect_with_care(client: Any) -> None:
+    """Have a client send nothing of the user's to where it is redirected.
+
+    aiohttp would send the token of a session and a customer's key along.
+    """
+    http = client._endpoint.http_session  # noqa: SLF001 (aiobotocore has no public way to it)
+    if isinstance(find := getattr(http, "_get_session", None), MethodType):
+        http._get_session = partial(_careful, find)  # noqa: SLF001
+
+
+async def _careful(find: Callable[[str | None], Awaitable[Any]], proxy: str | None) -> _Careful:
+    return _Careful(await find(proxy))
+
+
+class _Careful:
+    """What aiobotocore needs of a session of aiohttp."""
+
+    def __init__(self, session: aiohttp.ClientSession) -> None:
+        self._session = session
+
+    async def request(
+        self, method: str, *, url: Any, headers: Mapping[str, str], **options: Any
+    ) -> aiohttp.ClientResponse:
+        """Send a request, and follow redirects, but those that name a region: botocore's matter."""
+        options["allow_redirects"] = False
+        for _ in range(MAX_REDIRECTS + 1):
+            response = await self._session.request(method, url, headers=headers, **options)
+            location = response.headers.get("Location")
+            told = "x-amz-bucket-region" in response.headers
+            if told or not location or response.status not in REDIRECTS:
+                return response
+            response.release()
+            target = redirected(url, location, "the endpoint")
+            if not same_origin(url, target):
+                headers = {k: v for k, v in headers.items() if k.lower() in _NEUTRAL}
+            url = target
+        raise StorageError(f"the endpoint redirects more than {MAX_REDIRECTS} times")
 
 
 def _pinned(version: str | None) -> dict[str, str]:

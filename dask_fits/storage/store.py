@@ -12,9 +12,10 @@ from typing import Any, Protocol
 
 from dask_fits.exceptions import FitsFileNotFoundError
 from dask_fits.storage.byte_range import ByteRange, Coalescing
-from dask_fits.storage.errors import shown, storage_errors
+from dask_fits.storage.errors import storage_errors
 from dask_fits.storage.filesystem import glob, local_path
 from dask_fits.storage.local import open_local
+from dask_fits.storage.redaction import shown
 from dask_fits.storage.remote import open_remote
 from dask_fits.storage.stamp import Stamp
 from dask_fits.storage.transfer import TransferConfig

@@ -53,6 +53,12 @@ class TransferConfig:
     place among `max_concurrency` does not count."""
     cost: CostModel = DEFAULT_COST
     """How fast the storage is taken to be, from which follows what is fetched as one range."""
+    check_version: bool = True
+    """Hold every read to the version that was opened, by ETag, modification time, S3 version or
+    GCS generation. False is for servers behind one name that tell one file differently: then the
+    size alone is compared, and of a file that is replaced by one of the same length nothing is
+    noticed. The stamp is the size alone, so that names of arrays do not depend on which machine
+    answered."""
     warn_without_stamp: bool = True
     """Warn where a server offers neither ETag nor modification time, so that of a file that is
     replaced while it is read only a change of its length can be noticed."""
