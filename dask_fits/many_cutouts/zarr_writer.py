@@ -15,7 +15,11 @@ from zarr.errors import ContainsArrayError, ContainsGroupError
 from dask_fits.format.selection import Integers
 from dask_fits.many_cutouts.stream import Errors
 from dask_fits.many_cutouts.tasks import Form, Part, put_together
+from dask_fits.storage.cancellation import check_wanted
 from dask_fits.storage.filesystem import local_path
+
+INCOMPLETE = "incomplete"
+"""Attribute of a group that has not been written to its end: it was interrupted, or still is."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,7 +42,7 @@ class ZarrWriter:
         if overwrite and _holds_other_files(self.store):
             raise FileExistsError(f"{self.store}: is no zarr group, and is not replaced by one")
         try:
-            group = self._open(mode, attributes=attributes)
+            group = self._open(mode, attributes=attributes | {INCOMPLETE: True})
         except (ContainsArrayError, ContainsGroupError, FileExistsError) as error:
             raise FileExistsError(
                 f"{self.store}: exists, and it was not asked to replace it"
@@ -55,11 +59,16 @@ class ZarrWriter:
         """Write a small array as a whole."""
         self._open("r+").create_array(name, data=values, attributes=attributes)
 
+    def finish(self) -> None:
+        """Take away the mark of a group that is being written."""
+        del self._open("r+").attrs[INCOMPLETE]
+
     def __call__(self, rows: Integers, parts: Sequence[Sequence[Part]]) -> Errors:
         """Write the cutouts of some rows."""
         found, errors = put_together(rows, self.form, parts)
         data = self._open("r+")["data"]
         for row, cutout in zip(rows.tolist(), found, strict=True):
+            check_wanted()
             data[row] = cutout
         return errors
 
