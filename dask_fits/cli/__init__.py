@@ -13,7 +13,9 @@ import click
 from dask_fits.cli import commands
 from dask_fits.cli.cutout import cutout_command
 from dask_fits.cli.cutouts import cutouts_command
+from dask_fits.cli.stop import stopped_by_signals, what_stopped
 from dask_fits.exceptions import FitsError
+from dask_fits.storage.cancellation import CancelScope, leave_threads
 
 _PROGRAM = "dask-fits"
 
@@ -46,20 +48,23 @@ for command in (
 def main() -> None:
     """Run the command line; the console script ``dask-fits``."""
     warnings.showwarning = _show_warning
-    sys.exit(_run())
+    with stopped_by_signals():
+        code = _run()
+    sys.exit(code)
 
 
 def _run() -> int:
     context: click.Context | None = None
     try:
-        with cli.make_context(_PROGRAM, sys.argv[1:]) as context:
+        with CancelScope.within_current(), cli.make_context(_PROGRAM, sys.argv[1:]) as context:
             cli.invoke(context)
     except click.exceptions.Exit as done:
         return done.exit_code
     except click.ClickException as error:
         return _complain(error.format_message(), error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
-        return _complain("interrupted", 1)
+    except (KeyboardInterrupt, click.Abort) as stop:
+        leave_threads()
+        return _complain(*what_stopped(stop))
     except BrokenPipeError:  # as in: dask-fits header ... | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

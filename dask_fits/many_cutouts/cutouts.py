@@ -19,6 +19,7 @@ from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 from dask.utils import parse_bytes
 
+from dask_fits.array import watch_computations
 from dask_fits.cutout import Mode, check_fill, check_mode
 from dask_fits.exceptions import FitsError, MissingDriverError
 from dask_fits.file import FitsFile, HduKey
@@ -91,7 +92,8 @@ class Cutouts:
         It holds ``data``, ``position`` and ``file`` as here, ``status`` as numbers (the attribute
         ``flag_meanings`` tells of what), and ``corner``, the pixel y, x of the image that is a
         cutout's first; as attributes the names of the files, and why cutouts failed. Each cutout is
-        a chunk of its own. One that cannot be read is filled, and the others written.
+        a chunk of its own. One that cannot be read is filled, and the others written. A group that
+        has not been written to its end has an attribute ``incomplete``.
 
         Parameters
         ----------
@@ -136,6 +138,7 @@ class Cutouts:
         }
         meanings = {"flag_values": list(range(len(STATUS))), "flag_meanings": " ".join(STATUS)}
         writer.add("status", flags.astype(np.int8), errors=said, **meanings)
+        writer.finish()
         return done
 
     def to_files(
@@ -363,6 +366,7 @@ def _failures(
 
 def _data(tasks: Sequence[tuple[Read, ...]], count: int, form: Form) -> da.Array:
     """Make the lazy array: tasks that read, and tasks that put the rows of a chunk together."""
+    watch_computations()
     limit = parse_bytes(dask.config.get("array.chunk-size")) // max(form.row_bytes, 1)
     # Few rows, for those who look at some of them; more of very many, of which each chunk may need
     # a part of every file.

@@ -23,6 +23,7 @@ from dask_fits.many_cutouts.images import Image
 from dask_fits.many_cutouts.stream import Errors
 from dask_fits.many_cutouts.table import Table
 from dask_fits.many_cutouts.tasks import Part
+from dask_fits.storage.cancellation import check_wanted
 from dask_fits.stored_fill import stored_fill
 
 SUMMARY = "cutouts.csv"
@@ -180,6 +181,7 @@ class FitsBlock:
                     array[place] = pixels
         templates: dict[tuple[int, int], Template] = {}
         for row in rows.tolist():
+            check_wanted()
             own = [piece for piece in self.pieces if piece.row == row]
             failed = [errors[row, p.slot] for p in own if (row, p.slot) in errors]
             try:

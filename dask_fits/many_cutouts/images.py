@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ from dask_fits.file import HDU, FitsFile, HduKey
 from dask_fits.format.boxes import Boxes
 from dask_fits.format.selection import Integers
 from dask_fits.many_cutouts.targets import Placed, Targets, place
+from dask_fits.storage.cancellation import threads
 from dask_fits.storage.store import matching
 from dask_fits.wcs import is_angular, moved, size_in_pixels, sky_axes
 
@@ -175,14 +175,14 @@ def find_images(
     """
     if not sources:
         raise ValueError("files: expected at least one, found none")
-    with ThreadPoolExecutor(AT_ONCE) as pool:
+    with threads(AT_ONCE) as in_threads:
         found: list[list[HDU | FitsError]] = []
-        for hdus in pool.map(search.find, sources):
+        for hdus in in_threads(search.find, sources):
             found.append(hdus)
             if progress:
                 progress(len(found), len(sources))
         box = _box(found, search)
-        placed = pool.map(lambda hdus: [search.image(hdu, box) for hdu in hdus], found)
+        placed = in_threads(lambda hdus: [search.image(hdu, box) for hdu in hdus], found)
         return list(placed)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -18,6 +17,7 @@ from dask_fits.many_cutouts.tasks import Read
 from dask_fits.readers.batch import Batch
 from dask_fits.readers.reader import HduReader
 from dask_fits.storage.byte_range import Coalescing
+from dask_fits.storage.cancellation import threads
 
 _LEAST = 256 * 1024
 """Bytes that a task fetches at least, where there are so many, however much it makes of them."""
@@ -45,9 +45,9 @@ def all_reads(
                     wanted.append(_Wanted(image, slot, own[at], which, mode, mask_and_scale))
     reads: list[Read] = []
     errors: dict[tuple[int, int], FitsError] = {}
-    with ThreadPoolExecutor(AT_ONCE) as pool:
+    with threads(AT_ONCE) as in_threads:
         plan = partial(_Wanted.plan, images=len(wanted))
-        for one, (some, failed) in zip(wanted, pool.map(plan, wanted), strict=True):
+        for one, (some, failed) in zip(wanted, in_threads(plan, wanted), strict=True):
             reads += some
             errors |= {(row, one.slot): error for row, error in failed.items()}
     return reads, errors

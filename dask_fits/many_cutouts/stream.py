@@ -10,6 +10,7 @@ import numpy as np
 from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph
 
+from dask_fits.array import watch_computations
 from dask_fits.exceptions import FitsError
 from dask_fits.format.selection import Integers
 from dask_fits.many_cutouts.tasks import (
@@ -66,6 +67,7 @@ def run(
     graph |= {(name, n): (writer(rows), rows, parts[n]) for n, rows in enumerate(blocks)}
     layers = HighLevelGraph.from_collections(name, graph)
     written = [Delayed((name, n), layers, layer=name) for n in range(len(blocks))]
+    watch_computations()
     errors: Errors = {}
     for some in dask.base.compute(*written):
         errors |= some

@@ -6,7 +6,6 @@ import itertools
 import math
 import operator
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +17,7 @@ from dask_fits.format.boxes import BATCH_BYTES, Boxes
 from dask_fits.format.selection import Integers, Selection
 from dask_fits.readers.batch import Batch, Piece
 from dask_fits.readers.reader import HduReader
+from dask_fits.storage.cancellation import threads
 
 _BUNDLE = 16
 """Batches of different images that one task reads, at the same time."""
@@ -126,8 +126,8 @@ def fetch(bundle: Bundle) -> dict[int, list[Part]]:
     if len(bundle.reads) == 1:
         found = [list(bundle.reads[0].pieces())]
     else:
-        with ThreadPoolExecutor(len(bundle.reads)) as pool:
-            found = list(pool.map(lambda read: list(read.pieces()), bundle.reads))
+        with threads(len(bundle.reads)) as in_threads:
+            found = list(in_threads(lambda read: list(read.pieces()), bundle.reads))
     parts: dict[int, list[Part]] = {block: [] for block in bundle.blocks}
     for read, blocks, pieces in zip(bundle.reads, bundle.block, found, strict=True):
         block_of = dict(zip(read.rows.tolist(), blocks.tolist(), strict=True))

@@ -16,9 +16,13 @@ from zarr.errors import ContainsArrayError, ContainsGroupError
 from dask_fits.format.selection import Integers
 from dask_fits.many_cutouts.stream import Errors
 from dask_fits.many_cutouts.tasks import Form, Part, put_together
+from dask_fits.storage.cancellation import check_wanted
 from dask_fits.storage.errors import storage_errors
 from dask_fits.storage.filesystem import local_path
 from dask_fits.storage.redaction import shown
+
+INCOMPLETE = "incomplete"
+"""Attribute of a group that has not been written to its end: it was interrupted, or still is."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,7 +57,7 @@ class ZarrWriter:
             raise FileExistsError(f"{self.name}: is no zarr group, and is not replaced by one")
         with self._errors():
             try:
-                group = self._open(mode, attributes=attributes)
+                group = self._open(mode, attributes=attributes | {INCOMPLETE: True})
             except (ContainsArrayError, ContainsGroupError, FileExistsError):
                 group = None
         if group is None:
@@ -72,12 +76,18 @@ class ZarrWriter:
         with self._errors():
             self._open("r+").create_array(name, data=values, attributes=attributes)
 
+    def finish(self) -> None:
+        """Take away the mark of a group that is being written."""
+        with self._errors():
+            del self._open("r+").attrs[INCOMPLETE]
+
     def __call__(self, rows: Integers, parts: Sequence[Sequence[Part]]) -> Errors:
         """Write the cutouts of some rows."""
         found, errors = put_together(rows, self.form, parts)
         with self._errors():
             data = self._open("r+")["data"]
             for row, cutout in zip(rows.tolist(), found, strict=True):
+                check_wanted()
                 data[row] = cutout
         return errors
 

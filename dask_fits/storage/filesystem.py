@@ -15,6 +15,7 @@ from fsspec.implementations.local import LocalFileSystem
 from dask_fits.exceptions import StorageError
 from dask_fits.storage.answer import Transport
 from dask_fits.storage.errors import protocol_of
+from dask_fits.storage.flight import Flight
 from dask_fits.storage.redaction import shown
 from dask_fits.storage.transfer import TransferConfig
 
@@ -37,7 +38,11 @@ def local_path(url: str, options: Mapping[str, Any]) -> str | None:
 def glob(url: str, options: Mapping[str, Any]) -> list[str]:
     """List the files that a pattern with ``*`` matches, in order of their names."""
     fs, path = fsspec.core.url_to_fs(url, **options)
-    found = sorted(fs.glob(path))
+    if fs.async_impl:
+        with Flight(fs.loop) as flight:
+            found = sorted(flight.wait(fs._glob(path)))  # noqa: SLF001 (what `glob` calls)
+    else:
+        found = sorted(fs.glob(path))
     if isinstance(fs, LocalFileSystem):
         return [str(name) for name in found]
     return [str(fs.unstrip_protocol(name)) for name in found]

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from dask_fits.storage.answer import PASSING, Request, no_size
@@ -84,7 +87,22 @@ class OtherTransport:
     async def _call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         if self.parallel:
             return await getattr(self._fs, f"_{method}")(*args, **kwargs)
-        return await asyncio.to_thread(getattr(self._fs, method), *args, **kwargs)
+        return await _in_a_thread(partial(getattr(self._fs, method), *args, **kwargs))
+
+
+async def _in_a_thread(call: Callable[[], Any]) -> Any:
+    """Wait for a call in a thread that does not keep the process, as the event loop's would."""
+    done: Future[Any] = Future()
+    done.set_running_or_notify_cancel()  # from here on it has a result, wanted or not
+
+    def run() -> None:
+        try:
+            done.set_result(call())
+        except BaseException as error:  # noqa: BLE001 (it goes on in who waits)
+            done.set_exception(error)
+
+    threading.Thread(target=run, name="dask_fits-driver", daemon=True).start()
+    return await asyncio.wrap_future(done)
 
 
 def _stamp(info: Mapping[str, Any]) -> Stamp:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import warnings
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from typing import Any, Self, TypeVar, cast
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -16,8 +15,10 @@ import numpy as np
 from dask_fits.exceptions import FitsError, UnstampedFileWarning
 from dask_fits.storage.answer import PreconditionFailedError, Request
 from dask_fits.storage.byte_range import ByteRange, Coalescing, split_range
+from dask_fits.storage.cancellation import result_of
 from dask_fits.storage.errors import access_hint, storage_errors, told
 from dask_fits.storage.filesystem import connect
+from dask_fits.storage.flight import Flight
 from dask_fits.storage.redaction import shown
 from dask_fits.storage.stamp import Stamp, changed, check_within
 from dask_fits.storage.transfer import PassingFaultError, TransferConfig, retrying
@@ -30,9 +31,6 @@ _AHEAD = 64 * 1024 * 1024
 _WITHOUT_CONDITIONS: set[str] = set()
 """Servers that refuse the condition that a file is unchanged where it is, as this process found
 out: they are asked without it, and their answers alone tell the version."""
-
-_PATIENCE = 10.0
-"""Seconds that cancelled requests have to end in; they take milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +83,7 @@ class RemoteStore:
             file = _RemoteFile(self.url, self.options, self.transfer)
             most = 2 * self.transfer.max_concurrency if self.parallel else 1
             ahead, coming = 0, deque[tuple[ByteRange, memoryview, list[Future[None]]]]()
-            with _Flight(file.loop) as flight:
+            with Flight(file.loop) as flight:
                 while pieces or coming:
                     while pieces and _has_room(ahead + pieces[0].nbytes, len(coming), most):
                         piece = pieces.popleft()
@@ -93,14 +91,14 @@ class RemoteStore:
                         ahead += piece.nbytes
                     piece, buffer, parts = coming.popleft()
                     for part in parts:
-                        part.result()
+                        result_of(part)
                     yield piece.start, buffer
                     ahead -= piece.nbytes
                 if not file.transport.confirms:
-                    flight.start(file.confirm(self.stamp)).result()
+                    flight.wait(file.confirm(self.stamp))
 
     def _start(
-        self, flight: _Flight, file: _RemoteFile, piece: ByteRange
+        self, flight: Flight, file: _RemoteFile, piece: ByteRange
     ) -> tuple[memoryview, list[Future[None]]]:
         """Have the parts of a piece fetched into one buffer."""
         buffer = np.empty(piece.nbytes, np.uint8).data  # not filled with zeros first
@@ -125,8 +123,8 @@ def open_remote(
     """
     with storage_errors(url, options):
         file = _RemoteFile(url, options, transfer)
-        with _Flight(file.loop) as flight:
-            stamp, first = flight.start(file.first(count)).result()
+        with Flight(file.loop) as flight:
+            stamp, first = flight.wait(file.first(count))
     if not transfer.check_version:
         stamp = Stamp(stamp.size)
     elif stamp.size and not stamp.kind and transfer.warn_without_stamp:
@@ -215,49 +213,3 @@ class _RemoteFile:
             return f"{what}: {told(error, self._url, self._options)}"
 
         return await retrying(make, config=self._transfer, passing=passing, told=say)
-
-
-class _Flight:
-    """The requests of one read: run in the event loop, waited for in the thread that asked."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._tasks: set[asyncio.Task[Any]] = set()
-
-    def start(self, request: Coroutine[Any, Any, _T]) -> Future[_T]:
-        return asyncio.run_coroutine_threadsafe(self._run(request), self._loop)
-
-    def __enter__(self) -> Self:
-        if _is_running_in(self._loop):
-            raise RuntimeError("cannot wait for a file in the event loop that reads it")
-        return self
-
-    def __exit__(self, failed: object, *_: object) -> None:
-        """Cancel the requests that nobody waits for any more, and see them end."""
-        if failed:
-            cancelling = asyncio.run_coroutine_threadsafe(self._cancel(), self._loop)
-            # A reader that nobody refers to any more may be closed in any thread, the loop's too.
-            if not _is_running_in(self._loop):
-                cancelling.result(_PATIENCE)
-
-    async def _run(self, request: Coroutine[Any, Any, _T]) -> _T:
-        task = cast("asyncio.Task[Any]", asyncio.current_task())
-        self._tasks.add(task)
-        try:
-            return await request
-        finally:
-            self._tasks.discard(task)
-
-    async def _cancel(self) -> None:
-        # What was started before this has had its first step, so it is in the set or done.
-        if running := self._tasks.copy():
-            for task in running:
-                task.cancel()
-            await asyncio.wait(running)
-
-
-def _is_running_in(loop: asyncio.AbstractEventLoop) -> bool:
-    try:
-        return asyncio.get_running_loop() is loop
-    except RuntimeError:  # none is running in this thread
-        return False

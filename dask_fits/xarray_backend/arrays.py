@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -13,15 +16,21 @@ from dask.base import tokenize
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
+from dask_fits.array import watch_computations
 from dask_fits.format.selection import Selection, select_outer
 from dask_fits.readers.reader import PixelReader
+from dask_fits.storage.cancellation import CancelScope
 from dask_fits.storage.transfer import TransferConfig
 
 TOKEN = "dask_token"  # noqa: S105 (Dask's)
 """Key of a variable's encoding: what its pixels are, the version of the file included."""
 
-_LOADERS = ThreadPoolExecutor(TransferConfig().max_concurrency, thread_name_prefix="dask_fits")
-"""Threads in which `load_async` waits for pixels; each begins when it is needed."""
+
+@lru_cache(maxsize=1)
+def _loaders(process: int) -> ThreadPoolExecutor:
+    """Threads in which `load_async` waits for pixels; each begins when it is needed."""
+    del process  # it is in the key: a forked process has none of the threads of its parent
+    return ThreadPoolExecutor(TransferConfig().max_concurrency, thread_name_prefix="dask_fits")
 
 
 class LazyArray(BackendArray):
@@ -45,7 +54,9 @@ class LazyArray(BackendArray):
 
     async def async_getitem(self, key: indexing.ExplicitIndexer) -> Any:
         """Get it in a thread, so that the requests of several variables overlap."""
-        return await asyncio.get_running_loop().run_in_executor(_LOADERS, self.__getitem__, key)
+        with CancelScope.within_current():
+            get = partial(copy_context().run, self.__getitem__, key)
+            return await asyncio.get_running_loop().run_in_executor(_loaders(os.getpid()), get)
 
     def _take(self, key: tuple[Any, ...]) -> Any:
         return self.take(select_outer(key, self.shape))
@@ -85,6 +96,7 @@ class FitsVariable(xr.Variable):
 
     def chunk(self, chunks: Any = {}, **options: Any) -> xr.Variable:  # type: ignore[override] # noqa: B006 (xarray's)
         """Make a Dask array of it; see `xarray.Variable.chunk`."""
+        watch_computations()
         given = options.get("from_array_kwargs") or {}
         if given.get("name") and TOKEN in self.encoding:
             name = f"{given['name']}-{tokenize(self.encoding[TOKEN], str(chunks))}"
