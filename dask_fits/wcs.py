@@ -21,6 +21,7 @@ from dask_fits.exceptions import FitsFormatError, one_line
 from dask_fits.file import HDU
 from dask_fits.format.header import BLOCK, CARD
 from dask_fits.format.tiles import TiledLayout
+from dask_fits.turns import Extent, complete_sky, nearest_pixels
 from dask_fits.wcs_tables import check_coordinate_tables, read_tables
 
 _RELEVANT = re.compile(
@@ -188,17 +189,23 @@ def sky_axes(wcs: WCS, ndim: int) -> tuple[int, int]:
     return ndim - 2, ndim - 1
 
 
-def to_pixels(wcs: WCS, positions: SkyCoord) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+def to_pixels(
+    wcs: WCS, positions: SkyCoord, image: Extent | None = None, part: Extent | None = None
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """Find the pixels of positions on the sky, distortions included.
 
     As `astropy.wcs.utils.skycoord_to_pixel`, which however gives y before x where the latitude is
-    the first of the WCS's axes.
+    the first of the WCS's axes, and the pixel within 180 degrees of the reference point where the
+    image has another one of the same position.
 
     Parameters
     ----------
     wcs : astropy.wcs.WCS
         Celestial.
     positions : SkyCoord
+    image, part : Extent, optional
+        The image, and what is left of it, which decide among pixels that are a turn of the native
+        longitude apart; see `dask_fits.turns.nearest_pixels`. Without it they are astropy's.
 
     Returns
     -------
@@ -226,13 +233,19 @@ def to_pixels(wcs: WCS, positions: SkyCoord) -> tuple[npt.NDArray[Any], npt.NDAr
     except AttributeError:  # it is not spherical
         lon, lat = found.spherical.lon, found.spherical.lat
     units = [u.Unit(wcs.wcs.cunit[axis]) for axis in (wcs.wcs.lng, wcs.wcs.lat)]
-    return from_sky(wcs, lon.to_value(units[0]), lat.to_value(units[1]))
+    return from_sky(wcs, lon.to_value(units[0]), lat.to_value(units[1]), image, part)
 
 
 def from_sky(
-    wcs: WCS, lon: npt.NDArray[Any], lat: npt.NDArray[Any]
+    wcs: WCS,
+    lon: npt.NDArray[Any],
+    lat: npt.NDArray[Any],
+    image: Extent | None = None,
+    part: Extent | None = None,
 ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """Find the pixels of longitudes and latitudes, in the frame and the units of the WCS itself.
+
+    `image` and `part` are those of `to_pixels`.
 
     Returns
     -------
@@ -246,7 +259,46 @@ def from_sky(
     except NoConvergence as error:
         found = np.where(_lost(error), np.nan, error.best_solution.T).reshape(2, *np.shape(lon))
     x, y = (np.asarray(values, np.float64) for values in found)
+    if image is not None:
+        shape = x.shape
+        pixels = nearest_pixels(sky, np.stack([x.reshape(-1), y.reshape(-1)]), image, part)
+        x, y = (values.reshape(shape) for values in pixels)
     return x, y
+
+
+def to_sky(
+    wcs: WCS, pixels: Sequence[npt.NDArray[np.float64]], image: Extent
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Find the longitudes and latitudes of pixels, in the frame and the units of the WCS itself.
+
+    They are astropy's, and beyond native longitudes of 180 degrees, which astropy has not, those
+    of the projection; see `dask_fits.turns.complete_sky`.
+
+    Parameters
+    ----------
+    wcs : astropy.wcs.WCS
+        Celestial.
+    pixels : sequence of (n,) arrays
+        Along each axis of the WCS, from 0.
+    image : Extent
+        Of the image, along the two axes that span the sky.
+
+    Returns
+    -------
+    lon, lat : (n,) arrays
+        NaN where the projection has no such pixel.
+    """
+    world = wcs.pixel_to_world_values(*pixels)
+    axes = sorted((wcs.wcs.lng, wcs.wcs.lat))
+    found = np.stack([world[axis] for axis in axes])
+    if np.isnan(found).any() and not (wcs.wcs.get_pc()[axes] != 0)[:, _others(wcs, axes)].any():
+        sky = wcs if wcs.naxis == 2 else wcs.celestial
+        found = complete_sky(sky, np.stack([pixels[axis] for axis in axes]), found, image)
+    return found[axes.index(wcs.wcs.lng)], found[axes.index(wcs.wcs.lat)]
+
+
+def _others(wcs: WCS, axes: Sequence[int]) -> list[int]:
+    return [axis for axis in range(wcs.naxis) if axis not in axes]
 
 
 def _with_both_tables(wcs: WCS) -> WCS:

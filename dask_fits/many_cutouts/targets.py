@@ -14,6 +14,7 @@ from astropy.wcs.utils import proj_plane_pixel_scales, wcs_to_celestial_frame
 
 from dask_fits.cutout import corners, overlap
 from dask_fits.format.selection import Integers
+from dask_fits.turns import Extent
 from dask_fits.wcs import to_pixels
 
 _WIDE = np.deg2rad(60)
@@ -115,7 +116,7 @@ def place(targets: Targets, wcs: WCS, image: tuple[int, int], shape: tuple[int, 
         numbers = np.flatnonzero(_near(targets, wcs, image, shape) & targets.finite)
         if not len(numbers):
             return Placed(numbers, np.empty((0, 2), np.int64), *np.empty((2, 0), bool))
-        x, y = to_pixels(wcs, targets.sky[numbers])
+        x, y = to_pixels(wcs, targets.sky[numbers], Extent.of(*image))
     first = corners(x, y, shape)
     on, whole = overlap(first, shape, lengths)
     if targets.sky is None:
