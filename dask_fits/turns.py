@@ -112,7 +112,7 @@ def complete_sky(sky: WCS, pixels: Floats, world: Floats, image: Extent) -> Floa
     image : Extent
         Of the whole image.
     """
-    lost = np.isnan(world).any(axis=0) & np.isfinite(pixels).all(axis=0)
+    lost = np.asarray(np.isnan(world).any(axis=0) & np.isfinite(pixels).all(axis=0))
     turns = _Turns.of(sky, image) if lost.any() else None
     if turns is None:
         return world
@@ -192,7 +192,7 @@ class _Turns:
     def have_sky(self, pixels: Floats, image: Extent) -> npt.NDArray[np.bool_]:
         """Tell which pixels are of the projection, whatever their native longitude."""
         phi, theta = self._native(pixels)
-        found = (np.abs(phi) <= self.reach) & (np.abs(theta) <= _POLE)
+        found = np.asarray((np.abs(phi) <= self.reach) & (np.abs(theta) <= _POLE))
         if self.once and self.reach > _HALF:
             turn = np.rint(np.nan_to_num(phi) / 360)
             step = self._step(phi, theta)
@@ -236,7 +236,7 @@ class _Turns:
             centre = (((low + high) / 2 - pixels) * step).sum(axis=0) / (step**2).sum(axis=0)
         begin, end = np.maximum(begin, first), np.minimum(end, last)
         near = np.clip(np.rint(np.nan_to_num(centre)), first, last)
-        return np.where(begin <= end, np.clip(0.0, begin, end), near)
+        return np.asarray(np.where(begin <= end, np.clip(0.0, begin, end), near), np.float64)
 
 
 def extent_of(pixels: Any) -> tuple[float, float]:

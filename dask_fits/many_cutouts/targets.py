@@ -90,14 +90,16 @@ def _vectors(sky: SkyCoord) -> npt.NDArray[np.float64] | None:
     return np.asarray(found, np.float64)
 
 
-def place(targets: Targets, wcs: WCS, image: tuple[int, int], shape: tuple[int, int]) -> Placed:
+def place(
+    targets: Targets, wcs: WCS | None, image: tuple[int, int], shape: tuple[int, int]
+) -> Placed:
     """Place boxes on an image: around positions on the sky that it may hold; around all pixels.
 
     Parameters
     ----------
     targets : Targets
-    wcs : astropy.wcs.WCS
-        Of the image.
+    wcs : astropy.wcs.WCS, optional
+        Of the image; positions in pixels need none.
     image, shape : (int, int)
         Height and width of the image, and of the boxes.
 
@@ -111,7 +113,7 @@ def place(targets: Targets, wcs: WCS, image: tuple[int, int], shape: tuple[int, 
         numbers = np.arange(len(targets))
         x, y = np.asarray(targets.pixels).T
     else:
-        if not wcs.has_celestial:
+        if wcs is None or not wcs.has_celestial:
             raise ValueError("WCS: expected celestial coordinates, found none")
         numbers = np.flatnonzero(_near(targets, wcs, image, shape) & targets.finite)
         if not len(numbers):

@@ -132,7 +132,7 @@ def make_grid(text: WcsText, where: str) -> Grid:
         # Of ten thousand headers, what astropy mends in each is of no use to anybody.
         warnings.simplefilter("ignore", FITSFixedWarning)
         wcs = text.wcs(where)
-        shape = _shape(text)
+        shape = shape_of(text)
         try:
             matrix = depends(wcs)
             sky = _sky(wcs, matrix)
@@ -150,7 +150,7 @@ def plain_grid(shape: tuple[int, ...]) -> Grid:
     return Grid(None, shape, dims, (), None)
 
 
-def _shape(text: WcsText) -> tuple[int, ...]:
+def shape_of(text: WcsText) -> tuple[int, ...]:
     """Shape of the image that a WCS is of, NumPy order."""
     header = text.header
     return tuple(header[f"NAXIS{n}"] for n in range(header["NAXIS"], 0, -1))
