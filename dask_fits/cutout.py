@@ -11,10 +11,11 @@ import numpy.typing as npt
 from astropy.coordinates import SkyCoord
 
 from dask_fits.array import lazy_array
-from dask_fits.exceptions import NoOverlapError, NotAnImageError, PartialOverlapError
+from dask_fits.exceptions import FitsError, NoOverlapError, NotAnImageError, PartialOverlapError
 from dask_fits.file import HDU
 from dask_fits.readers.window import WindowReader
-from dask_fits.wcs import moved, size_in_pixels, sky_axes, to_pixels
+from dask_fits.turns import Extent
+from dask_fits.wcs import Plane, is_angular, moved, read_plane, size_in_pixels, to_pixels
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -37,11 +38,14 @@ class Cutout:
 
     data: da.Array
     """The pixels, lazy; along axes that do not span the sky, all of the image's."""
-    wcs: WCS
-    """World coordinates of `data`: astropy's, or with ``partial`` those of the filled box."""
+    wcs: WCS | None
+    """World coordinates of `data`: astropy's, or with ``partial`` those of the filled box. None
+    where the image's keywords make no WCS; then `wcs_error` tells why."""
     slices: tuple[slice, ...]
     """What of the image is in the cutout, NumPy order: ``image[slices]``, without what is filled.
     """
+    wcs_error: FitsError | None = None
+    """What `HDU.wcs` raises for the image."""
 
     def __repr__(self) -> str:
         where = ", ".join(f"{part.start}:{part.stop}" for part in self.slices)
@@ -75,7 +79,7 @@ def cutout(
     ----------
     hdu : HDU
         An image of two axes or more. Of a cube the axes that span the sky are cut, the last two
-        where none do, and the others kept whole.
+        where none do or their keywords make no WCS, and the others kept whole.
     position : SkyCoord or (float, float)
         Centre of the box: a position on the sky, or pixel coordinates ``(x, y)`` from 0.
     size : number, Quantity, or two of them
@@ -89,7 +93,9 @@ def cutout(
     Returns
     -------
     Cutout
-        Its pixels, their place and WCS are those of ``astropy.nddata.Cutout2D``.
+        Its pixels, their place and WCS are those of ``astropy.nddata.Cutout2D``. A position that
+        the image has at several pixels, a turn of its longitude apart, is at the one nearest to
+        the reference point; a box does not go on at the image's other edge.
 
     Raises
     ------
@@ -101,7 +107,8 @@ def cutout(
         The position is not finite, the size less than a pixel, or an angle or a position on the
         sky is given where the WCS is not celestial; the fill value is none of the image's type.
     NotAnImageError, UnsupportedHduError, FitsFormatError
-        The HDU has no pixels that can be read, fewer than two axes, or its WCS is damaged.
+        The HDU has no pixels that can be read, or fewer than two axes; or an angle or a position on
+        the sky is given and the keywords of the celestial axes make no WCS.
 
     Examples
     --------
@@ -110,56 +117,77 @@ def cutout(
     >>> hdu.cutout((150, 100), (20, 30))
     <Cutout [90:110, 135:165] shape=(20, 30) dtype=float32>
     """
-    box, wcs = find_box(hdu, position, size, mode=mode)
+    whole = _shape(hdu)
+    plane = read_plane(hdu, len(whole))
+    box = box_around(whole, plane, (position, size), mode=mode, where=hdu.where)
     reader = hdu.reader()
     if mode == "partial" and not box.lies_on(reader.shape):
         check_fill(fill_value, reader.dtype, hdu.where)
     window = WindowReader(reader, box.origin, box.shape, fill_value)
-    return Cutout(lazy_array(window), moved(wcs, box.origin, box.shape), box.slices)
+    wcs = None if plane.wcs is None else moved(plane.wcs, box.origin, box.shape)
+    return Cutout(lazy_array(window), wcs, box.slices, plane.error)
 
 
-def find_box(hdu: HDU, position: Any, size: Any, *, mode: Mode = "trim") -> tuple[Box, WCS]:
-    """Find the box of a cutout, and the WCS of the image that it is of; reads no pixels.
+def find_box(hdu: HDU, position: Any, size: Any, *, mode: Mode = "trim") -> Box:
+    """Find the box of a cutout; reads no pixels, and makes no WCS where none is needed.
 
     Parameters and errors are those of `cutout`.
     """
+    whole = _shape(hdu)
+    if len(whole) > 2 or needs_sky(position, size):
+        plane = read_plane(hdu, len(whole))
+    else:
+        plane = Plane.of_pixels(len(whole))
+    return box_around(whole, plane, (position, size), mode=mode, where=hdu.where)
+
+
+def _shape(hdu: HDU) -> tuple[int, ...]:
     whole = hdu.reader().shape
     if len(whole) < 2:
         raise NotAnImageError(f"{hdu.where}: a cutout needs two axes, found shape {whole}")
-    wcs = hdu.wcs
-    axes = sky_axes(wcs, len(whole))
-    return box_around(whole, axes, wcs, (position, size), mode=mode, where=hdu.where), wcs
+    return whole
+
+
+def needs_sky(position: Any, size: Any) -> bool:
+    """Tell whether a cutout cannot be found in pixels alone; a size that is none needs no WCS."""
+    try:
+        return isinstance(position, SkyCoord) or is_angular(size)
+    except (TypeError, ValueError):
+        return False
 
 
 def box_around(
     whole: tuple[int, ...],
-    axes: tuple[int, int],
-    wcs: WCS,
+    plane: Plane,
     wanted: tuple[Any, Any],
     *,
     mode: Mode,
     where: str,
+    image: Extent | None = None,
 ) -> Box:
-    """Find the box of a cutout on an image of a WCS; see `find_box`.
+    """Find the box of a cutout on an image; see `find_box`.
 
     Parameters
     ----------
     whole : tuple of int
         Shape of the image, NumPy order.
-    axes : (int, int)
-        Axes that are cut, y and x, NumPy order.
-    wcs : astropy.wcs.WCS
+    plane : Plane
+        The axes that are cut, and what finds positions on the sky.
     wanted : (position, size)
         As for `cutout`.
     mode : "trim", "partial" or "strict"
     where : str
         Of what, for messages.
+    image : Extent, optional
+        Of the image that `whole` is what is left of.
     """
-    position, size = wanted
+    (position, size), axes = wanted, plane.axes
+    sky = plane.sky if needs_sky(position, size) else None
+    part = Extent.of(*(whole[axis] for axis in axes))
     try:
         check_mode(mode)
-        box_shape = size_in_pixels(size, wcs)
-        x, y = _pixel(position, wcs)
+        box_shape = size_in_pixels(size, sky)
+        x, y = _pixel(position, sky, image or part, part)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: {error}") from error
     first = corners(x, y, box_shape)
@@ -192,7 +220,7 @@ def _box(whole: tuple[int, ...], first: dict[int, int], sides: tuple[int, int], 
     return Box(tuple(origin), tuple(shape), tuple(slices))
 
 
-def _pixel(position: Any, wcs: WCS) -> tuple[float, float]:
+def _pixel(position: Any, sky: WCS, image: Extent, part: Extent) -> tuple[float, float]:
     if isinstance(position, SkyCoord):
         if not position.isscalar:
             raise ValueError(f"position: expected one, found {position.size}")
@@ -200,7 +228,7 @@ def _pixel(position: Any, wcs: WCS) -> tuple[float, float]:
         if not (np.isfinite(sphere.lon) and np.isfinite(sphere.lat)):
             found = f"{sphere.lon.deg:.6g}, {sphere.lat.deg:.6g} degrees"
             raise ValueError(f"position: expected finite coordinates, found {found}")
-        pixel = to_pixels(wcs, position)
+        pixel = to_pixels(sky, position, image, part)
         return float(pixel[0]), float(pixel[1])
     try:
         x, y = (float(value) for value in position)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +17,18 @@ from astropy.io import fits
 from astropy.wcs import WCS, DistortionLookupTable, NoConvergence, Sip
 from astropy.wcs.utils import proj_plane_pixel_scales, wcs_to_celestial_frame
 
-from dask_fits.exceptions import FitsFormatError, one_line
+from dask_fits.celestial import celestial_part
+from dask_fits.exceptions import (
+    FileChangedError,
+    FitsError,
+    FitsFormatError,
+    StorageError,
+    one_line,
+)
 from dask_fits.file import HDU
 from dask_fits.format.header import BLOCK, CARD
 from dask_fits.format.tiles import TiledLayout
+from dask_fits.turns import Extent, complete_sky, nearest_pixels
 from dask_fits.wcs_tables import check_coordinate_tables, read_tables
 
 _RELEVANT = re.compile(
@@ -188,17 +196,110 @@ def sky_axes(wcs: WCS, ndim: int) -> tuple[int, int]:
     return ndim - 2, ndim - 1
 
 
-def to_pixels(wcs: WCS, positions: SkyCoord) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+@dataclass(frozen=True, slots=True, eq=False)
+class Plane:
+    """The two axes of an image that a cutout is of, and what finds positions on them."""
+
+    axes: tuple[int, int]
+    """y and x, NumPy order."""
+    wcs: WCS | None
+    """The image's; None where its keywords make none, or where nobody asked for it."""
+    celestial: WCS | None
+    """What positions on the sky are found with: the image's WCS, or that of its celestial axes
+    where the keywords of other axes are those that make none."""
+    error: FitsError | None
+    """Why the image has no WCS."""
+
+    @classmethod
+    def of_pixels(cls, ndim: int) -> Plane:
+        """Make that of an image of which nobody wants to know positions on the sky."""
+        return cls((ndim - 2, ndim - 1), None, None, None)
+
+    @property
+    def sky(self) -> WCS:
+        """What positions on the sky are found with.
+
+        Raises
+        ------
+        FitsError
+            The keywords make nothing of that kind.
+        """
+        if self.celestial is None and self.error is not None:
+            raise self.error
+        return self.celestial
+
+
+def read_plane(hdu: HDU, ndim: int) -> Plane:
+    """Find the axes of an image of `ndim` axes that a cutout is of, whatever its WCS.
+
+    Those that span the sky, by the WCS of the image or of its celestial axes; else the last two.
+
+    Raises
+    ------
+    FileChangedError, StorageError
+        An HDU that the WCS refers to cannot be had now.
+    """
+    try:
+        wcs = hdu.wcs
+    except (FileChangedError, StorageError):
+        raise
+    except FitsError as error:
+        part = _celestial(_wcs_header(hdu), lambda some: read_tables(hdu, some, ""), hdu.where)
+        found, axes = part or (None, (ndim - 2, ndim - 1))
+        return Plane(axes, None, found, error)
+    return Plane(sky_axes(wcs, ndim), wcs, wcs, None)
+
+
+def plane_of(text: WcsText, error: FitsError, where: str) -> Plane:
+    """Find the axes of an image of whose keywords no WCS can be made, for the reason that is given.
+
+    As `read_plane` does.
+    """
+    header = text.header
+    part = _celestial(header, lambda _: base64.b64decode(text.tables), where)
+    found, axes = part or (None, (header["NAXIS"] - 2, header["NAXIS"] - 1))
+    return Plane(axes, None, found, error)
+
+
+def _celestial(
+    header: fits.Header, tables: Callable[[fits.Header], bytes], where: str
+) -> tuple[WCS, tuple[int, int]] | None:
+    """Make the WCS of the celestial axes of an image, and find these: y and x, NumPy order.
+
+    None where the keywords make none: then the error of the whole one tells why.
+    """
+    part = None
+    try:
+        if part := celestial_part(header):
+            _check_axes(part[0], "", where)
+            wcs = _make(part[0], tables(part[0]), " ", where)
+    except (FileChangedError, StorageError):
+        raise
+    except Exception:  # noqa: BLE001 (astropy raises whatever it stumbles on, a bad card among it)
+        return None
+    ndim = header["NAXIS"]
+    if part is None or not wcs.has_celestial or part[1][1] > ndim:
+        return None
+    return wcs, (ndim - part[1][1], ndim - part[1][0])
+
+
+def to_pixels(
+    wcs: WCS, positions: SkyCoord, image: Extent | None = None, part: Extent | None = None
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """Find the pixels of positions on the sky, distortions included.
 
     As `astropy.wcs.utils.skycoord_to_pixel`, which however gives y before x where the latitude is
-    the first of the WCS's axes.
+    the first of the WCS's axes, and the pixel within 180 degrees of the reference point where the
+    image has another one of the same position.
 
     Parameters
     ----------
     wcs : astropy.wcs.WCS
         Celestial.
     positions : SkyCoord
+    image, part : Extent, optional
+        The image, and what is left of it, which decide among pixels that are a turn of the native
+        longitude apart; see `dask_fits.turns.nearest_pixels`. Without it they are astropy's.
 
     Returns
     -------
@@ -214,7 +315,7 @@ def to_pixels(wcs: WCS, positions: SkyCoord) -> tuple[npt.NDArray[Any], npt.NDAr
     if not wcs.has_celestial:
         raise ValueError("WCS: expected celestial coordinates, found none")
     try:
-        found = positions.transform_to(wcs_to_celestial_frame(wcs))
+        found = positions.transform_to(_celestial_frame(wcs))
     except (
         ConvertError,
         TypeError,
@@ -226,13 +327,37 @@ def to_pixels(wcs: WCS, positions: SkyCoord) -> tuple[npt.NDArray[Any], npt.NDAr
     except AttributeError:  # it is not spherical
         lon, lat = found.spherical.lon, found.spherical.lat
     units = [u.Unit(wcs.wcs.cunit[axis]) for axis in (wcs.wcs.lng, wcs.wcs.lat)]
-    return from_sky(wcs, lon.to_value(units[0]), lat.to_value(units[1]))
+    return from_sky(wcs, lon.to_value(units[0]), lat.to_value(units[1]), image, part)
+
+
+def _celestial_frame(wcs: WCS) -> Any:
+    """Find astropy's frame of a celestial WCS; ValueError names what it does not know."""
+    try:
+        return wcs_to_celestial_frame(wcs)
+    except ValueError as error:
+        ctype = " and ".join(wcs.wcs.ctype[axis] for axis in sorted((wcs.wcs.lng, wcs.wcs.lat)))
+        if wcs.wcs.ctype[wcs.wcs.lng].startswith("RA") and wcs.wcs.radesys not in _EQUATORIAL:
+            expected = f"expected one of {', '.join(_EQUATORIAL)}"
+            raise ValueError(f"WCS: RADESYS: found {wcs.wcs.radesys!r}, {expected}") from error
+        raise ValueError(
+            f"WCS: astropy knows no frame of the sky for CTYPEn {ctype}: {error}"
+        ) from error
+
+
+_EQUATORIAL = ("ICRS", "FK5", "FK4", "FK4-NO-E")
+"""Values of RADESYS that astropy knows (FITS Standard 4.0, table 24)."""
 
 
 def from_sky(
-    wcs: WCS, lon: npt.NDArray[Any], lat: npt.NDArray[Any]
+    wcs: WCS,
+    lon: npt.NDArray[Any],
+    lat: npt.NDArray[Any],
+    image: Extent | None = None,
+    part: Extent | None = None,
 ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """Find the pixels of longitudes and latitudes, in the frame and the units of the WCS itself.
+
+    `image` and `part` are those of `to_pixels`.
 
     Returns
     -------
@@ -246,7 +371,46 @@ def from_sky(
     except NoConvergence as error:
         found = np.where(_lost(error), np.nan, error.best_solution.T).reshape(2, *np.shape(lon))
     x, y = (np.asarray(values, np.float64) for values in found)
+    if image is not None:
+        shape = x.shape
+        pixels = nearest_pixels(sky, np.stack([x.reshape(-1), y.reshape(-1)]), image, part)
+        x, y = (values.reshape(shape) for values in pixels)
     return x, y
+
+
+def to_sky(
+    wcs: WCS, pixels: Sequence[npt.NDArray[np.float64]], image: Extent
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Find the longitudes and latitudes of pixels, in the frame and the units of the WCS itself.
+
+    They are astropy's, and beyond native longitudes of 180 degrees, which astropy has not, those
+    of the projection; see `dask_fits.turns.complete_sky`.
+
+    Parameters
+    ----------
+    wcs : astropy.wcs.WCS
+        Celestial.
+    pixels : sequence of (n,) arrays
+        Along each axis of the WCS, from 0.
+    image : Extent
+        Of the image, along the two axes that span the sky.
+
+    Returns
+    -------
+    lon, lat : (n,) arrays
+        NaN where the projection has no such pixel.
+    """
+    world = wcs.pixel_to_world_values(*pixels)
+    axes = sorted((wcs.wcs.lng, wcs.wcs.lat))
+    found = np.stack([world[axis] for axis in axes])
+    if np.isnan(found).any() and not (wcs.wcs.get_pc()[axes] != 0)[:, _others(wcs, axes)].any():
+        sky = wcs if wcs.naxis == 2 else wcs.celestial
+        found = complete_sky(sky, np.stack([pixels[axis] for axis in axes]), found, image)
+    return found[axes.index(wcs.wcs.lng)], found[axes.index(wcs.wcs.lat)]
+
+
+def _others(wcs: WCS, axes: Sequence[int]) -> list[int]:
+    return [axis for axis in range(wcs.naxis) if axis not in axes]
 
 
 def _with_both_tables(wcs: WCS) -> WCS:
@@ -268,14 +432,14 @@ def _lost(error: NoConvergence) -> npt.NDArray[np.bool_]:
     return lost
 
 
-def size_in_pixels(size: Any, wcs: WCS) -> tuple[int, int]:
+def size_in_pixels(size: Any, wcs: WCS | None) -> tuple[int, int]:
     """Resolve the size of a cutout as `astropy.nddata.Cutout2D` does.
 
     Parameters
     ----------
     size : number, Quantity, or two of them
         Height and width, in pixels or as angles.
-    wcs : astropy.wcs.WCS
+    wcs : astropy.wcs.WCS, optional
         Tells the pixels in an angle.
 
     Returns
@@ -310,13 +474,13 @@ def _sides(size: Any) -> Sequence[Any]:
     return sides
 
 
-def _length(side: Any, axis: int, wcs: WCS) -> int:
+def _length(side: Any, axis: int, wcs: WCS | None) -> int:
     pixels = side
     if isinstance(side, u.Quantity):
         if side.unit == u.pixel:
             pixels = side.value
         elif side.unit.physical_type == "angle":
-            if not wcs.has_celestial:
+            if wcs is None or not wcs.has_celestial:
                 raise ValueError("size: an angle needs celestial coordinates; give it in pixels")
             # Cutout2D counts the height by the scale of the first axis, and the width by that of
             # the second.

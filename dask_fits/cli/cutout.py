@@ -176,7 +176,7 @@ def _box(hdu: HDU, asked: _Asked) -> Box:
     if asked.key is not None:
         return _box_of_key(hdu, asked.key)
     try:
-        return find_box(hdu, _position(asked), asked.size, mode=asked.mode or "trim")[0]
+        return find_box(hdu, _position(asked), asked.size, mode=asked.mode or "trim")
     except FitsError:
         raise
     except ValueError as error:  # the image and what was asked of it do not go together

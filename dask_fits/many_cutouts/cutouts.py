@@ -77,7 +77,10 @@ class Cutouts:
 
     @property
     def wcs(self) -> WcsView:
-        """World coordinates of each cutout: ``wcs[row]`` or ``wcs[row, hdu]``; None without one."""
+        """World coordinates of each cutout: ``wcs[row]`` or ``wcs[row, hdu]``; None without one.
+
+        ``wcs.error(row)`` tells why a cutout has none, where its image's keywords make no WCS.
+        """
         return WcsView(self._table, self._mode)
 
     def to_zarr(
@@ -225,7 +228,16 @@ class WcsView:
         return len(self.table.file)
 
     def __getitem__(self, index: int | tuple[int, int]) -> WCS | None:
-        """Make the WCS of one cutout; None where it is off or failed."""
+        """Make the WCS of one cutout; None where it is off or failed, or its image has no WCS."""
+        found = self._find(index)
+        return found if isinstance(found, WCS) else None
+
+    def error(self, index: int | tuple[int, int]) -> FitsError | None:
+        """Tell what `HDU.wcs` raises for the image of a cutout; None where it has a WCS."""
+        found = self._find(index)
+        return found if isinstance(found, FitsError) else None
+
+    def _find(self, index: int | tuple[int, int]) -> WCS | FitsError | None:
         row, slot = index if isinstance(index, tuple) else (index, 0)
         found = self.table.image(row, slot)
         return found[0].wcs(found[1], self.mode) if found else None

@@ -19,7 +19,7 @@ from dask_fits.format.selection import Integers
 from dask_fits.many_cutouts.targets import Placed, Targets, place
 from dask_fits.storage.cancellation import threads
 from dask_fits.storage.store import matching
-from dask_fits.wcs import is_angular, moved, size_in_pixels, sky_axes
+from dask_fits.wcs import Plane, is_angular, moved, read_plane, size_in_pixels
 
 AT_ONCE = 32
 """Files that are looked at at the same time."""
@@ -60,9 +60,12 @@ class Image:
             return None
         return found
 
-    def wcs(self, number: int, mode: Mode) -> WCS:
-        """Make the WCS of one of the cutouts."""
-        return moved(self.hdu.wcs, *self.box(number, mode))
+    def wcs(self, number: int, mode: Mode) -> WCS | FitsError:
+        """Make the WCS of one of the cutouts, or tell why the image has none."""
+        plane = read_plane(self.hdu, len(self.shape))
+        if plane.wcs is None:
+            return plane.error or FitsError(f"{self.hdu.where}: it has no WCS")
+        return moved(plane.wcs, *self.box(number, mode))
 
     def box(self, number: int, mode: Mode) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Find the first pixel of one of the cutouts on the image, and its shape."""
@@ -106,7 +109,8 @@ class Search:
     def box(self, hdu: HDU) -> tuple[int, int]:
         """Resolve the size of the cutouts by an image."""
         with _about(hdu):
-            return check_pixels(size_in_pixels(self.size, hdu.wcs))
+            sky = read_plane(hdu, len(hdu.shape or ())).sky
+            return check_pixels(size_in_pixels(self.size, sky))
 
     def image(self, hdu: HDU | FitsError, box: tuple[int, int]) -> Image | FitsError:
         """Place the boxes on an image."""
@@ -118,21 +122,28 @@ class Search:
             return error
 
     def _image(self, hdu: HDU, box: tuple[int, int]) -> Image:
-        reader, wcs = hdu.reader(), hdu.wcs
+        reader = hdu.reader()
         if reader.ndim < 2:
             raise NotAnImageError(
                 f"{hdu.where}: a cutout needs two axes, found shape {reader.shape}"
             )
+        angular = is_angular(self.size)
+        needs_sky = angular or self.targets.sky is not None
+        if needs_sky or reader.ndim > 2:
+            plane = read_plane(hdu, reader.ndim)
+        else:
+            plane = Plane.of_pixels(reader.ndim)
+        sky = plane.sky if needs_sky else None
         with _about(hdu):
-            own = size_in_pixels(self.size, wcs) if is_angular(self.size) else box
+            own = size_in_pixels(self.size, sky) if angular else box
             if max(abs(own[0] - box[0]), abs(own[1] - box[1])) > 1:
                 raise ValueError(
                     f"size: found {own[0]} x {own[1]} pixels, expected about as many as the "
                     f"{box[0]} x {box[1]} of the first image"
                 )
-            axes = sky_axes(wcs, reader.ndim)
+            axes = plane.axes
             image = reader.shape[axes[0]], reader.shape[axes[1]]
-            placed = place(self.targets, wcs, image, box)
+            placed = place(self.targets, sky, image, box)
         shape = list(reader.shape)
         shape[axes[0]], shape[axes[1]] = box
         return Image(hdu, axes, tuple(shape), placed)

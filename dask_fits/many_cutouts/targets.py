@@ -14,6 +14,7 @@ from astropy.wcs.utils import proj_plane_pixel_scales, wcs_to_celestial_frame
 
 from dask_fits.cutout import corners, overlap
 from dask_fits.format.selection import Integers
+from dask_fits.turns import Extent
 from dask_fits.wcs import to_pixels
 
 _WIDE = np.deg2rad(60)
@@ -89,14 +90,16 @@ def _vectors(sky: SkyCoord) -> npt.NDArray[np.float64] | None:
     return np.asarray(found, np.float64)
 
 
-def place(targets: Targets, wcs: WCS, image: tuple[int, int], shape: tuple[int, int]) -> Placed:
+def place(
+    targets: Targets, wcs: WCS | None, image: tuple[int, int], shape: tuple[int, int]
+) -> Placed:
     """Place boxes on an image: around positions on the sky that it may hold; around all pixels.
 
     Parameters
     ----------
     targets : Targets
-    wcs : astropy.wcs.WCS
-        Of the image.
+    wcs : astropy.wcs.WCS, optional
+        Of the image; positions in pixels need none.
     image, shape : (int, int)
         Height and width of the image, and of the boxes.
 
@@ -110,12 +113,12 @@ def place(targets: Targets, wcs: WCS, image: tuple[int, int], shape: tuple[int, 
         numbers = np.arange(len(targets))
         x, y = np.asarray(targets.pixels).T
     else:
-        if not wcs.has_celestial:
+        if wcs is None or not wcs.has_celestial:
             raise ValueError("WCS: expected celestial coordinates, found none")
         numbers = np.flatnonzero(_near(targets, wcs, image, shape) & targets.finite)
         if not len(numbers):
             return Placed(numbers, np.empty((0, 2), np.int64), *np.empty((2, 0), bool))
-        x, y = to_pixels(wcs, targets.sky[numbers])
+        x, y = to_pixels(wcs, targets.sky[numbers], Extent.of(*image))
     first = corners(x, y, shape)
     on, whole = overlap(first, shape, lengths)
     if targets.sky is None:

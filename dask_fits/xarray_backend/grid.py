@@ -40,6 +40,10 @@ _NAMES: Mapping[str, str] = {
 _ANGLES = ("pos.", "custom:pos.")
 """How the physical types of positions begin; what they are called is in CTYPE: RA, GLAT, HPLN."""
 
+_SIGNED = ("hpln", "hgln")
+"""Longitudes that count from the middle of the Sun's disk, as sunpy has them; those of Carrington
+(CRLN) are from 0 to 360 degrees there, too. Thompson 2006, A&A 449, 791."""
+
 _MOST_VALUES = 1 << 24
 """World coordinates are made along axes of up to so many pixels (16 Mi); longer ones are counted.
 A damaged NAXISn must not ask for more memory than there is before any pixel is wanted."""
@@ -76,6 +80,11 @@ class Sky:
     that the image does not have, of one pixel."""
     attrs: tuple[Mapping[str, str], Mapping[str, str]] = field(compare=False)
     """Of the coordinates longitude and latitude."""
+
+    @property
+    def is_signed(self) -> bool:
+        """Whether longitudes are from -180 to 180 degrees, not from 0 to 360."""
+        return self.names[0] in _SIGNED
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +132,7 @@ def make_grid(text: WcsText, where: str) -> Grid:
         # Of ten thousand headers, what astropy mends in each is of no use to anybody.
         warnings.simplefilter("ignore", FITSFixedWarning)
         wcs = text.wcs(where)
-        shape = _shape(text)
+        shape = shape_of(text)
         try:
             matrix = depends(wcs)
             sky = _sky(wcs, matrix)
@@ -141,7 +150,7 @@ def plain_grid(shape: tuple[int, ...]) -> Grid:
     return Grid(None, shape, dims, (), None)
 
 
-def _shape(text: WcsText) -> tuple[int, ...]:
+def shape_of(text: WcsText) -> tuple[int, ...]:
     """Shape of the image that a WCS is of, NumPy order."""
     header = text.header
     return tuple(header[f"NAXIS{n}"] for n in range(header["NAXIS"], 0, -1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,18 +12,27 @@ import xarray as xr
 from astropy.coordinates import SkyCoord
 from astropy.wcs import WCS
 
-from dask_fits.cutout import box_around
-from dask_fits.exceptions import NotAnImageError
-from dask_fits.wcs import WcsText, resampled, to_pixels
+from dask_fits.cutout import box_around, needs_sky
+from dask_fits.exceptions import FitsFormatError, NotAnImageError
+from dask_fits.turns import Extent
+from dask_fits.wcs import Plane, WcsText, plane_of, resampled, to_pixels
 from dask_fits.xarray_backend.attributes import WCS_CARDS, WCS_TABLES, attribute
-from dask_fits.xarray_backend.grid import Grid, depends, is_distorted, make_grid, nearest
+from dask_fits.xarray_backend.grid import (
+    Grid,
+    depends,
+    is_distorted,
+    make_grid,
+    nearest,
+    plain_grid,
+    shape_of,
+)
 
 Object = xr.Dataset | xr.DataArray
 
 
 def current_wcs(obj: Object, image: xr.Variable, where: str) -> WCS:
     """Make the WCS of the pixels that are left; see `FitsAccessor.wcs`."""
-    return _current(_grid(image, where), obj, image, image.dims, where)
+    return _current(make_grid(_text(image, where), where), obj, image, image.dims, where)
 
 
 def cutout_slices(
@@ -31,10 +41,14 @@ def cutout_slices(
     """Find the box of a cutout; see `FitsAccessor.cutout`."""
     if mode not in ("trim", "strict"):
         raise ValueError(f"{where}: mode: expected trim or strict, found {mode!r}")
-    dims, wcs = _plane(obj, image, where)
-    whole = image.sizes[dims[0]], image.sizes[dims[1]]
-    box = box_around(whole, (0, 1), wcs, (position, size), mode=mode, where=where)
-    return dict(zip(dims, box.slices, strict=True))
+    plane = _Plane.of(image, where)
+    whole = image.sizes[plane.dims[0]], image.sizes[plane.dims[1]]
+    if needs_sky(position, size):
+        sky, extent = plane.sky(obj, image, where)
+    else:
+        sky, extent = Plane.of_pixels(2), None
+    box = box_around(whole, sky, (position, size), mode=mode, where=where, image=extent)
+    return dict(zip(plane.dims, box.slices, strict=True))
 
 
 def nearest_pixel(
@@ -44,9 +58,14 @@ def nearest_pixel(
     if not isinstance(position, SkyCoord) or not position.isscalar:
         expected = "expected a SkyCoord of one position"
         raise ValueError(f"{where}: position: {expected}, found {position!r}")
-    dims, wcs = _plane(obj, image, where)
+    plane = _Plane.of(image, where)
+    dims = plane.dims
+    sky, extent = plane.sky(obj, image, where)
+    left = Extent.of(image.sizes[dims[0]], image.sizes[dims[1]])
     try:
-        x, y = map(float, to_pixels(wcs, position))
+        x, y = map(float, to_pixels(sky.sky, position, extent, left))
+    except FitsFormatError:
+        raise
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
     found: dict[Hashable, int] = {}
@@ -62,23 +81,71 @@ def nearest_pixel(
     return found
 
 
-def _grid(image: xr.Variable, where: str) -> Grid:
-    """Make the grid of the whole image."""
+def _text(image: xr.Variable, where: str) -> WcsText:
+    """Take what the WCS of the whole image is made of out of the attributes."""
     cards = attribute(image.attrs, WCS_CARDS, where)
-    return make_grid(WcsText(cards, str(image.attrs.get(WCS_TABLES, ""))), where)
+    return WcsText(cards, str(image.attrs.get(WCS_TABLES, "")))
 
 
-def _plane(obj: Object, image: xr.Variable, where: str) -> tuple[tuple[str, str], WCS]:
-    """Find the dimensions that a cutout is of, y and x or else the last two, and their WCS.
+@dataclass(frozen=True, slots=True, eq=False)
+class _Plane:
+    """The two dimensions that a cutout is of, and the whole image's grid and WCS."""
 
-    The axes of the WCS are in the order of the image, however the object is transposed.
-    """
-    grid = _grid(image, where)
-    left = [dim for dim in grid.dims if dim in image.dims]
-    dims = ["y", "x"] if grid.sky is not None and {"y", "x"} <= {*left} else left[-2:]
-    if len(dims) < 2:
-        raise NotAnImageError(f"{where}: expected two dimensions, found {left}")
-    return (dims[0], dims[1]), _current(grid, obj, image, left, where)
+    dims: tuple[str, str]
+    """y and x, or else the last two that are left."""
+    grid: Grid
+    whole: Plane | None
+    """What finds positions where the keywords make no WCS of the whole image."""
+
+    @classmethod
+    def of(cls, image: xr.Variable, where: str) -> _Plane:
+        """Find them, however the object is transposed."""
+        text, whole = _text(image, where), None
+        try:
+            grid = make_grid(text, where)
+        except FitsFormatError as error:
+            grid, whole = plain_grid(shape_of(text)), plane_of(text, error, where)
+        left = [dim for dim in grid.dims if dim in image.dims]
+        dims = left[-2:]
+        if whole is not None and whole.celestial is not None:
+            of_sky = [grid.dims[axis] for axis in whole.axes]
+            dims = of_sky if {*of_sky} <= {*left} else dims
+        elif grid.sky is not None and {"y", "x"} <= {*left}:
+            dims = ["y", "x"]
+        if len(dims) < 2:
+            raise NotAnImageError(f"{where}: expected two dimensions, found {left}")
+        return cls((dims[0], dims[1]), grid, whole)
+
+    def sky(self, obj: Object, image: xr.Variable, where: str) -> tuple[Plane, Extent | None]:
+        """Find what positions are found with on the pixels that are left.
+
+        Returns
+        -------
+        plane : Plane
+            Its axes are `dims`.
+        extent : Extent or None
+            Of the whole image, in these pixels.
+        """
+        spacing = [_spacing(_pixels(self.grid, obj, dim, where), dim, where) for dim in self.dims]
+        if self.whole is not None:
+            wcs, of_sky = self.whole.sky, [self.grid.dims[axis] for axis in self.whole.axes]
+            if [*self.dims] != of_sky:
+                expected = f"expected the dimensions of the sky {' and '.join(of_sky)}"
+                raise NotAnImageError(f"{where}: {expected}, found {image.dims}")
+            origin, step = zip(*spacing, strict=True)
+            found = resampled(wcs, origin, step, tuple(image.sizes[dim] for dim in self.dims))
+        else:
+            left = [dim for dim in self.grid.dims if dim in image.dims]
+            found = _current(self.grid, obj, image, left, where)
+            if self.grid.sky is None:
+                return Plane((0, 1), found, found, None), None
+        lengths = (self.grid.shape[self.grid.dims.index(dim)] for dim in self.dims)
+        edges = [
+            sorted(((-0.5 - origin) / step, (length - 0.5 - origin) / step))
+            for (origin, step), length in zip(spacing, lengths, strict=True)
+        ]
+        (bottom, top), (left_edge, right) = edges
+        return Plane((0, 1), found, found, None), Extent((left_edge, bottom), (right, top))
 
 
 def _current(

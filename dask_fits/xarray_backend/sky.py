@@ -14,7 +14,8 @@ from xarray.core.indexing import IndexSelResult
 from xarray.indexes import CoordinateTransform, CoordinateTransformIndex
 
 from dask_fits.format.selection import Selection
-from dask_fits.wcs import WcsText, from_sky
+from dask_fits.turns import Extent, extent_of
+from dask_fits.wcs import WcsText, from_sky, to_sky
 from dask_fits.xarray_backend.arrays import LazyArray, renewed
 from dask_fits.xarray_backend.grid import Pixels, Sky, make_grid, nearest
 
@@ -74,7 +75,7 @@ class SkyTransform(CoordinateTransform):
     def reverse(self, coord_labels: dict[Hashable, Any]) -> dict[str, Any]:
         """Find the place along each dimension of positions on the sky; NaN where there is none."""
         lon, lat = (np.asarray(coord_labels[name], np.float64) for name in self.coord_names)
-        found = from_sky(self._own_wcs(), lon, lat)
+        found = from_sky(self._own_wcs(), lon, lat, self._image, self._left)
         return {
             axis: _place(np.asarray(pixel), self.pixels[axis])
             for axis, pixel in zip(self.plane, found, strict=True)
@@ -147,6 +148,22 @@ class SkyTransform(CoordinateTransform):
         return make_grid(self.text, self.where).own_wcs()
 
     @property
+    def _image(self) -> Extent:
+        """The whole image, in the plane of the sky."""
+        lengths = (*make_grid(self.text, self.where).shape[::-1], 1)
+        width, height = (lengths[min(axis, len(lengths) - 1)] for axis in self.sky.plane)
+        return Extent.of(height, width)
+
+    @property
+    def _left(self) -> Extent | None:
+        """What is left of it; None where nothing is."""
+        along = [self.pixels[axis] if isinstance(axis, str) else [axis] for axis in self.plane]
+        if not all(map(len, along)):
+            return None
+        x, y = map(extent_of, along)
+        return Extent((x[0], y[0]), (x[1], y[1]))
+
+    @property
     def _names(self) -> tuple[Hashable, Hashable]:
         return self.coord_names[0], self.coord_names[1]
 
@@ -170,8 +187,9 @@ class SkyTransform(CoordinateTransform):
             part = slice(start, start + _AT_ONCE)
             pixels = [np.zeros(len(first[part]))] * wcs.naxis
             pixels[one], pixels[two] = first[part], second[part]
-            world = wcs.pixel_to_world_values(*pixels)
-            lon[part], lat[part] = world[wcs.wcs.lng], world[wcs.wcs.lat]
+            lon[part], lat[part] = to_sky(wcs, pixels, self._image)
+        if self.sky.is_signed:
+            lon = np.where(lon >= 180, lon - 360, lon)
         return lon.reshape(shape), lat.reshape(shape)
 
 
