@@ -21,6 +21,7 @@ from dask_fits.exceptions import (
 )
 from dask_fits.file import HDU, FitsFile, open  # noqa: A004 (the field's own word)
 from dask_fits.format.chunks import ReadPlan
+from dask_fits.hints import missing_of_module
 from dask_fits.storage.byte_range import ByteRange
 from dask_fits.storage.cost import CostModel
 from dask_fits.storage.transfer import TransferConfig
@@ -69,4 +70,4 @@ def __getattr__(name: str) -> Any:
         from dask_fits.many_cutouts.cutouts import cutouts
 
         return cutouts
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    raise AttributeError(missing_of_module(name))

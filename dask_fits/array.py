@@ -18,11 +18,13 @@ from dask_fits.file import HDU, HduKey
 from dask_fits.file import open as open_file
 from dask_fits.format.chunks import ReadPlan, chunk_boxes
 from dask_fits.format.selection import Selection, select
+from dask_fits.hints import explains_arguments
 from dask_fits.readers.reader import PixelReader
 from dask_fits.storage.cancellation import enter_scope, leave_scope
 from dask_fits.storage.transfer import TransferConfig
 
 
+@explains_arguments
 def from_fits(
     url: str | os.PathLike[str],
     hdu: HduKey | None = None,

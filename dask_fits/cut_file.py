@@ -100,7 +100,7 @@ class Template:
     @classmethod
     def of(cls, hdu: HDU) -> Template:
         """Read what is needed; errors are those of `cut_fits`."""
-        header = hdu.header
+        header = hdu.original_header()
         if "ZIMAGE" in header:
             raise FitsFormatError(f"{hdu.where}: the header of the image cannot be restored")
         tables = tuple(_tables(hdu, header))
@@ -177,7 +177,7 @@ def _image_cards(hdu: HDU, header: Header, stored: npt.NDArray[Any]) -> list[Car
 
 def _primary(hdu: HDU) -> list[Bytes]:
     """Make a file's primary header, without data."""
-    header = hdu.header
+    header = hdu.original_header()
     cards = _leading(header, {"SIMPLE": True, "BITPIX": 8, "NAXIS": 0})
     cards += _without(header.cards, _OF_A_PRIMARY_IMAGE)
     _say_extend(cards)

@@ -6,12 +6,13 @@ import html
 import io
 import math
 import os
+import sys
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self, overload
 
 from dask_fits.exceptions import (
     FitsFormatError,
@@ -19,10 +20,20 @@ from dask_fits.exceptions import (
     HduNotFoundError,
     NotAnImageError,
 )
+from dask_fits.format.hdu_summary import hdu_summary, hdu_summary_html
 from dask_fits.format.header import BLOCK, MAX_HEADER, check_text, find_end, parse_header
 from dask_fits.format.layout import HduLayout, Kind, hdu_layout
 from dask_fits.format.listing import hdu_html, hdu_table
 from dask_fits.format.tiles import TiledLayout
+from dask_fits.hints import (
+    explains_arguments,
+    missing_of_file,
+    missing_of_hdu,
+    read_as_table,
+    read_only_file,
+    read_only_hdu,
+)
+from dask_fits.in_memory import InMemory
 from dask_fits.readers.image import ImageReader
 from dask_fits.readers.reader import HduReader
 from dask_fits.readers.tiled import TiledReader
@@ -50,11 +61,27 @@ HduKey = int | str | tuple[str, int]
 """Index, name, or name and version of an HDU."""
 
 
+def _read_only(cls: type[HDU]) -> type[HDU]:
+    """Say what to write for what cannot be assigned to; a frozen dataclass with slots does not."""
+
+    def refuse(hdu: HDU, name: str, _: object) -> NoReturn:
+        raise AttributeError(read_only_hdu(hdu.where, name))
+
+    def keep(hdu: HDU, name: str) -> NoReturn:
+        raise AttributeError(f"{hdu.where}: {name}: it holds no pixels, there is nothing to delete")
+
+    cls.__setattr__ = refuse  # type: ignore[method-assign,assignment]
+    cls.__delattr__ = keep  # type: ignore[method-assign,assignment]
+    return cls
+
+
+@_read_only
 @dataclass(frozen=True, slots=True)
 class HDU:
     """One header and data unit of a FITS file: where it is and what it holds.
 
-    It holds no handle and no pixels, and can be pickled.
+    It holds no handle and no pixels, and can be pickled. `header` and `data` are the same objects
+    at each access, and what is assigned to their items stays in them, in memory.
     """
 
     index: int
@@ -67,6 +94,8 @@ class HDU:
     """The header's blocks as they are in the file."""
     rows: bytes | None = field(repr=False)
     """The table of a tile-compressed image, where it is short and came with the header."""
+    in_memory: InMemory = field(default_factory=InMemory, repr=False, compare=False)
+    """What was made of `header` and `data`, with what has been assigned in them."""
 
     @property
     def name(self) -> str:
@@ -122,12 +151,37 @@ class HDU:
         return self.layout.dtype
 
     @property
-    def header(self) -> fits.Header:
-        """The whole header, as a new `astropy.io.fits.Header` at each call.
+    def size(self) -> int | None:
+        """Number of pixels, as of an array; None for tables. `data_range` tells the bytes."""
+        return None if self.shape is None else math.prod(self.shape) if self.shape else 0
 
-        Of a tile-compressed image, the header of the image, as astropy restores it; the table's
-        own where astropy cannot.
+    @property
+    def ndim(self) -> int | None:
+        """Number of axes; None for tables."""
+        return None if self.shape is None else len(self.shape)
+
+    @property
+    def is_image(self) -> bool:
+        """Whether it is an image by its kind, tile-compressed or not, as astropy has it.
+
+        A primary HDU without pixels is one; `FitsFile.images` gives those that have some.
         """
+        return self.kind in ("image", "compressed-image")
+
+    @property
+    def header(self) -> fits.Header:
+        """The whole header, the same `astropy.io.fits.Header` at each access.
+
+        It is yours to change, in memory: the file is never written. `to_hdu` takes over what was
+        changed, and so does ``astropy.wcs.WCS(hdu.header)``; `wcs`, cutouts and xarray are of the
+        file, and so is the header of an HDU that was sent to another process. Of a tile-compressed
+        image, the header of the image, as astropy restores it; the table's own where astropy
+        cannot.
+        """
+        return self.in_memory.header(self.original_header)
+
+    def original_header(self) -> fits.Header:
+        """Parse the header as the file has it, into a new `astropy.io.fits.Header`."""
         from astropy.io import fits
 
         # From a file, astropy mends what it can: bytes beyond ASCII, an END card padded with NULs.
@@ -156,8 +210,13 @@ class HDU:
 
     @property
     def data(self) -> da.Array:
-        """The pixels as a lazy Dask array: ``to_dask()`` with its defaults."""
-        return self.to_dask()
+        """The pixels as a lazy Dask array, as `to_dask` makes it, the same at each access.
+
+        What is assigned to its items (``hdu.data[0, 0] = -1``) stays in it, in memory, as in
+        astropy; the file is never written. `to_hdu` takes it over. `to_dask` gives the pixels of
+        the file, and so do `section`, cutouts, and an HDU that was sent to another process.
+        """
+        return self.in_memory.array(self.to_dask())
 
     @property
     def chunks(self) -> tuple[tuple[int, ...], ...]:
@@ -171,6 +230,12 @@ class HDU:
         from dask_fits.array import to_dask
 
         return to_dask(self, chunks=chunks, mask_and_scale=mask_and_scale)
+
+    def to_hdu(self) -> fits.PrimaryHDU | fits.ImageHDU:
+        """Return astropy's HDU around the lazy pixels; see `dask_fits.astropy_hdu.to_hdu`."""
+        from dask_fits.astropy_hdu import to_hdu
+
+        return to_hdu(self)
 
     @property
     def section(self) -> Section:
@@ -233,7 +298,44 @@ class HDU:
             return type(defect)(*defect.args)  # a new one: an error keeps where it was raised
         if self.shape == ():
             return NotAnImageError(f"{self.where}: NAXIS = 0: the HDU has a header but no pixels")
-        return NotAnImageError(f"{self.where}: expected an image, found {self.kind}")
+        hint = self.as_table()
+        return NotAnImageError(
+            f"{self.where}: expected an image, found {self.kind}{hint and '; ' + hint}"
+        )
+
+    def as_table(self) -> str:
+        """Say how astropy reads the table that the HDU is; empty if it is none."""
+        if self.kind not in ("bintable", "ascii-table"):
+            return ""
+        place, protocol = self.store.url, self.store.url.partition("://")[0]
+        options = bool(getattr(self.store, "options", None))
+        return read_as_table(
+            repr(place) if place == self.store.name else "url",
+            self.index,
+            fsspec=options or protocol not in ("http", "https", place),
+            options=options,
+        )
+
+    def __repr__(self) -> str:
+        return f"<HDU {self.index} of {self.store.name}: {hdu_summary(self.layout, self._chunk())}>"
+
+    def _repr_html_(self) -> str:
+        return hdu_summary_html(self.index, self.store.name, self.layout, self._chunk())
+
+    def _chunk(self) -> tuple[int, ...] | None:
+        """Shape of the largest chunk of `data`; of a damaged header there may be too many."""
+        from dask_fits.array import chunk_limit
+
+        return self.reader().slab(chunk_limit()) if self.layout.image else None
+
+    if not TYPE_CHECKING:  # an attribute that is missing is a mistake to a type checker
+
+        def __getattr__(self, name: str) -> NoReturn:
+            table = self.as_table() if name == "columns" else ""
+            if hint := missing_of_hdu(name, table):
+                raise AttributeError(f"an HDU has no attribute {name!r}: {hint}")
+            object.__getattribute__(self, name)  # a property that raised it says so again
+            raise AttributeError(name)
 
 
 class FitsFile:
@@ -256,7 +358,13 @@ class FitsFile:
         """Path or URL of the file, without credentials."""
         return self._store.name
 
-    def __getitem__(self, key: HduKey) -> HDU:
+    @overload
+    def __getitem__(self, key: HduKey | HDU) -> HDU: ...
+    @overload
+    def __getitem__(self, key: slice) -> list[HDU]: ...
+    def __getitem__(self, key: HduKey | HDU | slice) -> HDU | list[HDU]:
+        if isinstance(key, slice):
+            return self._slice(key)
         found = self._find(key)
         if found is None:
             names = ", ".join(f"{h.index}: {h.name or '(unnamed)'},{h.ver}" for h in self._hdus)
@@ -284,6 +392,35 @@ class FitsFile:
     def __exit__(self, *_: object) -> None:
         """Do nothing: there is no handle to close."""
 
+    def close(self) -> None:
+        """Do nothing: there is no handle to close, and the file can be read on."""
+
+    def filename(self) -> str:
+        """Return the absolute path or the URL, without credentials: `url`."""
+        return self.url
+
+    def index_of(self, key: HduKey | HDU) -> int:
+        """Find the index of an HDU.
+
+        Parameters
+        ----------
+        key : int, str, (str, int) or HDU
+            Index, name, or name and version; or one of the file's HDUs.
+
+        Raises
+        ------
+        HduNotFoundError
+            The file has no such HDU.
+        """
+        return self[key].index
+
+    def images(self) -> list[HDU]:
+        """List the HDUs that hold pixels, tile-compressed ones included; reads all headers.
+
+        Those whose pixels cannot be read because of damage are among them.
+        """
+        return [hdu for hdu in self if _has_pixels(hdu)]
+
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in vars(self).items() if key != "_lock"}
 
@@ -299,10 +436,12 @@ class FitsFile:
             No HDU does.
         """
         for hdu in self:
-            if hdu.dtype is not None or hdu.layout.defect:
+            if _has_pixels(hdu):
                 return hdu
-        raise NotAnImageError(f"{self.url}: none of the {len(self)} HDUs holds an image")
+        table = next((f"; HDU {hdu.index}: {hint}" for hdu in self if (hint := hdu.as_table())), "")
+        raise NotAnImageError(f"{self.url}: none of the {len(self)} HDUs holds an image{table}")
 
+    @explains_arguments
     def info(self) -> None:
         """Print a line for each HDU; reads all headers and no data."""
         print(hdu_table([hdu.layout for hdu in self]))  # noqa: T201 (what it is for)
@@ -317,7 +456,37 @@ class FitsFile:
         more = "" if self._next is None else "<p>more HDUs, not read yet</p>"
         return f"<div><b>FitsFile</b> <code>{html.escape(self.url)}</code>{table}{more}</div>"
 
+    def __setattr__(self, name: str, value: object) -> None:
+        if not name.startswith("_"):
+            raise AttributeError(read_only_file(self.url, name))
+        object.__setattr__(self, name, value)
+
+    if not TYPE_CHECKING:  # an attribute that is missing is a mistake to a type checker
+
+        def __getattr__(self, name: str) -> NoReturn:
+            if hint := missing_of_file(name):
+                raise AttributeError(f"a FitsFile has no attribute {name!r}: {hint}")
+            object.__getattribute__(self, name)  # a property that raised it says so again
+            raise AttributeError(name)
+
+        def __setitem__(self, key: HduKey, value: object) -> NoReturn:
+            raise TypeError(read_only_file(self.url, f"f[{key!r}]"))
+
+        def __delitem__(self, key: HduKey) -> NoReturn:
+            raise TypeError(read_only_file(self.url, f"f[{key!r}]"))
+
+    def _slice(self, key: slice) -> list[HDU]:
+        """Take a slice; no header is read that lies behind its end."""
+        stop, forward = key.stop, (key.step or 1) > 0
+        if forward and isinstance(stop, int) and stop >= 0 and (key.start or 0) >= 0:
+            self._read_up_to(stop - 1)
+        else:
+            self._read_up_to(sys.maxsize)
+        return self._hdus[key]
+
     def _find(self, key: Any) -> HDU | None:
+        if isinstance(key, HDU):
+            return next((hdu for hdu in self if hdu == key), None)
         if isinstance(key, str):
             key = (key, None)
         if isinstance(key, tuple):
@@ -394,6 +563,7 @@ class FitsFile:
         return b"".join(bytes(data) for _, data in self._store.read_ranges([wanted], whole=True))
 
 
+@explains_arguments
 def open(  # noqa: A001 (the field's own word: astropy.io.fits.open)
     url: str | os.PathLike[str],
     *,
@@ -444,6 +614,10 @@ _NOT_FITS = {
     **dict.fromkeys((b"<!", b"<html", b"<HTML", b"<?xml"), _PAGE),
 }
 """What files that are taken for FITS begin with, and what to say of them."""
+
+
+def _has_pixels(hdu: HDU) -> bool:
+    return hdu.dtype is not None or hdu.layout.defect is not None
 
 
 def _answers(hdu: HDU, name: str) -> bool:

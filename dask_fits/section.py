@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from astropy.io import fits
@@ -80,3 +80,7 @@ class Section(fits.Section):  # type: ignore[misc] # astropy has no types
             The pixels cannot be had.
         """
         return self._reader[key]
+
+    def __setitem__(self, key: Any, value: Any) -> NoReturn:
+        """Say what to write: a section holds no pixels that could be changed."""
+        raise TypeError("a section is only read; hdu.data[...] = x changes the pixels in memory")

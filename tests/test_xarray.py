@@ -222,7 +222,7 @@ def test_images_of_other_shapes_are_other_nodes(tmp_path: Path) -> None:
     )
     assert nodes(path) == {"SCI": ["SCI"], "CUBE": ["CUBE"], "LINE": ["LINE"]}
     tree = xr.open_datatree(path, engine="fits")
-    assert tree["CUBE/CUBE"].dims == ("axis3", "axis2", "axis1")
+    assert tree["CUBE/CUBE"].dims == ("axis3", "y", "x")
     assert_values(tree["CUBE"], path, CUBE="CUBE")
     assert_values(tree["LINE"], path, LINE="LINE")
 
@@ -239,11 +239,11 @@ def test_names_of_images(tmp_path: Path) -> None:
         image("A", ver=4),
         image("B"),
         image("B"),
-        image("axis1"),
+        image("x"),
         image("."),
         primary=fits.PrimaryHDU(np.zeros(SHAPE)),
     )
-    names = ["PRIMARY", "HDU1", "FLUX_JY", "A_3", "A_4", "HDU5", "HDU6", "axis1_1", "HDU8"]
+    names = ["PRIMARY", "HDU1", "FLUX_JY", "A_3", "A_4", "HDU5", "HDU6", "x_1", "HDU8"]
     assert nodes(path) == {"PRIMARY": names}
     assert_values(opened(path), path, **{name: index for index, name in enumerate(names)})
 
@@ -373,8 +373,8 @@ def test_a_wcs_that_cannot_be_made_is_told_of_and_left_out(tmp_path: Path) -> No
     path = write(tmp_path / "a.fits", image("SCI", sky(CDELT1=0.0)))
     with pytest.warns(FitsWarning, match=r"HDU 1 \(SCI\): the keywords make no WCS.*without one"):
         ds = opened(path, world_coords=True)
-    assert ds.SCI.dims == ("axis2", "axis1")
-    assert list(ds.coords) == ["axis2", "axis1"]
+    assert ds.SCI.dims == ("y", "x")
+    assert list(ds.coords) == ["y", "x"]
     assert_values(ds, path, SCI=1)
     with pytest.raises(FitsError, match=r"a\.fits.*make no WCS"):
         _ = ds.fits.wcs

@@ -105,7 +105,7 @@ def stats(file: FitsFile, *, hdu: HduKey | None, as_json: bool) -> None:
 
     from dask_fits.stats import statistics
 
-    array = image(file, hdu).data
+    array = image(file, hdu).to_dask()
     with ProgressBar(out=sys.stderr):
         found = statistics(array)
     record = {key: getattr(found, key) for key in ("min", "max", "mean", "std", "nan", "count")}

@@ -26,6 +26,7 @@ from dask_fits.file import FitsFile, HduKey
 from dask_fits.file import open as open_file
 from dask_fits.format.chunks import ReadPlan
 from dask_fits.format.selection import Integers
+from dask_fits.hints import explains_arguments
 from dask_fits.many_cutouts.images import Image, Search, Source, alike, find_images, resolved
 from dask_fits.many_cutouts.reads import all_reads
 from dask_fits.many_cutouts.stream import Errors, run
@@ -243,6 +244,7 @@ class WcsView:
         return found[0].wcs(found[1], self.mode) if found else None
 
 
+@explains_arguments
 def cutouts(  # noqa: PLR0913 (each is a question that a caller has)
     files: Source | Iterable[Source],
     positions: Any,

@@ -4,6 +4,15 @@ xarray finds the engine by itself. Import this package for the accessor on datas
 elsewhere, such as a zarr store that one from a FITS file was written to.
 """
 
+from dask_fits.exceptions import MissingDriverError
+
+try:
+    import xarray as xr  # noqa: F401 (whether it is there)
+except ImportError as error:
+    raise MissingDriverError(
+        f"dask_fits.xarray_backend needs xarray: pip install 'dask_fits[xarray]' ({error})"
+    ) from error
+
 from dask_fits.xarray_backend.accessor import FitsAccessor, FitsDatasetAccessor
 from dask_fits.xarray_backend.entrypoint import FitsBackendEntrypoint
 

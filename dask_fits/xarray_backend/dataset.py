@@ -82,7 +82,7 @@ def _described(image: Image) -> str:
 
 
 def _file_attrs(file: FitsFile) -> dict[str, Any]:
-    return {PRIMARY_HEADER: card_lines(file[0].header)}
+    return {PRIMARY_HEADER: card_lines(file[0].original_header())}
 
 
 def _dataset(group: Group, options: Options, attrs: Mapping[str, Any]) -> xr.Dataset:
@@ -118,7 +118,7 @@ def _smaller(chunks: dict[Hashable, int], itemsize: int) -> dict[Hashable, int]:
 def _variable(image: Image, reference: Image, *, scaled: bool) -> xr.Variable:
     hdu, dims = image.hdu, reference.grid.dims
     reader = hdu.reader(mask_and_scale=scaled)
-    header = hdu.header
+    header = hdu.original_header()
     attrs = {HEADER: card_lines(header), WCS_CARDS: reference.text.cards}
     if reference.text.tables:
         attrs[WCS_TABLES] = reference.text.tables

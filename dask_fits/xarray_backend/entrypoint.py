@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from xarray.backends import BackendEntrypoint
 
+from dask_fits.hints import explains_arguments
+
 if TYPE_CHECKING:
     import xarray as xr
 
@@ -36,6 +38,7 @@ class FitsBackendEntrypoint(BackendEntrypoint):
     url: ClassVar[str] = "https://fits.gsfc.nasa.gov"
     supports_groups: ClassVar[bool] = True
 
+    @explains_arguments
     def open_dataset(  # type: ignore[override] # as all engines: with parameters of their own
         self,
         filename_or_obj: str | os.PathLike[str],
@@ -95,6 +98,7 @@ class FitsBackendEntrypoint(BackendEntrypoint):
         file = _open(filename_or_obj, storage_options, transfer)
         return one_dataset(file, _keys(hdu, hdus), options)
 
+    @explains_arguments
     def open_groups_as_dict(  # type: ignore[override]
         self,
         filename_or_obj: str | os.PathLike[str],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from threading import Lock
@@ -146,8 +146,7 @@ def make_grid(text: WcsText, where: str) -> Grid:
 
 def plain_grid(shape: tuple[int, ...]) -> Grid:
     """Make the pixel grid of an image that has no WCS."""
-    dims = tuple(f"axis{n}" for n in range(len(shape), 0, -1))
-    return Grid(None, shape, dims, (), None)
+    return Grid(None, shape, _unique_names([None] * len(shape), range(len(shape))), (), None)
 
 
 def shape_of(text: WcsText) -> tuple[int, ...]:
@@ -202,12 +201,30 @@ def _dims(wcs: WCS, ndim: int, matrix: npt.NDArray[np.bool_], sky: Sky | None) -
             found[axis] = _name(wcs, alone[0])
     if sky is not None:
         found[sky.plane[0]], found[sky.plane[1]] = "x", "y"
-    found = (found + [None] * ndim)[:ndim]
-    count = Counter(found)
-    named = (
-        name if name and count[name] == 1 else f"axis{n}" for n, name in enumerate(found, start=1)
-    )
-    return tuple(named)[::-1]
+    described = [is_described(wcs, world) for world in range(wcs.naxis)]
+    silent = [axis for axis in range(ndim) if sky is None and not _says(described, matrix, axis)]
+    return _unique_names((found + [None] * ndim)[:ndim], silent)
+
+
+def _says(described: list[bool], matrix: npt.NDArray[np.bool_], axis: int) -> bool:
+    """Whether the header says anything of world coordinates along an axis of the pixels."""
+    return axis < len(described) and bool((matrix[:, axis] & described).any())
+
+
+def _unique_names(names: Sequence[str | None], silent: Collection[int]) -> tuple[str, ...]:
+    """Name the axes of an image, NumPy order, so that no two have the same name.
+
+    `names` come from physics, in FITS order. Of a plane, the axes among `silent`, which the header
+    says nothing of, are x and y; what has no name besides is axisN.
+    """
+    count = Counter(names)
+    found = [
+        name if name and count[name] == 1 else f"axis{n}" for n, name in enumerate(names, start=1)
+    ]
+    if len(names) > 1:
+        for axis in {0, 1} & set(silent):
+            found[axis] = "xy"[axis]
+    return tuple(found)[::-1]
 
 
 def _sky(wcs: WCS, matrix: npt.NDArray[np.bool_]) -> Sky | None:
