@@ -6,7 +6,6 @@ import os
 from collections.abc import Collection, Mapping
 from typing import Any, cast
 
-import dask
 import dask.array as da
 import numpy as np
 from dask.array.core import normalize_chunks
@@ -14,8 +13,10 @@ from dask.base import tokenize
 from dask.callbacks import Callback
 from dask.utils import parse_bytes
 
+from dask_fits.banded import BandedArray, bands_of, chunk_limit, read_plan, warn_of
 from dask_fits.file import HDU, HduKey
 from dask_fits.file import open as open_file
+from dask_fits.format.bands import Window
 from dask_fits.format.chunks import ReadPlan, chunk_boxes
 from dask_fits.format.selection import Selection, select
 from dask_fits.hints import explains_arguments
@@ -88,7 +89,13 @@ def to_dask(hdu: HDU, *, chunks: Any = "auto", mask_and_scale: bool = True) -> d
     FitsFormatError
         A keyword that the pixels need cannot be used.
     """
-    return lazy_array(hdu.reader(mask_and_scale=mask_and_scale), chunks)
+    reader = hdu.reader(mask_and_scale=mask_and_scale)
+    window = Window.whole(chunk_grid(reader, chunks))
+    bands = bands_of(reader, window)
+    if bands is None:
+        return lazy_array(reader, window.chunks)
+    warn_of(reader, window, bands)
+    return BandedArray.of(reader, window, bands)
 
 
 def lazy_array(reader: PixelReader, chunks: Any = "auto") -> da.Array:
@@ -139,11 +146,12 @@ def plan(hdu: HDU, *, key: Any = ..., chunks: Any = None) -> ReadPlan:
     reader.check(selection)
     if chunks is None:
         return reader.plan(selection.axes)
+    window = Window.whole(chunk_grid(reader, chunks))
+    if bands_of(reader, window) is not None:
+        return read_plan(reader, window, selection)
+    whole = _read_whole(key, selection)
     return ReadPlan.of_chunks(
-        reader.plan(axes)
-        for axes in chunk_boxes(
-            selection.axes, chunk_grid(reader, chunks), whole=_read_whole(key, selection)
-        )
+        reader.plan(axes) for axes in chunk_boxes(selection.axes, window.chunks, whole=whole)
     )
 
 
@@ -153,11 +161,6 @@ def _read_whole(key: Any, selection: Selection) -> Collection[int]:
     if any(item is None or (isinstance(item, slice) and (item.step or 1) < 0) for item in items):
         return range(len(selection.axes))
     return () if selection.listed is None else (selection.listed,)
-
-
-def chunk_limit() -> int:
-    """Bytes of a chunk that is left to Dask, by its settings."""
-    return int(parse_bytes(dask.config.get("array.chunk-size")))
 
 
 def chunk_grid(reader: PixelReader, chunks: Any = "auto") -> tuple[tuple[int, ...], ...]:

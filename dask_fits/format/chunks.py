@@ -47,6 +47,16 @@ def slab_shape(shape: tuple[int, ...], *, itemsize: int, limit: int) -> tuple[in
 
 
 @dataclass(frozen=True, slots=True)
+class ReadCost:
+    """What a read costs, as far as is known without reading anything."""
+
+    nbytes: int
+    """Bytes fetched; of a compressed image, those of the pixels that are decoded."""
+    requests: int
+    """Ranges that are fetched, before they are cut into parts."""
+
+
+@dataclass(frozen=True, slots=True)
 class ReadPlan:
     """What a read costs, known before anything is read."""
 
@@ -55,7 +65,8 @@ class ReadPlan:
     useful_bytes: int
     """Bytes among them that hold wanted pixels; of a compressed image, the tiles that do."""
     chunks: tuple[ReadPlan, ...] = field(default=(), repr=False)
-    """One plan for each Dask chunk that is touched, where the plan is for a chunked array."""
+    """One plan for each read of a chunked array: of a Dask chunk that is touched, or of a band that
+    several chunks share."""
 
     @property
     def requests(self) -> int:
@@ -122,6 +133,12 @@ class Runs:
         return tuple(
             ByteRange(first, last + self.nbytes) for first, last in zip(firsts, lasts, strict=True)
         )
+
+    @property
+    def cost(self) -> ReadCost:
+        """What reading the box costs."""
+        spans = self.starts[self.bounds[1:] - 1] - self.starts[self.bounds[:-1]]
+        return ReadCost(int(spans.sum()) + len(spans) * self.nbytes, len(spans))
 
     def plan(self, *, part_size: int | None) -> ReadPlan:
         """Tell what reading the box costs, where a range is fetched in parts of `part_size`."""

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dask_fits.format.boxes import Boxes, Cells, cells
+from dask_fits.format.chunks import ReadCost
 from dask_fits.format.descriptors import Tiles
 from dask_fits.format.selection import Axis, Integers
 from dask_fits.format.tiles import TiledLayout
@@ -126,6 +127,17 @@ def tile_box(axes: tuple[Axis, ...], layout: TiledLayout) -> TileBox:
             for axis, tile, length in zip(axes, layout.tile, layout.shape, strict=True)
         )
     )
+
+
+def tile_cost(axes: tuple[Axis, ...], layout: TiledLayout) -> ReadCost:
+    """Tell what reading a box of pixels costs, where all tiles lie in the order of their rows."""
+    found = tile_box(axes, layout).axes
+    outer = len(found)
+    while outer and len(found[outer - 1].ids) == layout.grid[outer - 1]:
+        outer -= 1
+    pixels = math.prod(int(axis.sizes.sum()) for axis in found)
+    requests = math.prod(len(axis.ids) for axis in found[: max(outer - 1, 0)])
+    return ReadCost(pixels * layout.dtype.itemsize, requests)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from dask_fits.exceptions import TruncatedFileError
 from dask_fits.format.boxes import Boxes, batches, plan_boxes
-from dask_fits.format.chunks import ReadPlan, Runs, plan_box, slab_shape
+from dask_fits.format.chunks import ReadCost, ReadPlan, Runs, plan_box, slab_shape
 from dask_fits.format.layout import ImageLayout
 from dask_fits.format.selection import Axis, Selection, select
 from dask_fits.readers.batch import Batch, ImageBatch
@@ -78,6 +78,20 @@ class ImageReader:
         """Tell what reading a box of pixels costs. Pure."""
         return self.runs(axes).plan(part_size=self.store.part_size)
 
+    @property
+    def where(self) -> str:
+        """File and HDU, for messages."""
+        return f"{self.store.name}: HDU {self.layout.hdu}"
+
+    @property
+    def tile(self) -> tuple[int, ...]:
+        """Shape of what is decoded together: one pixel."""
+        return (1,) * self.ndim
+
+    def estimate(self, axes: tuple[Axis, ...]) -> ReadCost:
+        """Tell what reading a box of pixels costs. Pure."""
+        return self.runs(axes).cost
+
     def batches(self, boxes: Boxes, limits: Coalescing, *, most: int | None = None) -> list[Batch]:
         """Plan the reading of many boxes; see `PixelReader`."""
         if not len(boxes):
@@ -118,7 +132,7 @@ class ImageReader:
         size = self.store.stamp.size
         if stop > size:
             raise TruncatedFileError(
-                f"{self.store.name}: HDU {self.layout.hdu}: the file is truncated: NAXISn = "
+                f"{self.where}: the file is truncated: NAXISn = "
                 f"{self.shape[::-1]} puts the wanted pixels before byte {stop}, "
                 f"found the end of the file at byte {size}"
             )

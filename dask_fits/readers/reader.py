@@ -9,10 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from dask_fits.format.boxes import Boxes
-from dask_fits.format.chunks import ReadPlan
+from dask_fits.format.chunks import ReadCost, ReadPlan
 from dask_fits.format.selection import Axis, Selection
 from dask_fits.readers.batch import Batch
 from dask_fits.storage.byte_range import Coalescing
+from dask_fits.storage.store import Store
 
 
 class PixelReader(Protocol):
@@ -64,6 +65,21 @@ class PixelReader(Protocol):
 
 class HduReader(PixelReader, Protocol):
     """The pixels of one image HDU, read from its file."""
+
+    @property
+    def store(self) -> Store:
+        """Where the file is."""
+
+    @property
+    def where(self) -> str:
+        """File and HDU, for messages."""
+
+    @property
+    def tile(self) -> tuple[int, ...]:
+        """Shape of what is decoded together, NumPy order: a tile, or one pixel."""
+
+    def estimate(self, axes: tuple[Axis, ...]) -> ReadCost:
+        """Tell what reading a box of pixels costs, as far as is known without reading anything."""
 
     def batches(self, boxes: Boxes, limits: Coalescing, *, most: int | None = None) -> list[Batch]:
         """Plan the reading of many boxes at once, in parts for as many tasks.

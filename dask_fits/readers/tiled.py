@@ -12,7 +12,7 @@ import numpy.typing as npt
 from dask_fits.codecs.tile import run_limit
 from dask_fits.exceptions import TruncatedFileError
 from dask_fits.format.boxes import Boxes, batches
-from dask_fits.format.chunks import ReadPlan
+from dask_fits.format.chunks import ReadCost, ReadPlan
 from dask_fits.format.descriptors import Tiles, locate
 from dask_fits.format.selection import Axis, Selection, select
 from dask_fits.format.tile_plan import (
@@ -22,6 +22,7 @@ from dask_fits.format.tile_plan import (
     plan_heap,
     plan_rows,
     tile_box,
+    tile_cost,
     tile_runs,
     touched_tiles,
 )
@@ -93,6 +94,15 @@ class TiledReader:
         parts = (p for wanted in sorted(ranges) for p in split_range(wanted, self.store.part_size))
         return ReadPlan(tuple(parts), int(tiles.lengths.sum()))
 
+    @property
+    def tile(self) -> tuple[int, ...]:
+        """Shape of a tile."""
+        return self.layout.tile
+
+    def estimate(self, axes: tuple[Axis, ...]) -> ReadCost:
+        """Tell which pixels are decoded for a box, in how many rows of neighbouring tiles. Pure."""
+        return tile_cost(axes, self.layout)
+
     def batches(self, boxes: Boxes, limits: Coalescing, *, most: int | None = None) -> list[Batch]:
         """Plan the reading of many boxes; reads the table's rows; see `PixelReader`."""
         touched = touched_tiles(boxes, self.layout)
@@ -122,7 +132,7 @@ class TiledReader:
         numbers = np.unique(owner[held[position]])
         own = tuple(np.searchsorted(members, part) for part in heap.members)
         return TiledBatch(
-            *(self.store, self.layout, self._where, tiles.take(members)),
+            *(self.store, self.layout, self.where, tiles.take(members)),
             *(HeapPlan(heap.ranges, own), numbers, boxes.take(numbers)),
         )
 
@@ -141,7 +151,7 @@ class TiledReader:
             self.layout,
             pixels=pixels,
             file_size=self.store.stamp.size,
-            where=self._where,
+            where=self.where,
         )
 
     def _records(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
@@ -153,7 +163,7 @@ class TiledReader:
         size = self.store.stamp.size
         if plan.ranges[-1].stop > size:
             raise TruncatedFileError(
-                f"{self._where}: the file is truncated: the rows of the wanted tiles end at byte "
+                f"{self.where}: the file is truncated: the rows of the wanted tiles end at byte "
                 f"{plan.ranges[-1].stop}, found the end of the file at byte {size}"
             )
         found = {wanted: ROWS.get(self.store, wanted) for wanted in plan.ranges}
@@ -168,7 +178,8 @@ class TiledReader:
         )
 
     @property
-    def _where(self) -> str:
+    def where(self) -> str:
+        """File and HDU, for messages."""
         return f"{self.store.name}: HDU {self.layout.hdu}"
 
     def _fill(self, out: npt.NDArray[Any], box: TileBox, tiles: Tiles) -> None:
@@ -177,7 +188,7 @@ class TiledReader:
             return
         heap = plan_heap(tiles, self.store.coalescing, longest=self.store.block_size)
         pieces = self.store.read_ranges(heap.ranges, whole=True)
-        decoder = TileDecoder(self.layout, tiles, self._where)
+        decoder = TileDecoder(self.layout, tiles, self.where)
         for (start, piece), members in zip(pieces, heap.members, strict=True):
             data = np.frombuffer(piece, np.uint8)
             for run in tile_runs(members, tiles.source[members], box, limit=run_limit(self.layout)):

@@ -10,7 +10,8 @@ from typing import Any
 import pandas as pd
 import xarray as xr
 
-from dask_fits.array import chunk_grid, chunk_limit
+from dask_fits.array import chunk_grid
+from dask_fits.banded import chunk_limit
 from dask_fits.file import HDU, FitsFile, HduKey
 from dask_fits.wcs import card_lines
 from dask_fits.xarray_backend.arrays import FitsArray, lazy_variable
