@@ -16,6 +16,7 @@ from dask_fits.exceptions import (
     PartialOverlapError,
     StorageError,
     TruncatedFileError,
+    TruncatedHeaderError,
     UnstampedFileWarning,
     UnsupportedHduError,
 )
@@ -52,6 +53,7 @@ __all__ = [
     "StorageError",
     "TransferConfig",
     "TruncatedFileError",
+    "TruncatedHeaderError",
     "UnstampedFileWarning",
     "UnsupportedHduError",
     "cutouts",

@@ -151,7 +151,9 @@ class BandLayer(Layer):  # type: ignore[misc] # Dask is not typed
         if not alone:
             key = (f"fits-piece-{token}", *self._place(part.source), *self._place(part.box))
         corner = [low for low, _ in part.source]
-        tasks[key] = Task(key, _cut, TaskRef(source), self.window.of_kept(_shifted(part.box, corner)))
+        tasks[key] = Task(
+            key, _cut, TaskRef(source), self.window.of_kept(_shifted(part.box, corner))
+        )
         return key
 
     def _joining(self, key: Any, boxes: list[Box], pieces: list[Any]) -> Task:
@@ -208,7 +210,9 @@ class BandedArray(da.Array):  # type: ignore[misc] # Dask is not typed
         name = name or name_of(reader, window)
         graph = HighLevelGraph({name: BandLayer(name, reader, window, bands)}, {name: set()})
         chunks = tuple(n for n, kept in zip(window.chunks, window.kept, strict=True) if kept)
-        found: BandedArray = cls(graph, name, chunks, meta=np.empty((0,) * len(chunks), reader.dtype))
+        found: BandedArray = cls(
+            graph, name, chunks, meta=np.empty((0,) * len(chunks), reader.dtype)
+        )
         return found
 
     def __reduce__(self) -> tuple[Any, ...]:

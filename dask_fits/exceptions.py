@@ -2,7 +2,8 @@
 
 Every error is a :class:`FitsError` and also the builtin that a caller would expect, so that both
 ``except FitsError`` and ``except OSError`` read naturally. A message says where (file, HDU), what
-(keyword, range), what was found and what was expected.
+(keyword, range), what was found and what was expected. Whatever it quotes of a file, it is shown by
+`printable`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,9 @@ from __future__ import annotations
 
 class FitsError(Exception):
     """Base of every error that dask_fits raises on purpose."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class FitsFormatError(FitsError, ValueError):
@@ -21,7 +25,7 @@ class HduNotFoundError(FitsError, KeyError, IndexError):
 
     def __str__(self) -> str:
         # KeyError shows the repr of its argument, which escapes quotes and reads badly.
-        return str(self.args[0]) if self.args else ""
+        return printable(str(self.args[0])) if self.args else ""
 
 
 class NotAnImageError(FitsError, TypeError):
@@ -48,6 +52,10 @@ class TruncatedFileError(FitsError, OSError):
     """The file ends before the bytes that its header promises."""
 
 
+class TruncatedHeaderError(TruncatedFileError, FitsFormatError):
+    """The file ends inside a header."""
+
+
 class FileChangedError(FitsError, OSError):
     """The file is not the one that was opened: it was replaced or rewritten since."""
 
@@ -65,13 +73,44 @@ class PartialOverlapError(FitsError, ValueError):
 
 
 class FitsWarning(UserWarning):
-    """The file departs from the FITS Standard, but its meaning is clear and it was read."""
+    """The file departs from the FITS Standard; what of it is clear was read."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class UnstampedFileWarning(UserWarning):
     """The storage tells nothing by which a file that was replaced could be recognized."""
 
+    def __str__(self) -> str:
+        return printable(super().__str__())
+
 
 def one_line(error: Exception) -> str:
     """Say in one line what a library's error says; its type where it says nothing."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def printable(text: str, *, most: int | None = None) -> str:
+    """Show text that is not ours, of a file or its name: on one line, and without effect.
+
+    Control characters would steer a terminal, line ends would forge lines, and invisible characters
+    and such that change the direction of writing would show another text than there is. They become
+    Python's escapes.
+
+    Parameters
+    ----------
+    text : str
+    most : int, optional
+        Characters of the text that are shown; ``...`` tells of more.
+
+    Examples
+    --------
+    >>> print(printable("\x1b[31mSCI\n"), printable("A" * 100, most=3))
+    \x1b[31mSCI\n AAA...
+    """
+    if most is not None and len(text) > most:
+        text = text[:most] + "..."
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -12,18 +12,29 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn, Self, overload
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, overload
 
 from dask_fits.exceptions import (
+    FitsError,
     FitsFormatError,
     FitsWarning,
     HduNotFoundError,
     NotAnImageError,
+    TruncatedHeaderError,
+    printable,
 )
 from dask_fits.format.hdu_summary import hdu_summary, hdu_summary_html
-from dask_fits.format.header import BLOCK, MAX_HEADER, check_text, find_end, parse_header
+from dask_fits.format.header import (
+    BLOCK,
+    MAX_HEADER,
+    check_text,
+    find_end,
+    find_odd_end,
+    parse_header,
+    with_plain_end,
+)
 from dask_fits.format.layout import HduLayout, Kind, hdu_layout
-from dask_fits.format.listing import hdu_html, hdu_table
+from dask_fits.format.listing import hdu_html, hdu_table, shown_name
 from dask_fits.format.tiles import TiledLayout
 from dask_fits.hints import (
     explains_arguments,
@@ -56,6 +67,11 @@ HEADER_READ = 20 * BLOCK
 
 MAX_ROWS = 40 * 1024
 """Bytes. A table of tiles up to this length goes with the tasks, where it came with its header."""
+
+_Error = TypeVar("_Error", bound=FitsError)
+
+_MAX_NAMES = 20
+"""Names of HDUs that a message lists."""
 
 HduKey = int | str | tuple[str, int]
 """Index, name, or name and version of an HDU."""
@@ -91,7 +107,7 @@ class HDU:
     file: FitsFile = field(repr=False, compare=False)
     """The file that it is of, for what a WCS keeps in other HDUs."""
     header_text: bytes = field(repr=False)
-    """The header's blocks as they are in the file."""
+    """The header's blocks as they are in the file, but for an END card that is odd or unpadded."""
     rows: bytes | None = field(repr=False)
     """The table of a tile-compressed image, where it is short and came with the header."""
     in_memory: InMemory = field(default_factory=InMemory, repr=False, compare=False)
@@ -105,7 +121,8 @@ class HDU:
     @property
     def where(self) -> str:
         """The file and the HDU, as messages name them."""
-        return f"{self.store.name}: HDU {self.index} ({self.name or 'unnamed'})"
+        name = shown_name(self.name) or "unnamed"
+        return f"{printable(self.store.name)}: HDU {self.index} ({name})"
 
     @property
     def ver(self) -> int:
@@ -186,9 +203,13 @@ class HDU:
 
         # From a file, astropy mends what it can: bytes beyond ASCII, an END card padded with NULs.
         header = fits.Header.fromfile(io.BytesIO(self.header_text))
-        if not isinstance(self.layout.image, TiledLayout) or any(
-            keyword not in header or header.count(keyword) > 1
-            for keyword in ("NAXIS", "TFIELDS", "ZNAXIS")
+        if (
+            self.kind != "compressed-image"
+            or self.layout.defect
+            or any(
+                keyword not in header or header.count(keyword) > 1
+                for keyword in ("NAXIS", "TFIELDS", "ZNAXIS")
+            )
         ):
             return header
         try:
@@ -295,7 +316,7 @@ class HDU:
 
     def _no_image(self) -> Exception:
         if defect := self.layout.defect:
-            return type(defect)(*defect.args)  # a new one: an error keeps where it was raised
+            return _anew(defect)
         if self.shape == ():
             return NotAnImageError(f"{self.where}: NAXIS = 0: the HDU has a header but no pixels")
         hint = self.as_table()
@@ -324,7 +345,7 @@ class HDU:
 
     def _chunk(self) -> tuple[int, ...] | None:
         """Shape of the largest chunk of `data`; of a damaged header there may be too many."""
-        from dask_fits.array import chunk_limit
+        from dask_fits.banded import chunk_limit
 
         return self.reader().slab(chunk_limit()) if self.layout.image else None
 
@@ -349,6 +370,7 @@ class FitsFile:
         self._store = store
         self._hdus: list[HDU] = []
         self._next: int | None = None
+        self._damage: FitsFormatError | None = None
         self._ahead = first
         self._lock = threading.Lock()
         self._read_next(0)
@@ -367,9 +389,23 @@ class FitsFile:
             return self._slice(key)
         found = self._find(key)
         if found is None:
-            names = ", ".join(f"{h.index}: {h.name or '(unnamed)'},{h.ver}" for h in self._hdus)
-            raise HduNotFoundError(f"{self.url}: no HDU {key!r}; the file has {names}")
+            raise self._missing(key)
         return found
+
+    def _missing(self, key: HduKey | HDU) -> FitsError:
+        """Tell why there is no such HDU."""
+        damage, count = self._damage, len(self._hdus)
+        if damage and key == count:
+            return _anew(damage)
+        names = ", ".join(
+            f"{hdu.index}: {shown_name(hdu.name) or '(unnamed)'},{hdu.ver}"
+            for hdu in self._hdus[:_MAX_NAMES]
+        )
+        more = f" and {count - _MAX_NAMES} more" if count > _MAX_NAMES else ""
+        told = f"{self.url}: no HDU {key!r}; the file has {names}{more}"
+        return HduNotFoundError(
+            f"{told}; what follows cannot be read: {damage}" if damage else told
+        )
 
     def __contains__(self, key: object) -> bool:
         try:
@@ -434,10 +470,14 @@ class FitsFile:
         ------
         NotAnImageError
             No HDU does.
+        FitsFormatError
+            None does before a header that is damaged or cut.
         """
         for hdu in self:
             if _has_pixels(hdu):
                 return hdu
+        if self._damage:
+            raise _anew(self._damage)
         table = next((f"; HDU {hdu.index}: {hint}" for hdu in self if (hint := hdu.as_table())), "")
         raise NotAnImageError(f"{self.url}: none of the {len(self)} HDUs holds an image{table}")
 
@@ -449,12 +489,13 @@ class FitsFile:
     def __repr__(self) -> str:
         more = "" if self._next is None else ", more not read yet"
         table = hdu_table([hdu.layout for hdu in self._hdus])
-        return f"<FitsFile {self.url} ({len(self._hdus)} HDUs{more})>\n{table}"
+        return f"<FitsFile {printable(self.url)} ({len(self._hdus)} HDUs{more})>\n{table}"
 
     def _repr_html_(self) -> str:
         table = hdu_html([hdu.layout for hdu in self._hdus])
         more = "" if self._next is None else "<p>more HDUs, not read yet</p>"
-        return f"<div><b>FitsFile</b> <code>{html.escape(self.url)}</code>{table}{more}</div>"
+        name = html.escape(printable(self.url))
+        return f"<div><b>FitsFile</b> <code>{name}</code>{table}{more}</div>"
 
     def __setattr__(self, name: str, value: object) -> None:
         if not name.startswith("_"):
@@ -509,7 +550,13 @@ class FitsFile:
             return len(self._hdus) > index
 
     def _read_next(self, start: int) -> None:
-        """Read the header at `start` and learn where the next one is."""
+        """Read the header at `start` and learn where the next one is.
+
+        Raises
+        ------
+        FitsFormatError
+            The primary header cannot be understood. A later one that cannot ends the list of HDUs.
+        """
         index, size = len(self._hdus), self._store.stamp.size
         where = f"{self.url}: HDU {index}"
         text = self._ahead or self._fetch(start, HEADER_READ)
@@ -520,41 +567,71 @@ class FitsFile:
                 _warn(f"{where}: {size - start} bytes after the last HDU are not FITS; ignored")
             self._next, self._ahead = None, b""
             return
-        text, length = self._complete(start, text, where)
-        header = parse_header(text[:length], where=where)
-        layout = hdu_layout(header, index=index, start=start, file_size=size)
-        _check_end(layout, size, where)
-        rows = _rows(layout, text[length:])
-        self._hdus.append(HDU(index, layout, self._store, self, header.text, rows))
-        self._next = layout.next_header if layout.next_header < size else None
+        try:
+            text, length = self._complete(start, text, where)
+            hdu = self._parse(start, text, length, where)
+        except FitsFormatError as error:
+            if index == 0:
+                raise
+            self._next, self._ahead, self._damage = None, b"", _anew(error)
+            _warn(f"{error}; the HDUs before it can be read")
+            return
+        self._hdus.append(hdu)
+        self._next = hdu.layout.next_header if hdu.layout.next_header < size else None
         # What was read of the next headers, where the data between are small.
-        ahead = text[layout.next_header - start :]
+        ahead = text[hdu.layout.next_header - start :]
         self._ahead = ahead if len(ahead) >= BLOCK else b""
 
-    def _complete(self, start: int, text: bytes, where: str) -> tuple[bytes, int]:
-        """Read on until END: the bytes read, and how many of them are the header."""
-        searched, read = 0, HEADER_READ
-        while (length := find_end(text, start=searched)) is None:
-            whole = len(text) - len(text) % BLOCK
-            check_text(text[:whole], start=searched, where=where)
-            if len(text) >= MAX_HEADER or start + len(text) >= self._store.stamp.size:
-                raise FitsFormatError(
-                    f"{where}: found no END card in {len(text)} bytes of header, expected one"
-                )
-            searched, read = whole, min(2 * read, MAX_HEADER - len(text))
-            text += self._fetch(start + len(text), read)
-        if length > len(text):
-            raise FitsFormatError(
+    def _parse(self, start: int, text: bytes, length: int, where: str) -> HDU:
+        """Make an HDU of the header that `text` begins with, `length` bytes of whole blocks."""
+        index, size = len(self._hdus), self._store.stamp.size
+        header = parse_header(with_plain_end(text[:length].ljust(length)), where=where)
+        layout = hdu_layout(header, index=index, start=start, file_size=size)
+        if length > len(text) and layout.data_range.nbytes:
+            raise TruncatedHeaderError(
                 f"{where}: the file ends inside the header: found {len(text)} bytes, "
                 f"expected {length}"
             )
+        if not header.text.startswith(text[:length]):
+            _warn(f"{where}: found more than END in the END card, expected blanks")
+        _check_end(layout, size, where)
+        return HDU(index, layout, self._store, self, header.text, _rows(layout, text[length:]))
+
+    def _complete(self, start: int, text: bytes, where: str) -> tuple[bytes, int]:
+        """Read on until END: the bytes read, and how many of them are the header.
+
+        Where the file ends within the last block of a header, they are fewer than that.
+        """
+        searched, read = 0, HEADER_READ
+        while (length := find_end(text, start=searched)) is None:
+            whole = len(text) - len(text) % BLOCK
+            try:
+                check_text(text[:whole], start=searched, where=where)
+                self._check_more(start, len(text), where)
+            except FitsFormatError:
+                if (length := find_odd_end(text)) is None:
+                    raise
+                return text, length
+            searched, read = whole, min(2 * read, MAX_HEADER - len(text))
+            text += self._fetch(start + len(text), read)
         for position in range(BLOCK, length, BLOCK):
             if text.startswith(b"XTENSION", position):
-                raise FitsFormatError(
-                    f"{where}: no END card: found the next XTENSION at byte {position} of the "
-                    "header, expected END before it"
-                )
+                if (length := find_odd_end(text[:position])) is None:
+                    raise FitsFormatError(
+                        f"{where}: no END card: found the next XTENSION at byte {position} of the "
+                        "header, expected END before it"
+                    )
+                break
         return text, length
+
+    def _check_more(self, start: int, read: int, where: str) -> None:
+        """Raise where there is no more of the header at `start` to be read."""
+        found = f"{where}: found no END card in {read} bytes of header, expected one"
+        size = self._store.stamp.size
+        if start + read >= size:
+            raise TruncatedHeaderError(f"{found}; the file is truncated: it ends at byte {size}")
+        if read >= MAX_HEADER:
+            raise FitsFormatError(found)
 
     def _fetch(self, start: int, count: int) -> bytes:
         wanted = ByteRange(start, min(start + count, self._store.stamp.size))
@@ -605,6 +682,11 @@ def open(  # noqa: A001 (the field's own word: astropy.io.fits.open)
     ((300, 300), dtype('float32'))
     """
     return FitsFile(*open_store(url, storage_options, transfer, count=HEADER_READ))
+
+
+def _anew(error: _Error) -> _Error:
+    """Give an error as a new one: an error keeps where it was raised."""
+    return type(error)(*error.args)
 
 
 _PACKED = "; a file compressed as a whole has no byte ranges to read: unpack it first"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from dask_fits.exceptions import FitsFormatError
+from dask_fits.exceptions import FitsFormatError, printable
 
 BLOCK = 2880
 """Bytes in a FITS block."""
@@ -26,18 +26,24 @@ _NOT_TEXT = re.compile(rb"[^\t\n\r\x20-\x7e]")
 _MAX_STRANGE = 3
 """Keywords that are not text in one read of a header. Where pixels begin, nearly all are."""
 
+_MAX_FOUND = 200
+"""Characters of a value that a message shows."""
+
 _STRUCTURAL = (
     r"B(?:ITPIX|SCALE|ZERO|LANK)|EXT(?:NAME|VER|LEVEL)|G(?:COUNT|ROUPS)|INHERIT|NAXIS[0-9]*|PCOUNT"
     r"|SIMPLE|T(?:FIELDS|HEAP|(?:TYPE|FORM)[0-9]+)|XTENSION|Z(?:IMAGE|CMPTYPE|BITPIX|NAXIS[0-9]*"
     r"|(?:TILE|NAME|VAL)[0-9]+|QUANTIZ|DITHER0|BLANK|SCALE|ZERO|MASKCMP)"
 )
 # The value indicator belongs in columns 9 and 10, but writers have put it right after the keyword.
-_CARD_START = rf"(?=.{{8}}= |[^\s=]+= )\s*({_STRUCTURAL})\s*= "
+# Nothing here looks beyond a card, however the text goes on: a header is read in linear time.
+_CARD_START = rf"(?=.{{8}}= |[^\s=]{{1,8}}= )\s*({_STRUCTURAL})\s*= "
 _END_START = r"(?-i:END[ \0]{77})"
 # One match runs over all the cards between two structural ones: 3 times as fast as a loop.
 _NEXT_CARD = re.compile(
     rf"(?:(?!{_CARD_START}|{_END_START}).{{80}})*+{_CARD_START}", re.IGNORECASE | re.DOTALL
 )
+# END with something behind it that belongs to no longer keyword, such as END=, END / or a tab.
+_ODD_END = re.compile(rb"END(?![A-Za-z0-9_-])")
 _STRING = re.compile(r" *'((?:[^']|'')*+)'")
 _NUMBER = re.compile(r"([+-]?) *((?:\.\d+|\d+(?:\.\d*)?))(?: *[DdEe] *([+-]? *\d+))?")
 
@@ -95,19 +101,21 @@ class RawHeader:
 
     def bad(self, keyword: str, found: object, expected: str) -> FitsFormatError:
         """Build the error for a keyword whose value cannot be used."""
-        shown = "an undefined value" if found is None else repr(found)
+        shown = "an undefined value" if found is None else printable(repr(found), most=_MAX_FOUND)
         return FitsFormatError(f"{self.where}: {keyword}: found {shown}, expected {expected}")
 
     def _continued(self, value: str, position: int) -> str:
         # The long-string convention, Standard 4.0, section 4.2.1.2.
-        while value.endswith("&"):
+        parts = [value]
+        while parts[-1].endswith("&"):
             image = self.text[position : position + CARD].decode("latin-1")
             match = _STRING.match(image[8:])
             if not image.startswith("CONTINUE") or match is None:
                 break
-            value = value[:-1] + _unquoted(match)
+            parts[-1] = parts[-1][:-1]
+            parts.append(_unquoted(match))
             position += CARD
-        return value
+        return "".join(parts)
 
 
 def parse_value(field: str) -> Value:
@@ -143,7 +151,7 @@ def parse_value(field: str) -> Value:
 
 
 def find_end(text: bytes, *, start: int) -> int | None:
-    """Find the END card.
+    """Find the END card: END alone, or with something behind it before blank cards.
 
     Parameters
     ----------
@@ -157,13 +165,63 @@ def find_end(text: bytes, *, start: int) -> int | None:
     int or None
         Length of the header up to the end of the block that holds END; None where it is not there.
     """
+    position = _end_card(text, start)
+    return None if position is None else position - position % BLOCK + BLOCK
+
+
+def _end_card(text: bytes, start: int) -> int | None:
     position = text.find(b"END", start)
     while position >= 0:
-        # Writers have padded the END card with NULs; what follows it in its block is no header.
-        if position % CARD == 0 and not text[position + 3 : position + CARD].strip(b" \0"):
-            return position - position % BLOCK + BLOCK
+        if position % CARD == 0:
+            after = position + CARD
+            # Writers have padded the END card with NULs; what follows it in its block is no header.
+            if not text[position + 3 : after].strip(b" \0"):
+                return position
+            rest = text[after : position - position % BLOCK + BLOCK]
+            if rest and not rest.strip(b" \0") and _ODD_END.match(text, position):
+                return position
         position = text.find(b"END", position - position % CARD + CARD)
     return None
+
+
+def find_odd_end(text: bytes) -> int | None:
+    """Find an END card with something behind it, where nothing better ends a header.
+
+    Parameters
+    ----------
+    text : bytes
+        A header from its first card on, in which `find_end` finds no END card.
+
+    Returns
+    -------
+    int or None
+        Length of the header up to the end of the block that holds the card; None where there is
+        none, or the cards before it are no header.
+    """
+    for match in _ODD_END.finditer(text):
+        position = match.start()
+        if position % CARD == 0:
+            cards = parse_header(text[:position], where="").cards
+            whole = "BITPIX" in cards and "NAXIS" in cards
+            return position - position % BLOCK + BLOCK if whole else None
+    return None
+
+
+def with_plain_end(text: bytes) -> bytes:
+    """Put the END card of the Standard, and its padding, in the place of an odd one.
+
+    Parameters
+    ----------
+    text : bytes
+        The whole blocks of a header, as `find_end` or `find_odd_end` told its length.
+    """
+    last = len(text) - BLOCK
+    end = _end_card(text, last)
+    if end is None:
+        end = next(at for at in range(last, len(text), CARD) if _ODD_END.match(text, at))
+    elif not text[end + 3 : end + CARD].strip(b" \0"):
+        return text
+    return text[:end] + b"END".ljust(len(text) - end)
 
 
 def check_text(text: bytes, *, start: int, where: str) -> None:

@@ -101,7 +101,8 @@ def hdu_layout(header: RawHeader, *, index: int, start: int, file_size: int) -> 
         A mandatory keyword is missing or cannot be used.
     """
     primary = index == 0
-    header_range = ByteRange(start, start + header.nbytes)
+    # The padding of the last block may be missing.
+    header_range = ByteRange(start, max(start, min(start + header.nbytes, file_size)))
     kind = _kind(header, primary=primary)
     if kind == "other" and primary:  # SIMPLE = F: everything after the header (section 4.4.1.1)
         axes: tuple[int, ...] = ()

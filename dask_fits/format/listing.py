@@ -5,9 +5,19 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable, Sequence
 
+from dask_fits.exceptions import printable
 from dask_fits.format.layout import HduLayout
 
 _COLUMNS = ("No.", "Name", "Ver", "Kind", "Shape", "Type", "Data offset", "Data bytes")
+
+
+_MAX_NAME = 80
+"""Characters of a name that are shown; more than a card has room for."""
+
+
+def shown_name(name: str) -> str:
+    """Give the name of an HDU as it is shown."""
+    return printable(name, most=_MAX_NAME)
 
 
 def hdu_table(layouts: Iterable[HduLayout]) -> str:
@@ -36,13 +46,15 @@ def text_table(rows: Sequence[Sequence[str]]) -> str:
 
 def kind_label(layout: HduLayout) -> str:
     """Name the kind of an HDU, with its compression where it has one."""
-    return f"{layout.kind} ({layout.compression})" if layout.compression else layout.kind
+    if not layout.compression:
+        return layout.kind
+    return f"{layout.kind} ({shown_name(layout.compression)})"
 
 
 def _rows(layouts: Iterable[HduLayout]) -> list[tuple[str, ...]]:
     return [
         (
-            *(str(index), layout.name, str(layout.ver), kind_label(layout)),
+            *(str(index), shown_name(layout.name), str(layout.ver), kind_label(layout)),
             *("" if layout.shape is None else str(layout.shape), str(layout.dtype or "")),
             *(str(layout.data_range.start), str(layout.data_range.nbytes)),
         )
