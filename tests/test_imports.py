@@ -50,7 +50,9 @@ ONLY_IMPORTER = {
     "pandas": {"xarray_backend/dataset.py"},
 }
 
-FORWARDERS = {("file.py", name) for name in ("array", "astropy_hdu", "section", "wcs", "cutout")}
+FORWARDERS = {
+    ("file.py", name) for name in ("array", "astropy_hdu", "banded", "section", "wcs", "cutout")
+}
 """`HDU.to_dask`, `HDU.plan`, `HDU.to_hdu`, `HDU.section`, `HDU.wcs` and `HDU.cutout` hand over to the next room, inside the method."""
 
 FILES = sorted(PACKAGE.rglob("*.py"))
