@@ -377,7 +377,7 @@ def _refusal(answer: Answer, request: Request) -> Exception:
     if status in PASSING:
         wait = retry_after(answer.headers.get("retry-after"))
         return PassingFaultError(f"the server answered {told}", wait=wait)
-    if status == HTTPStatus.PRECONDITION_FAILED and request.conditional and request.stamp.kind:
+    if status == HTTPStatus.PRECONDITION_FAILED and request.stamp.kind:
         return PreconditionFailedError(told)
     if _is_denied(answer):
         return AccessDeniedError(f"{name}: access denied ({told}){_by(answer, request)}")

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -167,32 +168,30 @@ class _RemoteFile:
 
     async def read(self, part: ByteRange, into: memoryview, stamp: Stamp) -> None:
         what = f"{self._name}: bytes {part.start} to {part.stop}"
-        request = self._request(part, stamp)
-        request = replace(request, conditional=self._place not in _WITHOUT_CONDITIONS)
-        try:
-            await self._retrying(lambda: self.transport.read(request, into), what)
-        except PreconditionFailedError as error:
-            await self._check_unchanged(stamp, error)
-            request = replace(request, conditional=False)
-            await self._retrying(lambda: self.transport.read(request, into), what)
+        request, refusal = self._request(part, stamp), ""
+        for _ in range(2):
+            request = replace(request, conditional=self._place not in _WITHOUT_CONDITIONS)
+            try:
+                return await self._retrying(partial(self.transport.read, request, into), what)
+            except PreconditionFailedError as error:
+                refusal = str(error)
+            await self._check_unchanged(stamp, refusal)
+        raise changed(self._name, found=f"another version ({refusal})", expected=stamp)
 
-    async def _check_unchanged(self, stamp: Stamp, refusal: PreconditionFailedError) -> None:
+    async def _check_unchanged(self, stamp: Stamp, refusal: str) -> None:
         """Raise unless a server refuses the condition that a file is what it still is.
 
         It is then read without the condition, from now on every file of that server: each answer
         tells the version that it is of.
         """
         async with self._looking:  # for all requests of a read that are refused at the same time
-            if self._place in _WITHOUT_CONDITIONS:
-                return
             try:
-                found = self._now or (await self.first(1))[0]
+                found = self._now = self._now or (await self.first(1))[0]
             except Exception:  # noqa: BLE001 (that the file changed is what matters)
                 found = None
-            self._now = found
         if found is None or not stamp.matches(found):
             told = f"{found or 'another version'} ({refusal})"
-            raise changed(self._name, found=told, expected=stamp) from None
+            raise changed(self._name, found=told, expected=stamp)
         _WITHOUT_CONDITIONS.add(self._place)
 
     async def confirm(self, stamp: Stamp) -> None:
