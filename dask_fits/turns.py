@@ -58,6 +58,11 @@ class Extent:
         """Make that of an image."""
         return cls((-0.5, -0.5), (width - 0.5, height - 0.5))
 
+    def for_boxes(self) -> Extent:
+        """Make the same for centres of boxes: Cutout2D gives an edge to the lower pixel."""
+        low, high = np.nextafter([self.low, self.high], np.inf).tolist()
+        return Extent((low[0], low[1]), (high[0], high[1]))
+
     def holds(self, pixels: Floats) -> npt.NDArray[np.bool_]:
         """Tell which of (2, n) pixels x, y are on it."""
         low, high = np.array([self.low, self.high])[..., None]

@@ -118,7 +118,7 @@ def place(
         numbers = np.flatnonzero(_near(targets, wcs, image, shape) & targets.finite)
         if not len(numbers):
             return Placed(numbers, np.empty((0, 2), np.int64), *np.empty((2, 0), bool))
-        x, y = to_pixels(wcs, targets.sky[numbers], Extent.of(*image))
+        x, y = to_pixels(wcs, targets.sky[numbers], Extent.of(*image).for_boxes())
     first = corners(x, y, shape)
     on, whole = overlap(first, shape, lengths)
     if targets.sky is None:
