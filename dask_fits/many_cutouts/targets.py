@@ -10,12 +10,12 @@ import numpy.typing as npt
 from astropy import units as u
 from astropy.coordinates import SkyCoord
 from astropy.wcs import WCS
-from astropy.wcs.utils import proj_plane_pixel_scales, wcs_to_celestial_frame
+from astropy.wcs.utils import proj_plane_pixel_scales
 
 from dask_fits.cutout import corners, overlap
 from dask_fits.format.selection import Integers
 from dask_fits.turns import Extent
-from dask_fits.wcs import to_pixels
+from dask_fits.wcs import celestial_frame, to_pixels
 
 _WIDE = np.deg2rad(60)
 """Radius of an image from which on all positions are looked at."""
@@ -164,4 +164,4 @@ def _directions(
     if not np.isfinite(world).all():
         return None
     lon, lat = (world[n] * u.Unit(sky.wcs.cunit[n]) for n in (sky.wcs.lng, sky.wcs.lat))
-    return _vectors(SkyCoord(lon, lat, frame=wcs_to_celestial_frame(sky)))
+    return _vectors(SkyCoord(lon, lat, frame=celestial_frame(sky)))
