@@ -23,6 +23,7 @@ from astropy.wcs import WCS
 import dask_fits
 import dask_fits.wcs
 from dask_fits import FitsError, FitsFormatError, StorageError, cli
+from dask_fits.cutout import find_box
 from dask_fits.file import HDU
 from tests.fits_files import same_bits
 
@@ -161,6 +162,8 @@ def test_thousands_of_cutouts_make_no_wcs(tmp_path: Path, wcs_made: list[str]) -
     positions = np.random.default_rng(1).uniform(5, 75, (10_000, 2))
     assert set(dask_fits.cutouts(path, positions, 4).status) == {"ok"}
     assert wcs_made == []
+    assert find_box(dask_fits.open(path)[0], (50, 40), 8).origin == (36, 46)
+    assert wcs_made == [], "as of the command line"
     cube = file_of(tmp_path, TAN | FREQ, CUBE, "cube.fits")
     assert set(dask_fits.cutouts(cube, positions, 4).status) == {"ok"}
     assert len(wcs_made) == 1, "which tells the axes"

@@ -312,6 +312,17 @@ def test_faces_of_a_cube_on_the_other_side(projection: str, kind: str) -> None:
     assert_there_and_back(cards, height, width)
 
 
+@pytest.mark.parametrize("projection", ["TSC", "CSC", "QSC"])
+def test_faces_are_where_the_projection_has_them(projection: str) -> None:
+    # Left of -315 degrees in the plane there is none, nor are poles a turn away from the front.
+    for cards in (keywords(projection, (-157.5, 20.5)), keywords(projection, (-157.5, -22.5))):
+        wcs, image = WCS(header(cards)), Extent.of(40, 40)
+        lon, lat = (v.ravel() for v in np.meshgrid(np.arange(0, 360, 3.7), np.arange(-88, 90, 5.3)))
+        found = np.stack(from_sky(wcs, lon, lat, image))
+        assert np.isnan(sky_of(cards, 40, 40)[0]).all()
+        assert not image.holds(found).any()
+
+
 def test_healpix_goes_on() -> None:
     cards = keywords("HPX", (1.3, 45.3))
     height, width = 90, 180
@@ -526,6 +537,17 @@ def test_parts_of_a_map_that_does_not_repeat_itself(tmp_path: Path) -> None:
         assert (int(found.x), int(found.y)) == (60 + x, 70 + y)
         there = part.fits.cutout(position, 1)
         assert (there.x.values, there.y.values) == ([60 + x], [70 + y])
+    # At 380 degrees a position is a blank corner of what is left, and at 20 it is gone.
+    assert np.isnan(ds.glon.values[75, 92:98]).all()
+    gone = at(-20, float(ds.glat[75, 5]))
+    assert int(ds.fits.sel_sky(gone).x) == 5
+    corner = ds.isel(x=slice(60, 180))
+    with pytest.raises(KeyError):
+        corner.fits.sel_sky(gone)
+    with pytest.raises(KeyError):
+        corner.sel(glon=gone.l.deg, glat=gone.b.deg, method="nearest")
+    with pytest.raises(NoOverlapError):
+        corner.fits.cutout(gone, 1)
 
 
 def test_a_cube_that_reaches_beyond(tmp_path: Path) -> None:
