@@ -31,11 +31,11 @@ _BOUNDS = 3
 _HALF = 180 + 1e-9
 """Degrees of native longitude to both sides of the reference point that all projections have."""
 
-_POLE = 90 + 1e-9
-"""Degrees of native latitude."""
-
 _ONCE_MORE = 540.0
 """The same for those that go on for a turn to both sides."""
+
+_POLE = 90 + 1e-9
+"""Degrees of native latitude to both sides of the equator."""
 
 _MARGIN = 0.1
 """Of a map's width: blank pixels that an image may have beside a whole map."""
