@@ -1,4 +1,4 @@
-"""The celestial axes of a header by themselves: they find positions, whatever the other axes are."""
+"""The celestial axes of a header by themselves: they find positions, whatever the others are."""
 
 from __future__ import annotations
 

@@ -183,11 +183,12 @@ def box_around(
     """
     (position, size), axes = wanted, plane.axes
     sky = plane.sky if needs_sky(position, size) else None
-    part = Extent.of(*(whole[axis] for axis in axes))
+    part = Extent.of(whole[axes[0]], whole[axes[1]])
+    extents = (image or part).for_boxes(), part.for_boxes()
     try:
         check_mode(mode)
         box_shape = size_in_pixels(size, sky)
-        x, y = _pixel(position, sky, image or part, part)
+        x, y = _pixel(position, sky, *extents)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: {error}") from error
     first = corners(x, y, box_shape)

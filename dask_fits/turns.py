@@ -31,11 +31,11 @@ _BOUNDS = 3
 _HALF = 180 + 1e-9
 """Degrees of native longitude to both sides of the reference point that all projections have."""
 
-_POLE = 90 + 1e-9
-"""Degrees of native latitude."""
-
 _ONCE_MORE = 540.0
 """The same for those that go on for a turn to both sides."""
+
+_POLE = 90 + 1e-9
+"""Degrees of native latitude to both sides of the equator."""
 
 _MARGIN = 0.1
 """Of a map's width: blank pixels that an image may have beside a whole map."""
@@ -57,6 +57,11 @@ class Extent:
     def of(cls, height: int, width: int) -> Extent:
         """Make that of an image."""
         return cls((-0.5, -0.5), (width - 0.5, height - 0.5))
+
+    def for_boxes(self) -> Extent:
+        """Make the same for centres of boxes: Cutout2D gives an edge to the lower pixel."""
+        low, high = np.nextafter([self.low, self.high], np.inf).tolist()
+        return Extent((low[0], low[1]), (high[0], high[1]))
 
     def holds(self, pixels: Floats) -> npt.NDArray[np.bool_]:
         """Tell which of (2, n) pixels x, y are on it."""

@@ -315,7 +315,7 @@ def to_pixels(
     if not wcs.has_celestial:
         raise ValueError("WCS: expected celestial coordinates, found none")
     try:
-        found = positions.transform_to(_celestial_frame(wcs))
+        found = positions.transform_to(celestial_frame(wcs))
     except (
         ConvertError,
         TypeError,
@@ -330,7 +330,7 @@ def to_pixels(
     return from_sky(wcs, lon.to_value(units[0]), lat.to_value(units[1]), image, part)
 
 
-def _celestial_frame(wcs: WCS) -> Any:
+def celestial_frame(wcs: WCS) -> Any:
     """Find astropy's frame of a celestial WCS; ValueError names what it does not know."""
     try:
         return wcs_to_celestial_frame(wcs)

@@ -10,12 +10,12 @@ import numpy.typing as npt
 from astropy import units as u
 from astropy.coordinates import SkyCoord
 from astropy.wcs import WCS
-from astropy.wcs.utils import proj_plane_pixel_scales, wcs_to_celestial_frame
+from astropy.wcs.utils import proj_plane_pixel_scales
 
 from dask_fits.cutout import corners, overlap
 from dask_fits.format.selection import Integers
 from dask_fits.turns import Extent
-from dask_fits.wcs import to_pixels
+from dask_fits.wcs import celestial_frame, to_pixels
 
 _WIDE = np.deg2rad(60)
 """Radius of an image from which on all positions are looked at."""
@@ -118,7 +118,7 @@ def place(
         numbers = np.flatnonzero(_near(targets, wcs, image, shape) & targets.finite)
         if not len(numbers):
             return Placed(numbers, np.empty((0, 2), np.int64), *np.empty((2, 0), bool))
-        x, y = to_pixels(wcs, targets.sky[numbers], Extent.of(*image))
+        x, y = to_pixels(wcs, targets.sky[numbers], Extent.of(*image).for_boxes())
     first = corners(x, y, shape)
     on, whole = overlap(first, shape, lengths)
     if targets.sky is None:
@@ -164,4 +164,4 @@ def _directions(
     if not np.isfinite(world).all():
         return None
     lon, lat = (world[n] * u.Unit(sky.wcs.cunit[n]) for n in (sky.wcs.lng, sky.wcs.lat))
-    return _vectors(SkyCoord(lon, lat, frame=wcs_to_celestial_frame(sky)))
+    return _vectors(SkyCoord(lon, lat, frame=celestial_frame(sky)))
