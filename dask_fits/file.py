@@ -6,7 +6,6 @@ import html
 import io
 import math
 import os
-import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -18,6 +17,7 @@ from dask_fits.exceptions import (
     FitsWarning,
     HduNotFoundError,
     NotAnImageError,
+    StorageError,
 )
 from dask_fits.format.header import BLOCK, MAX_HEADER, check_text, find_end, parse_header
 from dask_fits.format.layout import HduLayout, Kind, hdu_layout
@@ -27,6 +27,7 @@ from dask_fits.readers.image import ImageReader
 from dask_fits.readers.reader import HduReader
 from dask_fits.readers.tiled import TiledReader
 from dask_fits.storage.byte_range import ByteRange
+from dask_fits.storage.process_lock import ProcessLock
 from dask_fits.storage.store import Store, open_store
 from dask_fits.storage.transfer import TransferConfig
 
@@ -248,7 +249,7 @@ class FitsFile:
         self._hdus: list[HDU] = []
         self._next: int | None = None
         self._ahead = first
-        self._lock = threading.Lock()
+        self._lock = ProcessLock()
         self._read_next(0)
 
     @property
@@ -288,7 +289,7 @@ class FitsFile:
         return {key: value for key, value in vars(self).items() if key != "_lock"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, _lock=threading.Lock())
+        vars(self).update(state, _lock=ProcessLock())
 
     def first_image(self) -> HDU:
         """Find the first HDU that holds an image, tile-compressed ones included.
@@ -336,6 +337,11 @@ class FitsFile:
         """Read headers until HDU `index` is known; False where the file has no such HDU."""
         with self._lock:
             while len(self._hdus) <= index and self._next is not None:
+                if self._lock.left_behind:  # with what it had read half noted
+                    raise StorageError(
+                        f"{self.url}: a thread was reading its headers while this process was "
+                        "forked off; open it again here"
+                    )
                 self._read_next(self._next)
             return len(self._hdus) > index
 
