@@ -7,7 +7,6 @@ import io
 import math
 import os
 import sys
-import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -20,6 +19,7 @@ from dask_fits.exceptions import (
     FitsWarning,
     HduNotFoundError,
     NotAnImageError,
+    StorageError,
     TruncatedHeaderError,
     printable,
 )
@@ -49,6 +49,7 @@ from dask_fits.readers.image import ImageReader
 from dask_fits.readers.reader import HduReader
 from dask_fits.readers.tiled import TiledReader
 from dask_fits.storage.byte_range import ByteRange
+from dask_fits.storage.process_lock import ProcessLock
 from dask_fits.storage.store import Store, open_store
 from dask_fits.storage.transfer import TransferConfig
 
@@ -372,7 +373,7 @@ class FitsFile:
         self._next: int | None = None
         self._damage: FitsFormatError | None = None
         self._ahead = first
-        self._lock = threading.Lock()
+        self._lock = ProcessLock()
         self._read_next(0)
 
     @property
@@ -461,7 +462,7 @@ class FitsFile:
         return {key: value for key, value in vars(self).items() if key != "_lock"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, _lock=threading.Lock())
+        vars(self).update(state, _lock=ProcessLock())
 
     def first_image(self) -> HDU:
         """Find the first HDU that holds an image, tile-compressed ones included.
@@ -546,6 +547,11 @@ class FitsFile:
         """Read headers until HDU `index` is known; False where the file has no such HDU."""
         with self._lock:
             while len(self._hdus) <= index and self._next is not None:
+                if self._lock.left_behind:  # with what it had read half noted
+                    raise StorageError(
+                        f"{self.url}: a thread was reading its headers while this process was "
+                        "forked off; open it again here"
+                    )
                 self._read_next(self._next)
             return len(self._hdus) > index
 

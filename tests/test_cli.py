@@ -777,7 +777,7 @@ def test_cutouts_that_are_interrupted_leave_whole_files_alone(
         code, out, err = run(
             *("cutouts", M13, "--catalog", stars, "--size", "20", "-o", tmp_path / "out")
         )
-    assert (code, out, err) == (1, "", "dask-fits: interrupted\n")
+    assert (code, out, err) == (130, "", "dask-fits: interrupted\n")
     (name,) = listed(tmp_path / "out")
     pixels = cutout_of(tmp_path / "out" / name)[0]
     assert same_bits(pixels, of_m13(int(name[0])).data)

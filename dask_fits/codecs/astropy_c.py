@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 import struct
-import threading
 from collections.abc import Iterator
 
 import numpy as np
@@ -24,8 +23,9 @@ from astropy.io.fits.hdu.compressed._compression import (
 
 from dask_fits.codecs.errors import DecodeError
 from dask_fits.codecs.plain import tile_bytes
+from dask_fits.storage.process_lock import ProcessLock
 
-_HCOMPRESS = threading.Lock()
+_HCOMPRESS = ProcessLock()
 """The HCOMPRESS decoder keeps its place in C globals: one at a time in the process."""
 
 _MAX_PLANES = 64

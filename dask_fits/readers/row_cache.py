@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
 
 from dask_fits.storage.byte_range import ByteRange
+from dask_fits.storage.process_lock import ProcessLock
 from dask_fits.storage.store import Store
 
 CACHE_BYTES = 16 * 1024 * 1024
@@ -25,7 +25,7 @@ class RowCache:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._lock = threading.Lock()
+        self._lock = ProcessLock()
         self._pieces: OrderedDict[_Key, bytes] = OrderedDict()
         self._held = 0
 

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from astropy.coordinates import StokesCoord
 from astropy.wcs import WCS, FITSFixedWarning
 
 from dask_fits.exceptions import FitsFormatError, one_line
+from dask_fits.storage.process_lock import ProcessLock
 from dask_fits.wcs import WcsText
 
 _NAMES: Mapping[str, str] = {
@@ -48,7 +48,7 @@ _MOST_VALUES = 1 << 24
 """World coordinates are made along axes of up to so many pixels (16 Mi); longer ones are counted.
 A damaged NAXISn must not ask for more memory than there is before any pixel is wanted."""
 
-_QUIET = Lock()
+_QUIET = ProcessLock()
 """Python's filters of warnings are the process's, so threads change them one after the other."""
 
 Pixels = range | npt.NDArray[np.float64]
