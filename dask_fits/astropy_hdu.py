@@ -20,8 +20,11 @@ from dask_fits.file import HDU
 _AT_ONCE = min(CPU_COUNT, 8)
 """Bands of an image that are computed at the same time, which bounds memory."""
 
-_OF_THE_FILE = ("CHECKSUM", "DATASUM", "ZHECKSUM", "ZDATASUM")
-"""Keywords that are right for the bytes of the file alone."""
+_OF_THE_FILE = (
+    *("SIMPLE", "XTENSION", "BITPIX", "NAXIS", "PCOUNT", "GCOUNT", "GROUPS", "TFIELDS"),
+    *("BSCALE", "BZERO", "CHECKSUM", "DATASUM", "ZHECKSUM", "ZDATASUM"),
+)
+"""Keywords that are right for the bytes of the file alone; astropy leaves out the first of each."""
 
 
 class LazyPrimaryHDU(fits.PrimaryHDU):  # type: ignore[misc] # astropy has no types
@@ -58,7 +61,8 @@ def to_hdu(hdu: HDU) -> fits.PrimaryHDU | fits.ImageHDU:
     ``writeto`` computes the pixels band by band, by whatever Dask scheduler is set, and writes them
     in order, so that the file is right with threads, processes and a cluster, for all types of
     pixels and with ``checksum=True`` (for which they are computed twice). An error in the middle of
-    it leaves a file that is cut short.
+    it leaves a file that is cut short; of an OSError, which many of ours are, astropy makes another
+    one with the same message.
 
     Parameters
     ----------
@@ -90,10 +94,10 @@ def to_hdu(hdu: HDU) -> fits.PrimaryHDU | fits.ImageHDU:
     kind = LazyImageHDU if hdu.index else LazyPrimaryHDU
     try:
         header = hdu.header.copy()
-        for keyword in _OF_THE_FILE:
+        no_blank = data is None or data.dtype.kind == "f"
+        for keyword in (*_OF_THE_FILE, *(["BLANK"] if no_blank else [])):
             header.remove(keyword, ignore_missing=True, remove_all=True)
-        if data is not None and data.dtype.kind == "f":
-            header.remove("BLANK", ignore_missing=True, remove_all=True)
+        del header["NAXIS*"]
         return kind(data, header)
     except FitsError:
         raise

@@ -319,7 +319,7 @@ def blocks_of(path: Path) -> list[Block]:
     ]
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/xarray.md"])
+@pytest.mark.parametrize("name", ["README.md", "docs/xarray.md", "docs/astropy.md"])
 def test_documents(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
