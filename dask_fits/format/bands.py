@@ -1,7 +1,7 @@
-"""Bands: boxes of an image that are read once and divided among the chunks that share their bytes.
+"""Bands: boxes of pixels that are read once and divided among the chunks that share their bytes.
 
-Chunks that cut rows of pixels, or tiles of a compressed image, would fetch the same bytes again and
-again. Here is found out which boxes to read instead, and what each chunk takes of them. Pure.
+Chunks that cut rows of pixels, or tiles of a compressed image, would fetch the same bytes again for
+each of them. Here is found out along which grid to read instead. Pure.
 """
 
 from __future__ import annotations
@@ -9,29 +9,25 @@ from __future__ import annotations
 import itertools
 import math
 from bisect import bisect_left, bisect_right
-from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from dask_fits.format.chunks import ReadCost
 
 _SHORT = 4
-"""A request for less than this part of the gap that is read over to spare one is a short one."""
+"""A request is short where this many would not be worth the bytes that are read to spare one."""
 
 _SAMPLED = 1 << 16
-"""Rows of pixels of a chunk that are looked at, to find out what reading it costs."""
+"""Rows of pixels of a band that are looked at, to find out what reading it costs."""
 
 _SAME = 1.001
-"""Bytes a pixel that are as good as equal: what lies between the runs of a read has two ends."""
+"""Bytes a pixel that are as good as equal: at the ends of a read there is no gap to read over."""
 
 Box = tuple[tuple[int, int], ...]
 """First and end position along each axis of a window, the end exclusive."""
 
-Index = tuple[int, ...]
-"""Position of a chunk in the grid of chunks."""
-
-Cost = Callable[[tuple[range, ...]], ReadCost]
-"""Tells what reading a box costs, as far as is known without reading anything."""
+Edges = tuple[tuple[int, ...], ...]
+"""Where one part of a window ends and the next begins, along each axis: from 0 to its length."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +39,7 @@ class Window:
     chunks: tuple[tuple[int, ...], ...]
     """Chunk lengths along each axis of the image."""
     kept: tuple[bool, ...]
-    """Whether an axis is one of the array; else it was indexed with an integer, and has length 1."""
+    """Whether an axis is one of the array; else an integer took it away, and it has length 1."""
 
     @classmethod
     def whole(cls, chunks: tuple[tuple[int, ...], ...]) -> Window:
@@ -55,21 +51,30 @@ class Window:
         """Length along each axis of the image."""
         return tuple(len(axis) for axis in self.axes)
 
-    def of_kept(self, items: Iterable[tuple[int, int]]) -> tuple[slice, ...]:
-        """Make a key of the array of a first and an end along each axis of the image."""
-        return tuple(slice(*item) for item, kept in zip(items, self.kept, strict=True) if kept)
+    @property
+    def longest(self) -> tuple[int, ...]:
+        """Length of the longest chunk along each axis of the image."""
+        return tuple(max(lengths) for lengths in self.chunks)
 
-    def narrow(self, axes: Iterable[range], kept: Iterable[bool]) -> Window:
-        """Take a part: positions along each axis of the array, and whether the axis is kept."""
-        parts = iter(zip(axes, kept, strict=True))
-        narrowed = [
-            (axis[part.start : part.stop : part.step], _counts(part, lengths), stays)
-            if keeps
-            else (axis, lengths, False)
-            for axis, lengths, keeps in zip(self.axes, self.chunks, self.kept, strict=True)
-            for part, stays in ([next(parts)] if keeps else [(range(1), False)])
-        ]
-        return Window(*(tuple(column) for column in zip(*narrowed, strict=True)))
+    def rechunk(self, chunks: Iterable[tuple[int, ...]]) -> Window:
+        """Cut it into other chunks: lengths along each axis of the array."""
+        given = iter(chunks)
+        found = tuple(next(given) if kept else (1,) for kept in self.kept)
+        return Window(self.axes, found, self.kept)
+
+    def narrow(self, parts: Iterable[range], kept: Iterable[bool]) -> Window:
+        """Take a part: positions along each axis of the array, and which of these it keeps.
+
+        Chunks of which nothing is taken are left out, as Dask does when it takes a slice.
+        """
+        given, stays = iter(parts), iter(kept)
+        axes, chunks, still = [], [], []
+        for axis, lengths, was in zip(self.axes, self.chunks, self.kept, strict=True):
+            part = next(given) if was else range(1)
+            axes.append(axis[part.start : part.stop : part.step])
+            chunks.append(_counts(part, lengths))
+            still.append(was and next(stays))
+        return Window(tuple(axes), tuple(chunks), tuple(still))
 
     def indices(self, box: Box) -> tuple[range, ...]:
         """Find the indices of a box of the window, along each axis of the image."""
@@ -82,58 +87,66 @@ class Window:
             for axis, kept in zip(self.indices(box), self.kept, strict=True)
         )
 
+    def key_within(self, box: Box, corner: Iterable[int]) -> tuple[slice, ...]:
+        """Make the key for a box of the window of an array that begins at a corner of it."""
+        return tuple(
+            slice(low - first, high - first)
+            for (low, high), first, kept in zip(box, corner, self.kept, strict=True)
+            if kept
+        )
+
 
 def _counts(part: range, lengths: tuple[int, ...]) -> tuple[int, ...]:
-    """Count what each chunk holds of a selection, leaving out those that hold nothing."""
     stops = itertools.accumulate(lengths)
     reached = [0, *(bisect_left(part, stop) for stop in stops)]
     return tuple(b - a for a, b in itertools.pairwise(reached) if b > a) or (0,)
 
 
 @dataclass(frozen=True, slots=True)
+class Costs:
+    """What reading pixels of an image costs."""
+
+    estimate: Callable[[tuple[range, ...]], ReadCost]
+    """Tells it of a box, as far as is known without reading anything."""
+    itemsize: int
+    """Bytes of a pixel in memory."""
+    tile: tuple[int, ...]
+    """Shape of what is decoded together, NumPy order: a tile, or one pixel."""
+    gap: int
+    """Bytes that are read over to spare a request."""
+
+    @property
+    def is_even(self) -> bool:
+        """Whether it depends on a box's shape alone."""
+        return all(length == 1 for length in self.tile)
+
+
+@dataclass(frozen=True, slots=True)
 class Bands:
     """Boxes that are read once, as a grid over a window of an image."""
 
-    edges: tuple[tuple[int, ...], ...]
-    """Where one ends and the next begins, along each axis of the image: from 0 to its length."""
+    edges: Edges
     held: int
     """Bytes of pixels that a full read holds at once: of the bands that the largest chunk needs."""
     over_read: float
     """How often a full read fetches a byte; 1.0 unless that would hold too much."""
     whole: int
-    """Along how many of the last axes a chunk reaches from end to end that shares no byte."""
-    is_even: bool
-    """Whether what a box costs depends on its shape alone, as it does without tiles."""
+    """Along how many of the last axes chunks have to reach from end to end to share no byte."""
 
 
-def find_bands(
-    window: Window,
-    *,
-    itemsize: int,
-    tile: tuple[int, ...],
-    cost: Cost,
-    gap: int,
-    limit: int,
-    most: int,
-) -> Bands | None:
+def find_bands(window: Window, costs: Costs, *, limit: int, most: int) -> Bands | None:
     """Find bands for chunks that share bytes.
 
     Bands end where chunks do, or where the next tile does; along the last axes they reach from
-    end to end. Of the last axes as few are taken as it needs to fetch every byte once, and in
-    requests that are worth their time.
+    end to end. Of the last axes as few are taken as it needs to fetch every byte once, in requests
+    that are worth their time.
 
     Parameters
     ----------
     window : Window
-    itemsize : int
-        Bytes of a pixel in memory.
-    tile : tuple of int
-        Pixels that are decoded together, NumPy order; all 1 where an image is not compressed.
-    cost : callable
-    gap : int
-        Bytes that are read over to spare a request.
+    costs : Costs
     limit : int
-        Bytes of a band, unless it is a single tile or pixel.
+        Bytes of a band, unless it is a single tile or pixel: longer ones are cut.
     most : int
         Bytes that a full read may hold at once, where that can be had.
 
@@ -142,31 +155,29 @@ def find_bands(
     Bands or None
         None where chunks share nothing, and are best read each by itself.
     """
-    is_even = all(part == 1 for part in tile)
-    if 0 in window.lengths or (is_even and _are_runs(window.chunks)):
+    if 0 in window.lengths or (costs.is_even and _are_runs(window)):
         return None
-    own = tuple(_edges(lengths) for lengths in window.chunks)
-    aligned = tuple(map(_aligned, own, window.axes, tile))
-    if aligned == own and not is_even:
+    own = tuple(map(_edges, window.chunks))
+    aligned = tuple(map(_aligned, own, window.axes, costs.tile))
+    if aligned == own and not costs.is_even:
         return None
-    levels = [_level(aligned, window, depth, itemsize, cost, is_even) for depth in range(len(own))]
+    levels = [_level(aligned, window, depth, costs) for depth in range(len(own))]
     least = min(level.each for level in levels)
     once = [depth for depth, level in enumerate(levels) if level.each <= least * _SAME]
-    depth = _choose(levels, once, gap, most)
-    if depth == 0 and is_even:
+    depth = _choose(levels, once, costs.gap, most)
+    if depth == 0 and costs.is_even:
         return None
     return Bands(
-        _divided(levels[depth].edges, window, tile, itemsize, limit),
+        _divided(levels[depth].edges, window, costs, limit),
         levels[depth].held,
         1.0 if depth in once else levels[depth].each / least,
         once[0],
-        is_even,
     )
 
 
 def uncut(window: Window, bands: Bands, tile: tuple[int, ...]) -> tuple[int, ...]:
     """Find chunks that share no bytes, of about as many pixels as those that do."""
-    longest = [max(lengths) for lengths in window.chunks]
+    longest = window.longest
     shape = [
         min(-(-length // part) * part, whole)
         for length, part, whole in zip(longest, tile, window.lengths, strict=True)
@@ -180,11 +191,10 @@ def uncut(window: Window, bands: Bands, tile: tuple[int, ...]) -> tuple[int, ...
     return tuple(shape)
 
 
-def _are_runs(chunks: tuple[tuple[int, ...], ...]) -> bool:
-    """Whether the pixels of each chunk follow one another."""
-    longest = [max(lengths) for lengths in chunks]
-    outer = len(chunks)
-    while outer and longest[outer - 1] == sum(chunks[outer - 1]):
+def _are_runs(window: Window) -> bool:
+    """Whether the pixels of each chunk follow one another in the window."""
+    longest, outer = window.longest, len(window.axes)
+    while outer and longest[outer - 1] == len(window.axes[outer - 1]):
         outer -= 1
     return all(length == 1 for length in longest[: max(outer - 1, 0)])
 
@@ -210,7 +220,7 @@ def _position(axis: range, index: int) -> int:
 class _Level:
     """Bands that reach from end to end along some of the last axes."""
 
-    edges: tuple[tuple[int, ...], ...]
+    edges: Edges
     held: int
     each: float
     """Bytes that are fetched for a pixel; of tiles, how often each is fetched: once."""
@@ -218,30 +228,29 @@ class _Level:
     """Bytes that a request fetches; infinite where there is one for a band."""
 
 
-def _level(
-    aligned: tuple[tuple[int, ...], ...],
-    window: Window,
-    depth: int,
-    itemsize: int,
-    cost: Cost,
-    is_even: bool,
-) -> _Level:
+def _level(aligned: Edges, window: Window, depth: int, costs: Costs) -> _Level:
     outer = len(aligned) - depth
     edges = aligned[:outer] + tuple((0, len(axis)) for axis in window.axes[outer:])
-    sample = [_longest(part) for part in edges]
-    rows = math.prod(stop - start for start, stop in sample[:-1])
-    for axis, (start, stop) in enumerate(sample[:-1]):  # of very many rows, a part tells as much
-        fewer = max((stop - start) * _SAMPLED // rows, 1) if rows > _SAMPLED else stop - start
-        rows = rows // (stop - start) * fewer
-        sample[axis] = start, start + fewer
-    found = cost(window.indices(tuple(sample)))
+    sample = _sample([_longest(part) for part in edges])
+    found = costs.estimate(window.indices(sample))
     pixels = math.prod(stop - start for start, stop in sample)
     return _Level(
         edges,
-        itemsize * math.prod(map(_reach, edges, window.chunks)),
-        found.nbytes / pixels if is_even else 1.0,
+        costs.itemsize * math.prod(map(_reach, edges, window.chunks)),
+        found.nbytes / pixels if costs.is_even else 1.0,
         found.nbytes / found.requests if found.requests > 1 else math.inf,
     )
+
+
+def _sample(band: list[tuple[int, int]]) -> Box:
+    """Take a part of a band of very many rows, which tells as much as all of it."""
+    rows = math.prod(stop - start for start, stop in band[:-1])
+    for axis, (start, stop) in enumerate(band[:-1]):
+        if rows > _SAMPLED:
+            fewer = max((stop - start) * _SAMPLED // rows, 1)
+            rows = rows // (stop - start) * fewer
+            band[axis] = start, start + fewer
+    return tuple(band)
 
 
 def _longest(edges: tuple[int, ...]) -> tuple[int, int]:
@@ -276,21 +285,15 @@ def _choose(levels: list[_Level], once: list[int], gap: int, most: int) -> int:
     return min(once[0], max(within, default=1))
 
 
-def _divided(
-    edges: tuple[tuple[int, ...], ...],
-    window: Window,
-    tile: tuple[int, ...],
-    itemsize: int,
-    limit: int,
-) -> tuple[tuple[int, ...], ...]:
+def _divided(edges: Edges, window: Window, costs: Costs, limit: int) -> Edges:
     """Cut bands along the first axes until each is within the limit."""
     found = list(edges)
-    size = itemsize * math.prod(_length(part) for part in edges)
+    size = costs.itemsize * math.prod(map(_length, edges))
     for number, axis in enumerate(window.axes):
         if size <= limit:
             break
         inner = size // _length(found[number])
-        found[number] = _cut(found[number], axis, tile[number], max(limit // inner, 1))
+        found[number] = _cut(found[number], axis, costs.tile[number], max(limit // inner, 1))
         size = inner * _length(found[number])
     return tuple(found)
 
@@ -306,106 +309,3 @@ def _cut(edges: tuple[int, ...], axis: range, tile: int, most: int) -> tuple[int
                 found.append(moved)
         found.append(stop)
     return tuple(found)
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """What a chunk takes of what is read."""
-
-    source: Box
-    """What is read."""
-    box: Box
-    """What of it belongs to the chunk."""
-
-
-def divide(
-    window: Window, bands: Bands | None, wanted: Iterable[Index], cost: Cost
-) -> dict[Index, list[Part]]:
-    """Find out what is read for some of a window's chunks.
-
-    Of a band is read what lies between the chunks that are wanted, unless it is less to read each
-    of them by itself: so a band is never read for a single chunk, and no read of some chunks
-    fetches more than reading them one by one.
-
-    Parameters
-    ----------
-    window : Window
-    bands : Bands or None
-        None where chunks share nothing.
-    wanted : iterable of tuple of int
-        Positions of chunks in the grid.
-    cost : callable
-
-    Returns
-    -------
-    dict
-        The parts of which each chunk is made.
-    """
-    spans = [list(itertools.pairwise(itertools.accumulate(n, initial=0))) for n in window.chunks]
-    own = {index: tuple(map(list.__getitem__, spans, index)) for index in wanted}
-    if bands is None:
-        return {index: [Part(box, box)] for index, box in own.items()}
-    cells = [
-        [_cells(edges, span) for span in part]
-        for edges, part in zip(bands.edges, spans, strict=True)
-    ]
-    pieces = {index: _pieces(map(list.__getitem__, cells, index)) for index in own}
-    members: defaultdict[Index, list[Box]] = defaultdict(list)
-    for found in pieces.values():
-        for band, box in found:
-            members[band].append(box)
-    read = _shared(window, bands, members, cost)
-    return {
-        index: [Part(read.get(band, box), box) for band, box in found]
-        if any(band in read for band, _ in found)
-        else [Part(own[index], own[index])]
-        for index, found in pieces.items()
-    }
-
-
-_Cell = tuple[int, tuple[int, int]]
-"""Number of a band along an axis, and first and end of what a chunk needs of it."""
-
-
-def _cells(edges: tuple[int, ...], span: tuple[int, int]) -> list[_Cell]:
-    """Cut a chunk where bands end, along an axis."""
-    start, stop = span
-    if start == stop:
-        return []
-    first, last = bisect_right(edges, start) - 1, bisect_left(edges, stop)
-    return [
-        (number, (max(start, edges[number]), min(stop, edges[number + 1])))
-        for number in range(first, last)
-    ]
-
-
-def _pieces(cells: Iterable[list[_Cell]]) -> list[tuple[Index, Box]]:
-    """Cut a chunk where bands end: which band, and what of it."""
-    return [
-        (tuple(number for number, _ in found), tuple(span for _, span in found))
-        for found in itertools.product(*cells)
-    ]
-
-
-def _shared(
-    window: Window, bands: Bands, members: dict[Index, list[Box]], cost: Cost
-) -> dict[Index, Box]:
-    """Find the bands of which a part is read for several chunks, and which part."""
-    known: dict[object, int] = {}
-
-    def nbytes(box: Box) -> int:
-        shape = tuple(high - low for low, high in box) if bands.is_even else box
-        if shape not in known:
-            known[shape] = cost(window.indices(box)).nbytes
-        return known[shape]
-
-    found = {}
-    for band, boxes in members.items():
-        if len(boxes) > 1:
-            hull = tuple(
-                (min(low for low, _ in along), max(high for _, high in along))
-                for along in zip(*boxes, strict=True)
-            )
-            if nbytes(hull) <= sum(map(nbytes, boxes)):
-                found[band] = hull
-    return found

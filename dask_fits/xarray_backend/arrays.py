@@ -10,6 +10,7 @@ from contextvars import copy_context
 from functools import lru_cache, partial
 from typing import Any
 
+import dask.array as da
 import numpy as np
 import xarray as xr
 from dask.base import tokenize
@@ -17,8 +18,10 @@ from xarray.backends import BackendArray
 from xarray.core import indexing
 
 from dask_fits.array import watch_computations
-from dask_fits.format.selection import Selection, select_outer
-from dask_fits.readers.reader import PixelReader
+from dask_fits.banded import BandedArray, bands_of, narrow, warn_of
+from dask_fits.format.bands import Window
+from dask_fits.format.selection import Selection, select, select_outer
+from dask_fits.readers.reader import HduReader
 from dask_fits.storage.cancellation import CancelScope
 from dask_fits.storage.transfer import TransferConfig
 
@@ -70,9 +73,14 @@ class FitsArray(LazyArray):
 
     __slots__ = ("_reader",)
 
-    def __init__(self, reader: PixelReader) -> None:
+    def __init__(self, reader: HduReader) -> None:
         super().__init__(reader.shape, reader.dtype)
         self._reader = reader
+
+    @property
+    def reader(self) -> HduReader:
+        """What reads them."""
+        return self._reader
 
     def take(self, selection: Selection) -> Any:
         """Read the pixels of a selection."""
@@ -83,13 +91,14 @@ class FitsArray(LazyArray):
 
 
 class FitsVariable(xr.Variable):
-    """A variable whose Dask arrays are named by the file's version and their chunks, too.
+    """A variable whose Dask arrays fetch no byte twice, and have the file's version in their names.
 
     xarray names what ``open_dataset(chunks=...)`` makes by the URL and the options, and of local
     files the time of modification. A remote file that was replaced, or another setting of Dask for
     the size of chunks, would give arrays with the names of those before, and a cluster that still
     holds these would hand out the old pixels. The name is made before the engine can say anything,
-    and given to `xarray.Variable.chunk`: so this one adds to it.
+    and given to `xarray.Variable.chunk`: so this one adds to it. Chunks that share bytes are
+    divided out of bands, as those of `dask_fits.array.to_dask`.
     """
 
     __slots__ = ()
@@ -101,7 +110,28 @@ class FitsVariable(xr.Variable):
         if given.get("name") and TOKEN in self.encoding:
             name = f"{given['name']}-{tokenize(self.encoding[TOKEN], str(chunks))}"
             options["from_array_kwargs"] = {**given, "name": name}
-        return super().chunk(chunks, **options).to_base_variable()
+        found: xr.Variable = super().chunk(chunks, **options).to_base_variable()
+        banded = _banded(self._data, found.data)
+        return found if banded is None else found._replace(data=banded)
+
+
+def _banded(lazy: Any, chunked: Any) -> da.Array | None:
+    """Divide chunks out of bands where they share bytes; the name stays xarray's."""
+    while isinstance(lazy, (indexing.MemoryCachedArray, indexing.CopyOnWriteArray)):
+        lazy = lazy.array
+    if not isinstance(lazy, indexing.LazilyIndexedArray) or not isinstance(chunked, da.Array):
+        return None
+    image, key = lazy.array, lazy.key.tuple
+    if not isinstance(image, FitsArray) or any(isinstance(item, np.ndarray) for item in key):
+        return None
+    whole = Window.whole(tuple((length,) for length in image.shape))
+    part, rest = narrow(whole, select(key, image.shape))
+    window = part.rechunk(chunked.chunks)
+    bands = bands_of(image.reader, window)
+    if bands is None or rest is not None:
+        return None
+    warn_of(image.reader, window, bands)
+    return BandedArray.of(image.reader, window, bands, chunked.name)
 
 
 def lazy_variable(
