@@ -10,10 +10,10 @@ import dask.array as da
 import numpy as np
 from dask.array.core import normalize_chunks
 from dask.base import tokenize
-from dask.callbacks import Callback
 from dask.utils import parse_bytes
 
 from dask_fits.banded import BandedArray, bands_of, chunk_limit, read_plan, warn_of
+from dask_fits.computations import watch_computations
 from dask_fits.file import HDU, HduKey
 from dask_fits.file import open as open_file
 from dask_fits.format.bands import Window
@@ -21,7 +21,6 @@ from dask_fits.format.chunks import ReadPlan, chunk_boxes
 from dask_fits.format.selection import Selection, select
 from dask_fits.hints import explains_arguments
 from dask_fits.readers.reader import PixelReader
-from dask_fits.storage.cancellation import enter_scope, leave_scope
 from dask_fits.storage.transfer import TransferConfig
 
 
@@ -188,20 +187,3 @@ def _without_auto(chunks: Any) -> Any:
 def _normalized(chunks: Any, reader: PixelReader, **previous: Any) -> tuple[tuple[int, ...], ...]:
     grid = normalize_chunks(chunks, shape=reader.shape, dtype=reader.dtype, **previous)
     return cast("tuple[tuple[int, ...], ...]", grid)
-
-
-def watch_computations() -> None:
-    """Have the reads of a computation that fails, or is interrupted, end with it.
-
-    Dask tells nobody but callbacks, which it forgets where computations of several threads
-    overlap: so this is called again for each array.
-    """
-    Callback(start=_begin, finish=_end).register()
-
-
-def _begin(_graph: object) -> None:
-    enter_scope()  # which Dask's threads inherit
-
-
-def _end(_graph: object, _state: object, failed: bool) -> None:  # noqa: FBT001 (Dask's)
-    leave_scope(failed=failed)

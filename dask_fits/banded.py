@@ -23,6 +23,7 @@ from dask.base import is_dask_collection, tokenize
 from dask.highlevelgraph import HighLevelGraph, Layer, MaterializedLayer
 from dask.utils import format_bytes, parse_bytes
 
+from dask_fits.computations import watch_computations
 from dask_fits.format.band_reads import Index, Part, divide
 from dask_fits.format.bands import Bands, Box, Costs, Window, find_bands, uncut
 from dask_fits.format.chunks import ReadPlan
@@ -193,6 +194,7 @@ class BandedArray(da.Array):
         cls, reader: HduReader, window: Window, bands: Bands | None, name: str | None = None
     ) -> BandedArray:
         """Make the array of a window of an image."""
+        watch_computations()
         name = name or _name(reader, window)
         graph = HighLevelGraph({name: BandLayer(name, reader, window, bands)}, {name: set()})
         chunks = tuple(itertools.compress(window.chunks, window.kept))

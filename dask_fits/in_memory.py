@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
+
+from dask_fits.storage.process_lock import ProcessLock
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -23,7 +24,7 @@ class InMemory:
         self._header: fits.Header | None = None
         self._array: da.Array | None = None
         self._name = ""
-        self._lock = threading.Lock()
+        self._lock = ProcessLock()
 
     def __reduce__(self) -> tuple[type[InMemory], tuple[()]]:
         return InMemory, ()

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "dask_fits"
 
 ROOMS = [
     *("exceptions", "hints", "storage", "format", "codecs", "readers", "in_memory"),
-    *("file", "array"),
+    *("computations", "banded", "file", "array"),
 ]
 """Each imports only from rooms before it; what is not named here is an adapter, then the CLI."""
 
@@ -24,6 +24,7 @@ ONLY_IMPORTER = {
     "s3fs": set(),
     "gcsfs": set(),
     "dask": {
+        *("computations.py", "banded.py"),
         *("array.py", "astropy_hdu.py", "stats.py", "cli/commands.py", "cli/cutouts.py"),
         *("xarray_backend/arrays.py", "xarray_backend/sky.py"),
         *("many_cutouts/cutouts.py", "many_cutouts/stream.py"),
@@ -50,9 +51,7 @@ ONLY_IMPORTER = {
     "pandas": {"xarray_backend/dataset.py"},
 }
 
-FORWARDERS = {
-    ("file.py", name) for name in ("array", "astropy_hdu", "banded", "section", "wcs", "cutout")
-}
+FORWARDERS = {("file.py", name) for name in ("array", "astropy_hdu", "section", "wcs", "cutout")}
 """`HDU.to_dask`, `HDU.plan`, `HDU.to_hdu`, `HDU.section`, `HDU.wcs` and `HDU.cutout` hand over to the next room, inside the method."""
 
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -10,7 +10,7 @@ import numpy as np
 from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph
 
-from dask_fits.array import watch_computations
+from dask_fits.computations import watch_computations
 from dask_fits.exceptions import FitsError
 from dask_fits.format.selection import Integers
 from dask_fits.many_cutouts.tasks import (

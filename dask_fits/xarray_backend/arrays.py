@@ -17,8 +17,8 @@ from dask.base import tokenize
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
-from dask_fits.array import watch_computations
 from dask_fits.banded import BandedArray, bands_of, narrow, warn_of
+from dask_fits.computations import watch_computations
 from dask_fits.format.bands import Window
 from dask_fits.format.selection import Selection, select, select_outer
 from dask_fits.readers.reader import HduReader
