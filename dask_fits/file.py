@@ -149,10 +149,9 @@ class HDU:
 
         # From a file, astropy mends what it can: bytes beyond ASCII, an END card padded with NULs.
         header = fits.Header.fromfile(io.BytesIO(self.header_text))
-        if self.kind != "compressed-image" or self.layout.defect or any(
-            keyword not in header or header.count(keyword) > 1
-            for keyword in ("NAXIS", "TFIELDS", "ZNAXIS")
-        ):
+        if self.kind != "compressed-image" or self.layout.defect:
+            return header
+        if any(header.count(keyword) != 1 for keyword in ("NAXIS", "TFIELDS", "ZNAXIS")):
             return header
         try:
             return self._image_header()
@@ -291,7 +290,8 @@ class FitsFile:
         )
         more = f" and {count - _MAX_NAMES} more" if count > _MAX_NAMES else ""
         told = f"{self.url}: no HDU {key!r}; the file has {names}{more}"
-        return HduNotFoundError(f"{told}; what follows cannot be read: {damage}" if damage else told)
+        told += f"; what follows cannot be read: {damage}" if damage else ""
+        return HduNotFoundError(told)
 
     def __contains__(self, key: object) -> bool:
         try:

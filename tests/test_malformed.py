@@ -125,7 +125,10 @@ MALFORMED = {
         ["HDU 0", "no END", "5760", "expected"],
     ),
     "only SIMPLE": (SIMPLE, ["HDU 0", "END"]),
-    "END in the last, cut block": (SIMPLE + card("BITPIX", 8) + END, ["HDU 0", "NAXIS ", "missing"]),
+    "END in the last, cut block": (
+        SIMPLE + card("BITPIX", 8) + END,
+        ["HDU 0", "NAXIS ", "missing"],
+    ),
     "END in the last, cut block, before data": (
         SIMPLE + b"".join(size_cards(8, [3])) + END,
         ["HDU 0", "400", "2880"],
@@ -208,7 +211,7 @@ MALFORMED = {
         in_second_hdu() + card("XTENSION", "IMAGE").ljust(BLOCK),
         ["HDU 2", "END"],
     ),
-    "an extension cut in its header": (in_second_hdu()[:-1000], ["HDU 1"]),
+    "an extension cut in its header": (in_second_hdu(3)[:-1000], ["HDU 1", "1880", "2880"]),
     "XTENSION without a closing quote": (
         primary() + header(card("XTENSION", b"'IMAGE"), *size_cards(8, [])),
         ["HDU 1", "XTENSION", "'IMAGE", "expected"],

@@ -134,7 +134,10 @@ def preview(file: FitsFile, *, hdu: HduKey | None, output: str) -> None:
 
 
 def _record(hdu: HDU) -> dict[str, Any]:
+    from dask_fits.array import chunk_limit
+
     pixels = hdu.layout.image is not None
+    chunks = hdu.reader().slab(chunk_limit()) if pixels else None
     return {
         "index": hdu.index,
         "name": hdu.name,
@@ -145,7 +148,7 @@ def _record(hdu: HDU) -> dict[str, Any]:
         "data_offset": hdu.data_range.start,
         "data_bytes": hdu.data_range.nbytes,
         "compression": hdu.compression,
-        "chunks": tuple(lengths[0] for lengths in hdu.chunks) if pixels else None,
+        "chunks": chunks,
     }
 
 
