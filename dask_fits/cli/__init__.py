@@ -13,6 +13,7 @@ import click
 from dask_fits.cli import commands
 from dask_fits.cli.cutout import cutout_command
 from dask_fits.cli.cutouts import cutouts_command
+from dask_fits.cli.output import say
 from dask_fits.exceptions import FitsError
 
 _PROGRAM = "dask-fits"
@@ -46,7 +47,10 @@ for command in (
 def main() -> None:
     """Run the command line; the console script ``dask-fits``."""
     warnings.showwarning = _show_warning
-    sys.exit(_run())
+    code = _run()
+    for message in _held if code == 0 else ():
+        _complain(f"warning: {message}", 0)
+    sys.exit(code)
 
 
 def _run() -> int:
@@ -72,7 +76,7 @@ def _run() -> int:
 
 
 def _complain(message: str, code: int) -> int:
-    click.echo(f"{_PROGRAM}: {' '.join(message.split())}", err=True)
+    say(f"{_PROGRAM}: {' '.join(message.split())}", err=True)
     return code
 
 
@@ -84,5 +88,12 @@ def _show_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    del category, filename, lineno, file, line
-    _complain(f"warning: {message}", 0)
+    del filename, lineno, file, line
+    if category.__module__.startswith("dask_fits.") or "--debug" in sys.argv:
+        _complain(f"warning: {message}", 0)
+    else:
+        _held.append(str(message))
+
+
+_held: list[str] = []
+"""What libraries warned of: said at the end, unless an error says what came of it."""

@@ -32,7 +32,7 @@ _MAX_PLANES = 64
 """Bit planes of a 64-bit integer."""
 
 _NO_FORM = 0b01010101
-"""What stands behind a stream of HCOMPRESS_1. Before a bit plane stand 4 bits, 0 or 15: not here."""
+"""What stands behind a stream of HCOMPRESS_1: no 4 bits of it are 0 or 15, as those of a plane."""
 
 Bytes = npt.NDArray[np.uint8]
 Integers = npt.NDArray[np.int64]
