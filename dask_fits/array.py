@@ -14,14 +14,18 @@ from dask.utils import parse_bytes
 
 from dask_fits.banded import BandedArray, bands_of, chunk_limit, read_plan, warn_of
 from dask_fits.computations import watch_computations
+from dask_fits.exceptions import FitsFormatError
 from dask_fits.file import HDU, HduKey
 from dask_fits.file import open as open_file
 from dask_fits.format.bands import Window
-from dask_fits.format.chunks import ReadPlan, chunk_boxes
+from dask_fits.format.chunks import ReadPlan, chunk_boxes, count_chunks
 from dask_fits.format.selection import Selection, select
 from dask_fits.hints import explains_arguments
 from dask_fits.readers.reader import PixelReader
 from dask_fits.storage.transfer import TransferConfig
+
+MAX_CHUNKS = 1 << 24
+"""Chunks that an array may have: a list of more would fill the memory."""
 
 
 @explains_arguments
@@ -167,13 +171,30 @@ def chunk_grid(reader: PixelReader, chunks: Any = "auto") -> tuple[tuple[int, ..
     limit = chunk_limit()
     if isinstance(chunks, str) and chunks != "auto":
         chunks, limit = "auto", parse_bytes(chunks)
-    whole = _normalized(reader.slab(limit), reader)
+    slab = reader.slab(limit)
+    for asked in (slab, slab if isinstance(chunks, str) else chunks):
+        _check_count(asked, reader, limit)
+    whole = _normalized(slab, reader)
     if isinstance(chunks, str):
         return whole
     if 0 in reader.shape:  # Dask divides by the size of a chunk to find an axis left to it
         chunks = _without_auto(chunks)
     # With our slabs as the previous chunks, Dask keeps an axis that is left to it contiguous.
     return _normalized(chunks, reader, previous_chunks=whole)
+
+
+def _check_count(chunks: Any, reader: PixelReader, limit: int) -> None:
+    """Raise where there would be more chunks than can be listed."""
+    shape = reader.shape
+    count = count_chunks(chunks, shape, itemsize=reader.dtype.itemsize, limit=limit)
+    if count <= MAX_CHUNKS:
+        return
+    # Most likely it is no image at all, but a damaged NAXISn.
+    reader.check(Selection.of_box(tuple(range(length)[-1:] for length in shape)))
+    raise FitsFormatError(
+        f"chunks: found {count:.0f} of them in an image of shape {shape}, "
+        f"expected at most {MAX_CHUNKS}"
+    )
 
 
 def _without_auto(chunks: Any) -> Any:

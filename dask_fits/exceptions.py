@@ -92,7 +92,7 @@ def one_line(error: Exception) -> str:
 
 
 def printable(text: str, *, most: int | None = None) -> str:
-    """Show text that is not ours, of a file or its name: on one line, and without effect.
+    r"""Show text that is not ours, of a file or its name: on one line, and without effect.
 
     Control characters would steer a terminal, line ends would forge lines, and invisible characters
     and such that change the direction of writing would show another text than there is. They become

@@ -32,6 +32,7 @@ from dask_fits.format.header import (
     find_odd_end,
     parse_header,
     with_plain_end,
+    without_controls,
 )
 from dask_fits.format.layout import HduLayout, Kind, hdu_layout
 from dask_fits.format.listing import hdu_html, hdu_table, shown_name
@@ -194,7 +195,8 @@ class HDU:
         changed, and so does ``astropy.wcs.WCS(hdu.header)``; `wcs`, cutouts and xarray are of the
         file, and so is the header of an HDU that was sent to another process. Of a tile-compressed
         image, the header of the image, as astropy restores it; the table's own where astropy
-        cannot.
+        cannot. Control characters in it, which the Standard does not allow, are question marks, as
+        bytes beyond ASCII are.
         """
         return self.in_memory.header(self.original_header)
 
@@ -202,26 +204,22 @@ class HDU:
         """Parse the header as the file has it, into a new `astropy.io.fits.Header`."""
         from astropy.io import fits
 
-        # From a file, astropy mends what it can: bytes beyond ASCII, an END card padded with NULs.
-        header = fits.Header.fromfile(io.BytesIO(self.header_text))
-        if (
-            self.kind != "compressed-image"
-            or self.layout.defect
-            or any(
-                keyword not in header or header.count(keyword) > 1
-                for keyword in ("NAXIS", "TFIELDS", "ZNAXIS")
-            )
-        ):
+        text = without_controls(self.header_text)
+        # From a file, astropy mends what it can, such as bytes beyond ASCII.
+        header = fits.Header.fromfile(io.BytesIO(text))
+        if self.kind != "compressed-image" or self.layout.defect:
+            return header
+        if any(header.count(keyword) != 1 for keyword in ("NAXIS", "TFIELDS", "ZNAXIS")):
             return header
         try:
-            return self._image_header()
+            return self._image_header(text)
         except Exception:  # noqa: BLE001 (whatever it stumbles on, the pixels can be read)
             return header
 
-    def _image_header(self) -> fits.Header:
+    def _image_header(self, text: bytes) -> fits.Header:
         from astropy.io import fits
 
-        table = fits.BinTableHDU.fromstring(self.header_text)
+        table = fits.BinTableHDU.fromstring(text)
         # What astropy cannot do without, though it leaves it out of the image's header.
         for n in range(1, table.header["ZNAXIS"] + 1):
             if f"ZTILE{n}" not in table.header:
@@ -404,9 +402,8 @@ class FitsFile:
         )
         more = f" and {count - _MAX_NAMES} more" if count > _MAX_NAMES else ""
         told = f"{self.url}: no HDU {key!r}; the file has {names}{more}"
-        return HduNotFoundError(
-            f"{told}; what follows cannot be read: {damage}" if damage else told
-        )
+        told += f"; what follows cannot be read: {damage}" if damage else ""
+        return HduNotFoundError(told)
 
     def __contains__(self, key: object) -> bool:
         try:

@@ -37,7 +37,7 @@ ONLY_IMPORTER = {
     "astropy": {
         *("file.py", "preview.py", "section.py", "wcs.py", "wcs_tables.py", "cutout.py"),
         *("celestial.py", "turns.py", "astropy_hdu.py"),
-        *("cut_file.py", "codecs/astropy_c.py", "cli/options.py", "cli/cutout.py"),
+        *("cut_file.py", "codecs/astropy_c.py", "cli/options.py", "cli/cutout.py", "cli/output.py"),
         *(f"many_cutouts/{name}.py" for name in ("cutouts", "images", "targets", "catalog")),
         *(f"xarray_backend/{name}.py" for name in ("grid", "groups", "sky", "place", "accessor")),
     },

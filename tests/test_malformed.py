@@ -211,7 +211,7 @@ MALFORMED = {
         in_second_hdu() + card("XTENSION", "IMAGE").ljust(BLOCK),
         ["HDU 2", "END"],
     ),
-    "an extension cut in its header": (in_second_hdu()[:-1000], ["HDU 1"]),
+    "an extension cut in its header": (in_second_hdu(3)[:-1000], ["HDU 1", "1880", "2880"]),
     "XTENSION without a closing quote": (
         primary() + header(card("XTENSION", b"'IMAGE"), *size_cards(8, [])),
         ["HDU 1", "XTENSION", "'IMAGE", "expected"],

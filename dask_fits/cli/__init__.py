@@ -13,6 +13,7 @@ import click
 from dask_fits.cli import commands
 from dask_fits.cli.cutout import cutout_command
 from dask_fits.cli.cutouts import cutouts_command
+from dask_fits.cli.output import say
 from dask_fits.cli.stop import stopped_by_signals, what_stopped
 from dask_fits.exceptions import FitsError
 from dask_fits.storage.cancellation import CancelScope, leave_threads
@@ -50,6 +51,8 @@ def main() -> None:
     warnings.showwarning = _show_warning
     with stopped_by_signals():
         code = _run()
+    for message in _held if code == 0 else ():
+        _complain(f"warning: {message}", 0)
     sys.exit(code)
 
 
@@ -77,7 +80,7 @@ def _run() -> int:
 
 
 def _complain(message: str, code: int) -> int:
-    click.echo(f"{_PROGRAM}: {' '.join(message.split())}", err=True)
+    say(f"{_PROGRAM}: {' '.join(message.split())}", err=True)
     return code
 
 
@@ -89,5 +92,12 @@ def _show_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    del category, filename, lineno, file, line
-    _complain(f"warning: {message}", 0)
+    del filename, lineno, file, line
+    if category.__module__.startswith("dask_fits.") or "--debug" in sys.argv:
+        _complain(f"warning: {message}", 0)
+    else:
+        _held.append(str(message))
+
+
+_held: list[str] = []
+"""What libraries warned of: said at the end, unless an error says what came of it."""

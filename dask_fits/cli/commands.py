@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+import warnings
 from typing import Any
 
 import click
@@ -17,9 +18,16 @@ from dask_fits.cli.options import (
     json_option,
     key,
 )
-from dask_fits.cli.output import plan_record, print_json, print_plan
-from dask_fits.exceptions import FitsError
+from dask_fits.cli.output import (
+    plan_record,
+    print_json,
+    print_plan,
+    say,
+    take_astropys_warnings,
+)
+from dask_fits.exceptions import FitsError, FitsWarning, one_line, printable
 from dask_fits.file import HDU, FitsFile, HduKey
+from dask_fits.format.header import CARD
 from dask_fits.format.listing import text_table
 
 
@@ -34,7 +42,7 @@ def info(file: FitsFile, *, as_json: bool) -> None:
         return
     columns = [name.replace("_", " ") for name in records[0]]
     rows = [["" if value is None else str(value) for value in r.values()] for r in records]
-    click.echo(text_table([columns, *rows]))
+    say(text_table([columns, *rows]))
 
 
 @click.command()
@@ -48,8 +56,25 @@ def info(file: FitsFile, *, as_json: bool) -> None:
     help="Index, name or NAME,VERSION.",
 )
 def header(file: FitsFile, *, hdu: HduKey) -> None:
-    """Print the header of one HDU."""
-    click.echo(repr(file[hdu].header))
+    """Print the header of one HDU.
+
+    If a card cannot be understood, all are printed as they are in the file, with a warning.
+    """
+    found = file[hdu]
+    take_astropys_warnings()
+    try:
+        cards = [str(card) for card in found.header.cards]
+    except Exception as error:  # noqa: BLE001 (whatever astropy stumbles on, there is the text)
+        cards = [found.header_text.decode("latin-1").rstrip()]
+        warnings.warn(
+            f"{found.where}: not all cards can be understood: {one_line(error)}; they are shown as "
+            "they are in the file",
+            FitsWarning,
+            stacklevel=1,
+        )
+    for card in cards:  # with CONTINUE it has several lines
+        for at in range(0, len(card), CARD):
+            say(printable(card[at : at + CARD]))
 
 
 @click.command()
@@ -112,7 +137,7 @@ def stats(file: FitsFile, *, hdu: HduKey | None, as_json: bool) -> None:
     if as_json:
         print_json({key: _finite(value) for key, value in record.items()})
     else:
-        click.echo(text_table([(key, str(value)) for key, value in record.items()]))
+        say(text_table([(key, str(value)) for key, value in record.items()]))
 
 
 @click.command()
@@ -130,11 +155,14 @@ def preview(file: FitsFile, *, hdu: HduKey | None, output: str) -> None:
 
     picture = draw(image(file, hdu))
     write_png(picture, output)
-    click.echo(f"{output}: {picture.shape[1]} x {picture.shape[0]} pixels")
+    say(f"{output}: {picture.shape[1]} x {picture.shape[0]} pixels")
 
 
 def _record(hdu: HDU) -> dict[str, Any]:
+    from dask_fits.array import chunk_limit
+
     pixels = hdu.layout.image is not None
+    chunks = hdu.reader().slab(chunk_limit()) if pixels else None
     return {
         "index": hdu.index,
         "name": hdu.name,
@@ -145,7 +173,7 @@ def _record(hdu: HDU) -> dict[str, Any]:
         "data_offset": hdu.data_range.start,
         "data_bytes": hdu.data_range.nbytes,
         "compression": hdu.compression,
-        "chunks": tuple(lengths[0] for lengths in hdu.chunks) if pixels else None,
+        "chunks": chunks,
     }
 
 

@@ -22,7 +22,13 @@ from dask_fits.cli.options import (
     size,
     url_command,
 )
-from dask_fits.cli.output import plan_record, print_json, print_plan
+from dask_fits.cli.output import (
+    plan_record,
+    print_json,
+    print_plan,
+    say,
+    take_astropys_warnings,
+)
 from dask_fits.exceptions import FitsError, NoOverlapError
 from dask_fits.file import HDU, HduKey
 from dask_fits.format.selection import Selection, select
@@ -122,6 +128,7 @@ def cutout_command(opener: Opener, **options: Any) -> None:
 
     asked = _Asked(**options)
     asked.check()
+    take_astropys_warnings()
     output = None if asked.plan else asked.output
     if output is not None:
         check_is_free(output, overwrite=asked.overwrite)
@@ -142,7 +149,7 @@ def cutout_command(opener: Opener, **options: Any) -> None:
         print_plan(costs)
     else:
         shape = " x ".join(map(str, window.shape))
-        click.echo(f"{output}: {shape} pixels; {costs.requests} requests, {costs.bytes} bytes read")
+        say(f"{output}: {shape} pixels; {costs.requests} requests, {costs.bytes} bytes read")
 
 
 def _write(output: str, hdu: HDU, window: WindowReader, *, overwrite: bool) -> None:

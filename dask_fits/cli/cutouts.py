@@ -19,7 +19,13 @@ from dask_fits.cli.options import (
     json_option,
     size,
 )
-from dask_fits.cli.output import plan_record, print_json, print_plan
+from dask_fits.cli.output import (
+    plan_record,
+    print_json,
+    print_plan,
+    say,
+    take_astropys_warnings,
+)
 from dask_fits.exceptions import FitsError
 from dask_fits.file import HduKey
 from dask_fits.storage.redaction import shown
@@ -112,6 +118,7 @@ def cutouts_command(access: Access, **options: Any) -> None:
     asked = _Asked(**options)
     if asked.output is None and not asked.plan:
         raise click.UsageError("-o is missing, the directory or zarr group to write")
+    take_astropys_warnings()
     catalog = _catalog(asked)
     found = _find(asked, access, catalog)
     record: dict[str, Any] = {"files": len(found.files), "positions": len(catalog.positions)}
@@ -133,9 +140,8 @@ def cutouts_command(access: Access, **options: Any) -> None:
         if asked.as_json:
             print_json(record)
         else:
-            click.echo(
-                f"{shown(asked.output)}: {found.plan.requests} requests, {found.plan.bytes} bytes"
-            )
+            cost = f"{found.plan.requests} requests, {found.plan.bytes} bytes"
+            say(f"{shown(asked.output)}: {cost}")
             _print_counts(done)
         found = done
     if found.failures or (found.status == "failed").any():
@@ -224,15 +230,13 @@ def _counts(found: Cutouts) -> dict[str, Any]:
 
 def _print_counts(found: Cutouts) -> None:
     """Print what became of the cutouts, and why some failed: each reason once."""
-    click.echo(
-        ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in _counts(found).items())
-    )
+    say(", ".join(f"{count} {name.replace('_', ' ')}" for name, count in _counts(found).items()))
     reasons = {str(error) for error in found.error.ravel() if error is not None}
     reasons |= {str(error) for error in found.failures.values()}
     for reason in sorted(reasons)[:_REASONS]:
-        click.echo(f"  {' '.join(reason.split())}", err=True)
+        say(f"  {' '.join(reason.split())}", err=True)
     if len(reasons) > _REASONS:
-        click.echo(f"  and {len(reasons) - _REASONS} more", err=True)
+        say(f"  and {len(reasons) - _REASONS} more", err=True)
 
 
 _REASONS = 20

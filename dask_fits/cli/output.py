@@ -4,17 +4,33 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import click
 
+from dask_fits.exceptions import printable
 from dask_fits.format.chunks import ReadPlan
 from dask_fits.format.listing import text_table
 
 
+def say(text: str, *, err: bool = False) -> None:
+    """Print lines, on which nothing that comes out of a file steers the terminal."""
+    click.echo("\n".join(map(printable, text.split("\n"))), err=err)
+
+
+def take_astropys_warnings() -> None:
+    """Have astropy's warnings shown like others: it writes them to its own log, in colours."""
+    from astropy import log
+    from astropy.logger import LoggingError
+
+    with suppress(LoggingError):  # it does not, or somebody else shows them
+        log.disable_warnings_logging()
+
+
 def print_json(value: Mapping[str, Any] | list[dict[str, Any]]) -> None:
     """Print JSON; a NaN must not be in it."""
-    click.echo(json.dumps(value, indent=2, allow_nan=False))
+    say(json.dumps(value, indent=2, allow_nan=False))
 
 
 def plan_record(costs: ReadPlan) -> dict[str, Any]:
@@ -31,7 +47,7 @@ def print_plan(costs: ReadPlan, parts: Sequence[ReadPlan] = ()) -> None:
     """Print what a read costs as a table, a line for each chunk."""
     rows = [_plan_row("all", costs)]
     rows += [_plan_row(f"chunk {n}", part) for n, part in enumerate(parts)]
-    click.echo(text_table([("", "requests", "bytes", "useful bytes", "over-read"), *rows]))
+    say(text_table([("", "requests", "bytes", "useful bytes", "over-read"), *rows]))
 
 
 def _plan_row(label: str, costs: ReadPlan) -> tuple[str, ...]:

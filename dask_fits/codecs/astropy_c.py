@@ -31,6 +31,9 @@ _HCOMPRESS = ProcessLock()
 _MAX_PLANES = 64
 """Bit planes of a 64-bit integer."""
 
+_NO_FORM = 0b01010101
+"""What stands behind a stream of HCOMPRESS_1: no 4 bits of it are 0 or 15, as those of a plane."""
+
 Bytes = npt.NDArray[np.uint8]
 Integers = npt.NDArray[np.int64]
 
@@ -120,12 +123,12 @@ def decode_hcompress(
     memory, used = np.empty(0, np.uint8), 0
     for tile, packed in tile_bytes(data, starts, lengths):
         length = len(packed)
-        rows, columns, planes = _hcompress_header(tile, packed, npix)
+        rows, columns = _hcompress_header(tile, packed, npix)
         _ask_for_memory(npix)
-        needed = length + _hcompress_guard(rows, columns, planes)
+        needed = length + _hcompress_guard(rows, columns)
         if needed > len(memory):
-            memory = np.full(needed, 0xFF, np.uint8)
-        memory[length:used] = 0xFF
+            memory = np.full(needed, _NO_FORM, np.uint8)
+        memory[length:used] = _NO_FORM
         memory[:length], used = packed, length
         guarded = memory[:length]
         with _HCOMPRESS:
@@ -139,8 +142,8 @@ def decode_hcompress(
 _HCOMPRESS_HEADER = struct.Struct(">2siiiq3B")
 
 
-def _hcompress_header(tile: int, packed: Bytes, npix: int) -> tuple[int, int, int]:
-    """Read the shape, once it is known to be the tile's, and the most bit planes of a quadrant."""
+def _hcompress_header(tile: int, packed: Bytes, npix: int) -> tuple[int, int]:
+    """Read the shape, once it is known to be the tile's."""
     if len(packed) < _HCOMPRESS_HEADER.size:
         raise DecodeError(tile, "the HCOMPRESS_1 stream ends early")
     magic, rows, columns, _, _, *planes = _HCOMPRESS_HEADER.unpack_from(packed.data)
@@ -156,16 +159,21 @@ def _hcompress_header(tile: int, packed: Bytes, npix: int) -> tuple[int, int, in
         )
     if max(planes) > _MAX_PLANES:
         raise DecodeError(tile, f"found {max(planes)} bit planes, expected at most {_MAX_PLANES}")
-    return rows, columns, max(planes)
+    return rows, columns
 
 
-def _hcompress_guard(rows: int, columns: int, planes: int) -> int:
-    """Count the bytes that are read at most: ones are the longest codes, with a wrong end mark."""
+def _hcompress_guard(rows: int, columns: int) -> int:
+    """Count the bytes that are read at most: those of two bit planes, or of all signs.
+
+    The plane in which the stream ends goes on with them. The next one begins with a code that may
+    lie across the end; the one after that finds no code that there is, nor does the end mark.
+    """
     height, width, nodes = (rows + 1) // 2, (columns + 1) // 2, 1
     while max(height, width) > 1:  # the tree over a quadrant
         height, width = (height + 1) // 2, (width + 1) // 2
         nodes += height * width
-    return 4 * planes * (6 * nodes + 4) // 8 + rows * columns // 8 + 64
+    longest = 6  # bits of a code
+    return 2 * (longest * nodes + 8) // 8 + rows * columns // 8 + 64
 
 
 def _guarded(

@@ -411,6 +411,14 @@ def _read_coefs(
     return _apply_signs(stream, (at + 11) & -8, coefs.reshape(height * width), scale)
 
 
+@kernel()
+def _sizes(height: int, width: int) -> Any:
+    """Count what a tile needs: values of a level, blocks of a quadrant, and their codes."""
+    below, beside = (height + 1) >> 1, (width + 1) >> 1  # which are those of the largest quadrant
+    rows, columns = (below + 1) >> 1, (beside + 1) >> 1
+    return below * beside, rows * columns, rows * (columns + 1)
+
+
 @kernel(
     "UniTuple(int64, 2)(Array(uint8, 1, 'C', readonly=True), Array(int64, 1, 'C', readonly=True),"
     " Array(int64, 1, 'C', readonly=True), int32[:, ::1], int64)"
@@ -420,17 +428,21 @@ def _decode(
 ) -> Any:
     """Decode the tiles; tell the first bad one and what is wrong with it."""
     npix, longest, good, bad = values.shape[1], np.int64(0), 0, np.int64(0)
+    level = blocks = codes = np.int64(0)
     while good < len(starts):
         bad = np.int64(_checked_header(data[starts[good] : starts[good] + lengths[good]], npix))
         if bad < 0:
             break
         longest = max(longest, lengths[good])
+        height, width = _number(data, starts[good] + 2, 4), _number(data, starts[good] + 6, 4)
+        needed = _sizes(height, width)
+        level, blocks, codes = max(level, needed[0]), max(blocks, needed[1]), max(codes, needed[2])
         good += 1
     if good == 0:  # before there is memory for as many pixels as a damaged size has
         return 0, bad
     words = np.empty(longest // 8 + 3, np.uint64)
-    scratch = np.empty(npix // 4 + 17, np.uint64), np.empty(npix + 16, np.uint8)
-    flat, means = np.empty(npix, np.int64), np.empty(npix + 8, np.int64)
+    scratch = np.empty(blocks + 17, np.uint64), np.empty(2 * codes + 16, np.uint8)
+    flat, means = np.empty(npix, np.int64), np.empty(2 * level + 8, np.int64)
     for tile in range(good):
         coded = data[starts[tile] : starts[tile] + lengths[tile]]
         height, width = _number(coded, 2, 4), _number(coded, 6, 4)

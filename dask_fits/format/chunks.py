@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import math
 from bisect import bisect_left
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +45,47 @@ def slab_shape(shape: tuple[int, ...], *, itemsize: int, limit: int) -> tuple[in
             break
         inner *= shape[axis]
     return tuple(chunk)
+
+
+def count_chunks(chunks: Any, shape: tuple[int, ...], *, itemsize: int, limit: int) -> float:
+    """Count the chunks that a specification makes, before there is a list of them.
+
+    Parameters
+    ----------
+    chunks : int, "auto", None, or a tuple or mapping of these and of tuples of int
+        As Dask takes them. What Dask refuses may be counted anyhow.
+    shape : tuple of int
+        Shape of the array, NumPy order.
+    itemsize, limit : int
+        Bytes in an element, and in a chunk where an axis is left to Dask.
+
+    Returns
+    -------
+    float
+        Exact where no axis is left to Dask; otherwise about as many as there will be.
+
+    Examples
+    --------
+    >>> count_chunks((1, -1), (2**40, 8), itemsize=4, limit=2**27)
+    1099511627776.0
+    """
+    if isinstance(chunks, Mapping):
+        parts = [chunks.get(axis, chunks.get(axis - len(shape))) for axis in range(len(shape))]
+    else:
+        parts = list(chunks) if isinstance(chunks, (tuple, list)) else [chunks] * len(shape)
+    count, left, nbytes = 1.0, 1.0, float(itemsize)
+    for part, length in zip(parts, shape, strict=False):
+        if isinstance(part, str):  # "auto", or a size
+            left *= length
+        elif isinstance(part, (tuple, list)):
+            count *= len(part)
+            nbytes *= length / max(len(part), 1)
+        elif isinstance(part, (int, np.integer)) and part > 0:
+            count *= -(-length // int(part))
+            nbytes *= min(int(part), length)
+        else:
+            nbytes *= length
+    return count * max(min(left, left * nbytes / limit), 1)
 
 
 @dataclass(frozen=True, slots=True)

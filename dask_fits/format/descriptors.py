@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from dask_fits.exceptions import FitsFormatError, TruncatedFileError
 from dask_fits.format.selection import Integers
-from dask_fits.format.tiles import SOURCES, Compression, TiledLayout
+from dask_fits.format.tiles import SOURCES, TiledLayout
 
 _MAX_EXPANSION = 16
 """Compressed bytes that a pixel may take; twice what any algorithm makes of the worst of them."""
@@ -20,6 +20,18 @@ _MAX_DEFLATE = 1040
 
 _MAX_OVERHEAD = 1 << 16
 """Compressed bytes that a tile may take beyond that."""
+
+FREE_PIXELS = 1 << 24
+"""Pixels that a tile may have however few its bytes are, where its algorithm can say so: all of an
+empty image of 4096 x 4096. Decoding as many takes at most 300 MB."""
+
+_MAX_PER_BYTE = 256
+"""Pixels that a byte of RICE_1 or HCOMPRESS_1 may stand for in tiles beyond that: 40 times as many
+as of noise that is rounded to four standard deviations. What both can say of zeros has no limit, so
+this one is chosen."""
+
+_MAX_RUN = 4095
+"""Pixels that a word of PLIO_1 may stand for; encoders write runs of zeros like others."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -131,7 +143,7 @@ def _check_lengths(
             f"{tile_name(int(rows[bad]), layout, where)}: found no bytes in {names}, "
             "expected them in one"
         )
-    least = _least_bytes(source, pixels, layout.compression)
+    least = _least_bytes(source, pixels, layout)
     most = pixels * _MAX_EXPANSION + _MAX_OVERHEAD
     wrong = np.flatnonzero((lengths < least) | (lengths > most))
     if len(wrong):
@@ -142,24 +154,36 @@ def _check_lengths(
         )
 
 
-def _least_bytes(source: Integers, pixels: Integers, compression: Compression) -> Integers:
+def _least_bytes(source: Integers, pixels: Integers, layout: TiledLayout) -> Integers:
     """Count the bytes without which tiles cannot hold their pixels, where that can be told.
 
     It keeps a damaged header from asking for more memory than the file has pixels for.
     """
-    algorithm, coded = compression.algorithm, source == SOURCES.index("COMPRESSED_DATA")
+    algorithm, coded = layout.compression.algorithm, source == SOURCES.index("COMPRESSED_DATA")
+    large = pixels > FREE_PIXELS
     least = np.where(source == SOURCES.index("UNCOMPRESSED_DATA"), pixels, 0)
     packed = (source == SOURCES.index("GZIP_COMPRESSED_DATA")) | (
         coded & (algorithm in ("GZIP_1", "GZIP_2"))
     )
-    least = np.where(packed, pixels // _MAX_DEFLATE, least)
+    itemsize = np.where(large, _gzip_itemsize(layout), 1)  # of small tiles it may be less
+    least = np.where(packed, pixels * itemsize // _MAX_DEFLATE, least)
     if algorithm == "NOCOMPRESS":
         least = np.where(coded, pixels, least)
     if algorithm == "RICE_1":  # of each block at least the bits that tell its kind
-        blocks = -(-pixels // compression.blocksize)
-        kinds = blocks * {1: 3, 2: 4, 4: 5}[compression.bytepix] // 8
-        least = np.where(coded, kinds + compression.bytepix, least)
+        blocks = -(-pixels // layout.compression.blocksize)
+        bytepix = layout.compression.bytepix
+        kinds = blocks * {1: 3, 2: 4, 4: 5}[bytepix] // 8
+        least = np.where(coded, kinds + bytepix, least)
+    if algorithm in ("RICE_1", "HCOMPRESS_1"):
+        least = np.maximum(least, np.where(coded & large, pixels // _MAX_PER_BYTE, 0))
+    if algorithm == "PLIO_1":
+        least = np.where(coded & large, pixels // _MAX_RUN * 2, least)
     return least
+
+
+def _gzip_itemsize(layout: TiledLayout) -> int:
+    """Bytes of a pixel in a gzip stream: of quantized ones they are integers of four."""
+    return min(layout.scaling.stored.itemsize, 4 if layout.quantization else 8)
 
 
 def _numbers(

@@ -224,6 +224,18 @@ def with_plain_end(text: bytes) -> bytes:
     return text[:end] + b"END".ljust(len(text) - end)
 
 
+_CONTROLS = bytes.maketrans(bytes([*range(9), *range(10, 32), 127]), b" ".ljust(32, b"?"))
+"""NULs to blanks, and other control characters but tabs to question marks."""
+
+
+def without_controls(text: bytes) -> bytes:
+    """Take the control characters out of a header, as astropy does with bytes beyond ASCII.
+
+    Astropy refuses some cards for them and shows others as they are, to a terminal too.
+    """
+    return text.translate(_CONTROLS)
+
+
 def check_text(text: bytes, *, start: int, where: str) -> None:
     """Raise where the keywords from `start` on are not text, so that pixels are not read as cards.
 

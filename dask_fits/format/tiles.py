@@ -295,31 +295,40 @@ def _compression(header: RawHeader) -> Compression:
     algorithm = _ALGORITHMS.get(found.strip().upper())
     if algorithm is None:
         raise _unsupported(header, "ZCMPTYPE", "one of " + ", ".join(_ALGORITHMS))
-    blocksize = _parameter(header, "BLOCKSIZE", default=32)
+    numbers = _parameters(header)
+    blocksize = _parameter(header, numbers, "BLOCKSIZE", default=32)
     if algorithm == "RICE_1" and not 1 <= blocksize <= _MAX_TILE:
         raise header.bad("BLOCKSIZE (ZNAMEi, ZVALi)", blocksize, "1 or more")
-    bytepix = _parameter(header, "BYTEPIX", default=4)
+    bytepix = _parameter(header, numbers, "BYTEPIX", default=4)
     if algorithm == "RICE_1" and bytepix not in (1, 2, 4):
         what = f"{header.where}: BYTEPIX (ZNAMEi, ZVALi): found {bytepix}"
         raise UnsupportedHduError(f"{what}, expected 1, 2 or 4")
-    smooth = _parameter(header, "SMOOTH", default=0) != 0
+    smooth = _parameter(header, numbers, "SMOOTH", default=0) != 0
     return Compression(algorithm, blocksize, bytepix, smooth)
 
 
-def _parameter(header: RawHeader, name: str, *, default: int) -> int:
-    """Read a parameter of the algorithm: the ZVALi whose ZNAMEi is its name."""
+def _parameters(header: RawHeader) -> dict[str, int]:
+    """Find the parameters of the algorithm: the i of each ZNAMEi, by its value."""
+    numbers: dict[str, int] = {}
     for n in range(1, 1000):
         found = header.value(f"ZNAME{n}")
         if found is None:
             break
-        if str(found).strip().upper() == name:
-            value = header.value(f"ZVAL{n}")
-            if isinstance(value, float) and value.is_integer():
-                value = int(value)
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise header.bad(f"ZVAL{n} ({name})", value, "an integer")
-            return value
-    return default
+        numbers.setdefault(str(found).strip().upper(), n)
+    return numbers
+
+
+def _parameter(header: RawHeader, numbers: dict[str, int], name: str, *, default: int) -> int:
+    """Read the ZVALi of a parameter."""
+    if name not in numbers:
+        return default
+    keyword = f"ZVAL{numbers[name]}"
+    value = header.value(keyword)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise header.bad(f"{keyword} ({name})", value, "an integer")
+    return value
 
 
 _MAX_SEED = (1 << 31) - 1

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from dask_fits.atomic import check_is_free, write_atomically
 from dask_fits.cut_file import Template, cut_file
 from dask_fits.cutout import Mode
-from dask_fits.exceptions import FitsError, FitsFormatError
+from dask_fits.exceptions import FitsError, FitsFormatError, printable
 from dask_fits.file import HDU
 from dask_fits.format.selection import Integers
 from dask_fits.many_cutouts.images import Image
@@ -28,6 +28,9 @@ from dask_fits.stored_fill import stored_fill
 
 SUMMARY = "cutouts.csv"
 """Name of the table that tells what became of each cutout."""
+
+_MAX_NAME = 200
+"""Bytes of a position's name: file systems take 255, with what is added to it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,6 +84,12 @@ class FitsWriter:
             raise ValueError("names: expected text, found ''")
         if len(safe) != count:
             raise ValueError(f"names: expected {count}, one for each position, found {len(safe)}")
+        long = next((name for name in safe if len(name.encode()) > _MAX_NAME), None)
+        if long is not None:
+            raise ValueError(
+                f"names: expected at most {_MAX_NAME} bytes, found {len(long.encode())} in "
+                f"{long[:40]}..."
+            )
         if len(set(safe)) < count:
             twice = next(name for n, name in enumerate(safe) if name in safe[:n])
             raise ValueError(f"names: expected different ones, found {twice!r} twice")
@@ -153,10 +162,23 @@ class FitsWriter:
             file, path = int(table.file[row]), self.paths[row]
             said = "" if table.error[row, slot] is None else str(table.error[row, slot])
             lines.writerow([
-                *(row, int(table.position[row]), slot, files[file] if file >= 0 else ""),
-                *(table.status[row, slot], path.name if path.exists() else "", said),
+                *(row, int(table.position[row]), slot, _cell(files[file] if file >= 0 else "")),
+                *(table.status[row, slot], _cell(path.name if path.exists() else ""), _cell(said)),
             ])  # fmt: skip
         write_atomically(self.directory / SUMMARY, text.getvalue().encode(), overwrite=True)
+
+
+def _cell(text: str) -> str:
+    """Write text so that no program that opens the table takes it for more than that.
+
+    With an apostrophe before it, a spreadsheet does not take it for a formula.
+    """
+    shown = printable(text)
+    return f"'{shown}" if shown.startswith(_FORMULA) else shown
+
+
+_FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")
+"""What formulas begin with, in both widths; tabs and line ends are escaped."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -76,6 +76,7 @@ class ImageReader:
 
     def plan(self, axes: tuple[Axis, ...]) -> ReadPlan:
         """Tell what reading a box of pixels costs. Pure."""
+        self.check(Selection.of_box(axes))
         return self.runs(axes).plan(part_size=self.store.part_size)
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dask_fits.codecs.tile import run_limit
-from dask_fits.exceptions import TruncatedFileError
+from dask_fits.exceptions import TruncatedFileError, UnsupportedHduError
 from dask_fits.format.boxes import Boxes, batches
 from dask_fits.format.chunks import ReadCost, ReadPlan
 from dask_fits.format.descriptors import Tiles, locate
@@ -33,6 +34,9 @@ from dask_fits.readers.row_cache import ROWS
 from dask_fits.readers.tile_decoder import TileDecoder
 from dask_fits.storage.byte_range import Coalescing, split_range
 from dask_fits.storage.store import Store
+
+MAX_TILES = 1 << 26
+"""Tiles that one read may need: more than an image of 256 k x 256 k pixels in tiles of 32 x 32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +109,9 @@ class TiledReader:
 
     def batches(self, boxes: Boxes, limits: Coalescing, *, most: int | None = None) -> list[Batch]:
         """Plan the reading of many boxes; reads the table's rows; see `PixelReader`."""
+        if len(boxes):
+            lengths = (boxes.stop - boxes.first) / np.array(self.layout.tile) + 1
+            self._check(sum(self.layout.grid) + float(lengths.prod(axis=1).sum()))
         touched = touched_tiles(boxes, self.layout)
         tiles = self._tiles(rows := np.unique(touched.flat), pixel_counts(rows, self.layout))
         if not len(rows):
@@ -140,8 +147,29 @@ class TiledReader:
         """Find the tiles that a box of pixels needs, and where they lie."""
         if any(len(axis) == 0 for axis in axes):
             axes = (range(0),) * len(axes)
+        else:
+            lengths = zip(axes, self.layout.tile, strict=True)
+            self._check(math.prod(int(axis[-1] // n - axis[0] // n) + 1 for axis, n in lengths))
         box = tile_box(axes, self.layout)
         return box, self._tiles(box.rows(self.layout), box.pixels)
+
+    def _check(self, tiles: float) -> None:
+        """Raise where so many tiles cannot be there, before there are arrays of as many numbers.
+
+        A damaged header can tell of more of them than there is memory for. Behind a table that is
+        not whole there is no heap, hence no tile.
+        """
+        stop, size = self.layout.table.stop, self.store.stamp.size
+        if stop > size:
+            raise TruncatedFileError(
+                f"{self._where}: the file is truncated: the rows of the tiles end at byte {stop}, "
+                f"found the end of the file at byte {size}"
+            )
+        if tiles > MAX_TILES:
+            raise UnsupportedHduError(
+                f"{self._where}: found {tiles:.0f} tiles to be read at once, expected at most "
+                f"{MAX_TILES}: read the image in parts"
+            )
 
     def _tiles(self, rows: npt.NDArray[np.int64], pixels: npt.NDArray[np.int64]) -> Tiles:
         """Find where tiles lie, by their rows of the table and their numbers of pixels."""
@@ -160,12 +188,6 @@ class TiledReader:
         if self.rows is not None or not len(rows):
             return np.frombuffer(self.rows or b"", layout.row)[rows]
         plan = plan_rows(rows, layout, self.store.coalescing)
-        size = self.store.stamp.size
-        if plan.ranges[-1].stop > size:
-            raise TruncatedFileError(
-                f"{self.where}: the file is truncated: the rows of the wanted tiles end at byte "
-                f"{plan.ranges[-1].stop}, found the end of the file at byte {size}"
-            )
         found = {wanted: ROWS.get(self.store, wanted) for wanted in plan.ranges}
         missing = [wanted for wanted, piece in found.items() if piece is None]
         pieces = self.store.read_ranges(missing, whole=True)
