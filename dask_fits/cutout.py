@@ -11,7 +11,12 @@ import numpy.typing as npt
 from astropy.coordinates import SkyCoord
 
 from dask_fits.array import lazy_array
-from dask_fits.exceptions import NoOverlapError, NotAnImageError, PartialOverlapError
+from dask_fits.exceptions import (
+    FitsFormatError,
+    NoOverlapError,
+    NotAnImageError,
+    PartialOverlapError,
+)
 from dask_fits.file import HDU
 from dask_fits.readers.window import WindowReader
 from dask_fits.wcs import moved, size_in_pixels, sky_axes, to_pixels
@@ -160,6 +165,8 @@ def box_around(
         check_mode(mode)
         box_shape = size_in_pixels(size, wcs)
         x, y = _pixel(position, wcs)
+    except FitsFormatError as error:
+        raise FitsFormatError(f"{where}: {error}") from error
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: {error}") from error
     first = corners(x, y, box_shape)

@@ -13,13 +13,14 @@ import numpy as np
 from astropy.wcs import WCS
 
 from dask_fits.cutout import Mode, check_pixels
-from dask_fits.exceptions import FitsError, FitsFormatError, NotAnImageError
+from dask_fits.exceptions import FitsError, FitsFormatError, NotAnImageError, one_line
 from dask_fits.file import HDU, FitsFile, HduKey
 from dask_fits.format.boxes import Boxes
 from dask_fits.format.selection import Integers
 from dask_fits.many_cutouts.targets import Placed, Targets, place
 from dask_fits.storage.store import matching
 from dask_fits.wcs import is_angular, moved, size_in_pixels, sky_axes
+from dask_fits.wcs_quiet import filters_kept, quiet
 
 AT_ONCE = 32
 """Files that are looked at at the same time."""
@@ -105,15 +106,18 @@ class Search:
 
     def box(self, hdu: HDU) -> tuple[int, int]:
         """Resolve the size of the cutouts by an image."""
-        with _about(hdu):
-            return check_pixels(size_in_pixels(self.size, hdu.wcs))
+        with quiet():
+            wcs = hdu.wcs
+            with _about(hdu):
+                return check_pixels(size_in_pixels(self.size, wcs))
 
     def image(self, hdu: HDU | FitsError, box: tuple[int, int]) -> Image | FitsError:
         """Place the boxes on an image."""
         if isinstance(hdu, FitsError):
             return hdu
         try:
-            return self._image(hdu, box)
+            with quiet():
+                return self._image(hdu, box)
         except FitsError as error:
             return error
 
@@ -140,13 +144,13 @@ class Search:
 
 @contextmanager
 def _about(hdu: HDU) -> Iterator[None]:
-    """Name the HDU that a ValueError is about."""
+    """Name the HDU that an error is about, whatever astropy raises: one file must not end all."""
     try:
         yield
-    except FitsError:
+    except MemoryError:
         raise
-    except ValueError as error:
-        raise FitsFormatError(f"{hdu.where}: {error}") from error
+    except Exception as error:
+        raise FitsFormatError(f"{hdu.where}: {one_line(error)}") from error
 
 
 def resolved(
@@ -175,7 +179,7 @@ def find_images(
     """
     if not sources:
         raise ValueError("files: expected at least one, found none")
-    with ThreadPoolExecutor(AT_ONCE) as pool:
+    with filters_kept(), ThreadPoolExecutor(AT_ONCE) as pool:
         found: list[list[HDU | FitsError]] = []
         for hdus in pool.map(search.find, sources):
             found.append(hdus)

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from threading import Lock
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from astropy.coordinates import StokesCoord
-from astropy.wcs import WCS, FITSFixedWarning
+from astropy.wcs import WCS
 
 from dask_fits.exceptions import FitsFormatError, one_line
 from dask_fits.wcs import WcsText
+from dask_fits.wcs_quiet import quiet
 
 _NAMES: Mapping[str, str] = {
     "em.freq": "freq",
@@ -43,9 +42,6 @@ _ANGLES = ("pos.", "custom:pos.")
 _MOST_VALUES = 1 << 24
 """World coordinates are made along axes of up to so many pixels (16 Mi); longer ones are counted.
 A damaged NAXISn must not ask for more memory than there is before any pixel is wanted."""
-
-_QUIET = Lock()
-"""Python's filters of warnings are the process's, so threads change them one after the other."""
 
 Pixels = range | npt.NDArray[np.float64]
 """Pixels along an axis, from 0."""
@@ -119,9 +115,8 @@ def make_grid(text: WcsText, where: str) -> Grid:
     FitsFormatError
         The keywords make no WCS.
     """
-    with _QUIET, warnings.catch_warnings():
-        # Of ten thousand headers, what astropy mends in each is of no use to anybody.
-        warnings.simplefilter("ignore", FITSFixedWarning)
+    # Of ten thousand headers, what astropy mends in each is of no use to anybody.
+    with quiet():
         wcs = text.wcs(where)
         shape = _shape(text)
         try:

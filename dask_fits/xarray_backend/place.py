@@ -12,7 +12,7 @@ from astropy.coordinates import SkyCoord
 from astropy.wcs import WCS
 
 from dask_fits.cutout import box_around
-from dask_fits.exceptions import NotAnImageError
+from dask_fits.exceptions import FitsFormatError, NotAnImageError
 from dask_fits.wcs import WcsText, resampled, to_pixels
 from dask_fits.xarray_backend.attributes import WCS_CARDS, WCS_TABLES, attribute
 from dask_fits.xarray_backend.grid import Grid, depends, is_distorted, make_grid, nearest
@@ -47,6 +47,8 @@ def nearest_pixel(
     dims, wcs = _plane(obj, image, where)
     try:
         x, y = map(float, to_pixels(wcs, position))
+    except FitsFormatError as error:
+        raise FitsFormatError(f"{where}: {error}") from error
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
     found: dict[Hashable, int] = {}
