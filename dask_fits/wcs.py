@@ -18,7 +18,6 @@ from astropy.wcs.utils import proj_plane_pixel_scales
 from dask_fits.exceptions import FitsFormatError, TruncatedFileError, one_line
 from dask_fits.file import HDU
 from dask_fits.format.header import CARD
-from dask_fits.format.tiles import TiledLayout
 from dask_fits.wcs_conventions import settle_conventions
 from dask_fits.wcs_frames import in_frame_of
 from dask_fits.wcs_keywords import settled, wcs_cards
@@ -139,11 +138,11 @@ def card_lines(header: fits.Header) -> str:
 def _wcs_cards(hdu: HDU) -> list[str]:
     """List the cards that a WCS may depend on."""
     cards = wcs_cards(hdu.header_text.decode("latin-1"))
-    if isinstance(hdu.layout.image, TiledLayout):
-        # Its keywords are the image's, but for those of the table that it is in.
-        shape = hdu.layout.image.shape
-        axes = [("NAXIS", len(shape))]
-        axes += [(f"NAXIS{n}", length) for n, length in enumerate(reversed(shape), 1)]
+    image = hdu.layout.image
+    if image is not None:
+        # Of a compressed image those in the header are the table's, and any may be there twice.
+        axes = [("NAXIS", len(image.shape))]
+        axes += [(f"NAXIS{n}", length) for n, length in enumerate(reversed(image.shape), 1)]
         own = [f"{keyword:<8}= {length:>20}".ljust(CARD) for keyword, length in axes]
         cards = own + [card for card in cards if not card.startswith("NAXIS")]
     return cards

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -33,6 +34,9 @@ _MOST_CARDS = 10_000
 _MOST_AXES = 32
 """Axes that a WCS of wcslib has at most."""
 
+_MOST_VERSION = 99_999
+"""EXTVER of a table of coordinates, its EXTLEVEL, or number of an axis in it, at most."""
+
 _MOST_ORDER = 9
 """Order of a SIP polynomial at most: that of the convention, whose keywords have one digit for it
 (Shupe et al. 2005, ASP Conf. 347, 491). astropy takes minutes for one of thousands."""
@@ -49,12 +53,13 @@ _LETTERED = re.compile(
 
 _NEEDED = re.compile(
     r"(?:(?:CRPIX|CRVAL|CDELT|CROTA)\d{1,2}|(?:PC|CD|PV)\d{1,3}_\d{1,3})[A-Z]?|(?:PC|CD)\d{6}"
-    r"|PROJP\d|CNPIX[12]|PPO[36]|[XY]PIXELSZ|PLTRA[HMS]|PLTDEC[DMS]|AMD[XY]\d{1,2}|AP?_ORDER|BP?_ORDER"
+    r"|PROJP\d|CNPIX[12]|PPO[36]|[XY]PIXELSZ|PLTRA[HMS]|PLTDEC[DMS]|AMD[XY]\d{1,2}"
+    r"|[AB]P?_(?:ORDER|\d{1,2}_\d{1,2})"
 )
 """Numbers that a WCS cannot do without where their keyword is there."""
 
 _COEFFICIENT = re.compile(r"([AB]P?)_\d{1,2}_\d{1,2}")
-"""Of SIP; numbers only where there is an order, else they may be anything."""
+"""Of SIP; where there is no order, they may be anything."""
 
 _WITH_DEFAULT = re.compile(
     r"(?:LONPOLE|LATPOLE|EQUINOX|EPOCH|RESTFRQ|RESTWAV|WCSAXES)[A-Z]?|RESTFREQ"
@@ -88,6 +93,10 @@ class WcsCard:
     """What follows the value indicator."""
     text: str
     """All of it, up to 80 characters."""
+
+
+_ENDING = re.compile(r"AMD|PLT|PPO|CNPIX|[XY]PIXELSZ|WAT|[AB]P?_|D[PQ]|C[PQ]DIS", re.IGNORECASE)
+"""How keywords begin over which wcslib ends the process if there is no value behind them."""
 
 
 def wcs_cards(header: str) -> list[str]:
@@ -133,6 +142,7 @@ def settled(cards: Iterable[str], letter: str, where: str) -> list[WcsCard]:
         A keyword has a value that cannot be used.
     """
     found = _of_letter([_split(card) for card in _continued(cards)], letter, where)
+    found = _without_other_lookup(found, letter)
     if len(found) > _MOST_CARDS:
         raise FitsFormatError(
             f"{where}: the keywords make no WCS: expected at most {_MOST_CARDS} cards of world "
@@ -145,8 +155,13 @@ def settled(cards: Iterable[str], letter: str, where: str) -> list[WcsCard]:
         if card.keyword == f"EPOCH{letter}" and has_equinox:
             kept.append(card)  # it does not count then, and may be a date
             continue
+        match = _COEFFICIENT.fullmatch(card.keyword)
+        if match is not None and f"{match[1]}_ORDER" not in orders:
+            continue  # it counts for nothing then
+        if not card.keyword and _ENDING.match(card.text):
+            continue  # it is a comment
         try:
-            kept.append(_settled(card, orders))
+            kept.append(_settled(card))
         except ValueError as error:
             if _kind(card.keyword).letter in (None, letter):
                 raise FitsFormatError(f"{where}: the keywords make no WCS: {error}") from error
@@ -173,7 +188,7 @@ class _Kind:
     letter: str | None
     """Of the WCS that it is of, empty for the primary one; None if it may be of any."""
     role: str
-    """"needed", "default", "told", "coefficient" or "other"."""
+    """"needed", "default", "told" or "other"."""
     whole: bool
     """Whether its number is a whole one."""
 
@@ -185,7 +200,6 @@ def _kind(keyword: str) -> _Kind:
         ("needed", _NEEDED),
         ("default", _WITH_DEFAULT),
         ("told", _TOLD),
-        ("coefficient", _COEFFICIENT),
     )
     role = next((name for name, pattern in roles if pattern.fullmatch(keyword)), "other")
     return _Kind(match[1] if match else None, role, _WHOLE.fullmatch(keyword) is not None)
@@ -203,8 +217,8 @@ def _of_letter(cards: Sequence[WcsCard], letter: str, where: str) -> list[WcsCar
     return [card for card, own in zip(cards, letters, strict=True) if own in wanted]
 
 
-def _settled(card: WcsCard, orders: Collection[str]) -> WcsCard:
-    """Check one card, and mend it; `orders` are the keywords of SIP's that there are.
+def _settled(card: WcsCard) -> WcsCard:
+    """Check one card, and mend it.
 
     Raises
     ------
@@ -215,19 +229,18 @@ def _settled(card: WcsCard, orders: Collection[str]) -> WcsCard:
     is_plain = card.text[8:10] == "= " and _PLAIN.fullmatch(card.text) and not kind.whole
     if is_plain and kind.role != "other":
         return card
-    role = kind.role
-    if role == "coefficient":
-        role = "needed" if card.keyword.split("_")[0] + "_ORDER" in orders else "other"
-    if role == "other":
+    if kind.role == "other":
         return _quoted(card)
     value = _number(card)
     if value is None:
-        if role == "told" or (role == "default" and not card.field.split("/", 1)[0].strip()):
+        if kind.role == "told" or (
+            kind.role == "default" and not card.field.split("/", 1)[0].strip()
+        ):
             return _quoted(card)
         raise _bad(card, "a number")
-    if kind.whole and value != int(value) and role == "told":
+    if kind.whole and value != int(value) and kind.role == "told":
         return card
-    if kind.whole and role != "told":
+    if kind.whole and kind.role != "told":
         _check_whole(card, value)
     return _with(card, value)
 
@@ -282,17 +295,44 @@ def _quoted(card: WcsCard) -> WcsCard:
     return card
 
 
+def _without_other_lookup(cards: Sequence[WcsCard], letter: str) -> list[WcsCard]:
+    """Leave out that axes of the primary WCS are looked up (-TAB) if it is not the one wanted."""
+    if not letter:
+        return [*cards]
+    return [card for card in cards if not (_is_lookup(card) and _kind(card.keyword).letter == "")]
+
+
+def _is_lookup(card: WcsCard) -> bool:
+    return card.keyword.startswith("CTYPE") and "-TAB" in card.field
+
+
 def _check_lookup(cards: Sequence[WcsCard], letter: str, where: str) -> None:
-    """Raise where a -TAB axis has a parameter for which wcslib would ask for all of the memory."""
+    """Raise where the axes of a -TAB table are not each there once: wcslib trusts that they are."""
     values = {card.keyword: card for card in cards}
-    for keyword, card in values.items():
-        match = re.fullmatch(rf"CTYPE(\d+)({letter}|)", keyword)
-        if not match or not card.field.rstrip(" '").endswith("-TAB"):
-            continue
-        for m, most in ((1, 99_999), (2, 99_999), (3, _MOST_AXES)):
-            parameter = values.get(f"PV{match[1]}_{m}{match[2]}")
-            value = _number(parameter) if parameter else None
-            if parameter and value is not None and not (value == int(value) and 0 < value <= most):
-                raise FitsFormatError(
-                    f"{where}: the keywords make no WCS: {_bad(parameter, f'1 to {most}')}"
-                )
+    tables = defaultdict(list)
+    for card in cards:
+        match = re.fullmatch(rf"CTYPE(\d+){letter}", card.keyword)
+        if match and _is_lookup(values[card.keyword]):
+            found = [_parameter(values, f"PV{match[1]}_{m}{letter}", where) for m in (1, 2, 3)]
+            names = [values.get(f"PS{match[1]}_{m}{letter}") for m in (0, 1)]
+            key = *(card and card.field.strip(" '") for card in names), *found[:2]
+            tables[key].append((found[2], match[1]))
+    for axes in tables.values():
+        numbers = sorted({*axes})
+        if [number for number, _ in numbers] != [*range(1, len(numbers) + 1)]:
+            told = ", ".join(f"PV{n}_3{letter} = {number}" for number, n in numbers)
+            raise FitsFormatError(
+                f"{where}: the keywords make no WCS: {told}: expected each axis of the table once"
+            )
+
+
+def _parameter(values: Mapping[str, WcsCard], keyword: str, where: str) -> int:
+    """Value of a parameter of a -TAB axis, by default 1."""
+    card = values.get(keyword)
+    value = None if card is None else _number(card)
+    if card is None or value is None:
+        return 1
+    if not (value == int(value) and 0 < value <= _MOST_VERSION):
+        said = _bad(card, f"1 to {_MOST_VERSION}")
+        raise FitsFormatError(f"{where}: the keywords make no WCS: {said}")
+    return int(value)
