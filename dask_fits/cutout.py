@@ -11,7 +11,13 @@ import numpy.typing as npt
 from astropy.coordinates import SkyCoord
 
 from dask_fits.array import lazy_array
-from dask_fits.exceptions import FitsError, NoOverlapError, NotAnImageError, PartialOverlapError
+from dask_fits.exceptions import (
+    FitsError,
+    FitsFormatError,
+    NoOverlapError,
+    NotAnImageError,
+    PartialOverlapError,
+)
 from dask_fits.file import HDU
 from dask_fits.readers.window import WindowReader
 from dask_fits.turns import Extent
@@ -189,6 +195,8 @@ def box_around(
         check_mode(mode)
         box_shape = size_in_pixels(size, sky)
         x, y = _pixel(position, sky, *extents)
+    except FitsFormatError as error:
+        raise FitsFormatError(f"{where}: {error}") from error
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: {error}") from error
     first = corners(x, y, box_shape)

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import base64
-import io
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from astropy import units as u
-from astropy.coordinates import ConvertError, SkyCoord
+from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from astropy.wcs import WCS, DistortionLookupTable, NoConvergence, Sip
-from astropy.wcs.utils import proj_plane_pixel_scales, wcs_to_celestial_frame
+from astropy.wcs.utils import proj_plane_pixel_scales
 
 from dask_fits.celestial import celestial_part
 from dask_fits.exceptions import (
@@ -23,27 +21,17 @@ from dask_fits.exceptions import (
     FitsError,
     FitsFormatError,
     StorageError,
+    TruncatedFileError,
     one_line,
 )
 from dask_fits.file import HDU
-from dask_fits.format.header import BLOCK, CARD
-from dask_fits.format.tiles import TiledLayout
+from dask_fits.format.header import CARD
 from dask_fits.turns import Extent, complete_sky, nearest_pixels
-from dask_fits.wcs_tables import check_coordinate_tables, read_tables
-
-_RELEVANT = re.compile(
-    rb"NAXIS|WCS|CRPIX|PC\d|CD\d|CDELT|CROTA|CUNIT|CTYPE|CRVAL|CNAME|CRDER|CSYER|CZPHS|CPERI|CUBEFACE|"
-    rb"PV\d|PS\d|PROJP|LON|LAT|RADE|EQUI|EPOCH|SPECSYS|SSYS|VEL|ZSOU|VSOU|REST|OBSGEO|OBSORB|"
-    rb"TIM|TREF|PLEPH|DATE|MJD|JD|[JB]EPOCH|TSTART|TSTOP|XPOSURE|TELAPSE|"
-    rb"CPDIS|CPERR|CQDIS|CQERR|DP|DQ|DVERR|D2IM|AXISCORR|[AB]P?_|WAT|"
-    rb"PLT|PLATE|AMD|PPO|CNPIX|[XY]PIXEL|RSUN|DSUN|CRL|HGL|C_RADIUS|BLON|BLAT|BDIS",
-    re.IGNORECASE,
-)
-"""How the keywords begin that wcslib's parser of headers, or astropy's WCS around it, looks at, and
-some more; `A_RADIUS` and `B_RADIUS` look like SIP's."""
-
-_MOST_AXES = 32
-"""Axes that a WCS of wcslib has at most."""
+from dask_fits.wcs_conventions import settle_conventions
+from dask_fits.wcs_frames import in_frame_of
+from dask_fits.wcs_keywords import settled, wcs_cards
+from dask_fits.wcs_quiet import without_log
+from dask_fits.wcs_tables import REFERRING, check_coordinate_tables, read_tables
 
 
 def read_wcs(hdu: HDU, key: str = " ") -> WCS:
@@ -65,24 +53,35 @@ def read_wcs(hdu: HDU, key: str = " ") -> WCS:
     TruncatedFileError, FileChangedError, StorageError
         Such an HDU cannot be had.
     """
-    return _make(*_read_parts(hdu, key), key, hdu.where)
+    letter, where = key.strip(), hdu.where
+    header = _settled(_wcs_cards(hdu), letter, where)
+    return _make(header, _tables(hdu, header, letter), letter, where)
 
 
-def _read_parts(hdu: HDU, key: str) -> tuple[fits.Header, bytes]:
-    """Read what a WCS is made of: the header that it is in, and the tables that this refers to."""
-    header, letter = _wcs_header(hdu), key.strip()
-    _check_axes(header, letter, hdu.where)
-    return header, read_tables(hdu, header, letter)
+def _settled(cards: Iterable[str], letter: str, where: str) -> str:
+    """Make a header of cards of which astropy can make a WCS, or raise FitsFormatError."""
+    found = settle_conventions(settled(cards, letter, where), letter, where)
+    return "".join([*(card.text.ljust(CARD) for card in found), "END".ljust(CARD)])
 
 
-def _make(header: fits.Header, content: bytes, key: str, where: str) -> WCS:
-    letter = key.strip()
-    tables = fits.HDUList.fromstring(content) if content else None
-    check_coordinate_tables(header, letter, tables, where)
+def _tables(hdu: HDU, header: str, letter: str) -> bytes:
+    """Read the HDUs that a WCS refers to."""
+    if not any(word in header for word in REFERRING):
+        return b""
+    return read_tables(hdu, fits.Header.fromstring(header), letter)
+
+
+def _make(header: str, content: bytes, letter: str, where: str) -> WCS:
     try:
-        return WCS(header, fobj=tables, key=key or " ")
+        tables = fits.HDUList.fromstring(content) if content else None
+        if tables:
+            check_coordinate_tables(fits.Header.fromstring(header), letter, tables, where)
+        with without_log():
+            return WCS(header.encode("ascii"), fobj=tables, key=letter or " ")
+    except FitsFormatError:
+        raise
     except Exception as error:  # astropy raises whatever it stumbles on
-        what = f"alternate WCS {key!r}" if letter else "WCS"
+        what = f"alternate WCS {letter!r}" if letter else "WCS"
         raise FitsFormatError(f"{where}: the keywords make no {what}: {one_line(error)}") from error
 
 
@@ -105,13 +104,15 @@ class WcsText:
 
         Raises
         ------
-        FitsFormatError
-            WCSAXES is none.
-        TruncatedFileError, FileChangedError, StorageError
+        FileChangedError, StorageError
             Such an HDU cannot be had.
         """
-        header, content = _read_parts(hdu, " ")
-        return cls(card_lines(header), base64.b64encode(content).decode("ascii"))
+        cards = _wcs_cards(hdu)
+        try:
+            content = _tables(hdu, _settled(cards, "", hdu.where), "")
+        except (FitsFormatError, TruncatedFileError):
+            content = b""  # `wcs` tells why there is none
+        return cls("\n".join(map(str.rstrip, cards)), base64.b64encode(content).decode("ascii"))
 
     @property
     def header(self) -> fits.Header:
@@ -126,7 +127,8 @@ class WcsText:
         FitsFormatError
             The keywords make none.
         """
-        return _make(self.header, base64.b64decode(self.tables), " ", where)
+        header = _settled(self.cards.split("\n"), "", where)
+        return _make(header, base64.b64decode(self.tables), "", where)
 
 
 def card_lines(header: fits.Header) -> str:
@@ -142,37 +144,17 @@ def card_lines(header: fits.Header) -> str:
     )
 
 
-def _wcs_header(hdu: HDU) -> fits.Header:
-    """Make a header of the keywords that a WCS may depend on; of a long one astropy is slow."""
-    text = hdu.header_text
-    kept, continued = [], False
-    for start in range(0, len(text), CARD):
-        card = text[start : start + CARD]
-        if not (continued and card.startswith(b"CONTINUE")):
-            continued = _RELEVANT.match(card) is not None
-        if continued:
-            kept.append(card)
-    content = b"".join([*kept, b"END".ljust(CARD)])
-    content += b" " * (-len(content) % BLOCK)
-    header = fits.Header.fromfile(io.BytesIO(content))
-    if isinstance(hdu.layout.image, TiledLayout):
-        # Its keywords are the image's, but for those of the table that it is in.
-        del header["NAXIS*"]
-        shape = hdu.layout.image.shape
-        axes = [("NAXIS", len(shape))]
-        axes += [(f"NAXIS{n}", length) for n, length in enumerate(reversed(shape), 1)]
-        header = fits.Header([*(fits.Card(*axis) for axis in axes), *header.cards])
-    return header
-
-
-def _check_axes(header: fits.Header, key: str, where: str) -> None:
-    """Raise where WCSAXES is so large that astropy hangs over it, or ends the process."""
-    axes = header.get(f"WCSAXES{key}", 0)
-    if isinstance(axes, int) and axes > _MOST_AXES:
-        raise FitsFormatError(
-            f"{where}: the keywords make no WCS: WCSAXES{key} = {axes}, expected at most "
-            f"{_MOST_AXES}, which is what astropy takes"
-        )
+def _wcs_cards(hdu: HDU) -> list[str]:
+    """List the cards that a WCS may depend on."""
+    cards = wcs_cards(hdu.header_text.decode("latin-1"))
+    image = hdu.layout.image
+    if image is not None:
+        # Of a compressed image those in the header are the table's, and any may be there twice.
+        axes = [("NAXIS", len(image.shape))]
+        axes += [(f"NAXIS{n}", length) for n, length in enumerate(reversed(image.shape), 1)]
+        own = [f"{keyword:<8}= {length:>20}".ljust(CARD) for keyword, length in axes]
+        cards = own + [card for card in cards if not card.startswith("NAXIS")]
+    return cards
 
 
 def sky_axes(wcs: WCS, ndim: int) -> tuple[int, int]:
@@ -244,7 +226,7 @@ def read_plane(hdu: HDU, ndim: int) -> Plane:
     except (FileChangedError, StorageError):
         raise
     except FitsError as error:
-        part = _celestial(_wcs_header(hdu), lambda some: read_tables(hdu, some, ""), hdu.where)
+        part = _celestial(_wcs_cards(hdu), lambda header: _tables(hdu, header, ""), ndim, hdu.where)
         found, axes = part or (None, (ndim - 2, ndim - 1))
         return Plane(axes, None, found, error)
     return Plane(sky_axes(wcs, ndim), wcs, wcs, None)
@@ -255,14 +237,15 @@ def plane_of(text: WcsText, error: FitsError, where: str) -> Plane:
 
     As `read_plane` does.
     """
-    header = text.header
-    part = _celestial(header, lambda _: base64.b64decode(text.tables), where)
-    found, axes = part or (None, (header["NAXIS"] - 2, header["NAXIS"] - 1))
+    ndim = text.header["NAXIS"]
+    tables = base64.b64decode(text.tables)
+    part = _celestial(text.cards.split("\n"), lambda _: tables, ndim, where)
+    found, axes = part or (None, (ndim - 2, ndim - 1))
     return Plane(axes, None, found, error)
 
 
 def _celestial(
-    header: fits.Header, tables: Callable[[fits.Header], bytes], where: str
+    cards: Iterable[str], tables: Callable[[str], bytes], ndim: int, where: str
 ) -> tuple[WCS, tuple[int, int]] | None:
     """Make the WCS of the celestial axes of an image, and find these: y and x, NumPy order.
 
@@ -270,14 +253,14 @@ def _celestial(
     """
     part = None
     try:
+        header = fits.Header.fromstring("".join(card.ljust(CARD) for card in cards))
         if part := celestial_part(header):
-            _check_axes(part[0], "", where)
-            wcs = _make(part[0], tables(part[0]), " ", where)
+            own = _settled(card_lines(part[0]).split("\n"), "", where)
+            wcs = _make(own, tables(own), "", where)
     except (FileChangedError, StorageError):
         raise
     except Exception:  # noqa: BLE001 (astropy raises whatever it stumbles on, a bad card among it)
         return None
-    ndim = header["NAXIS"]
     if part is None or not wcs.has_celestial or part[1][1] > ndim:
         return None
     return wcs, (ndim - part[1][1], ndim - part[1][0])
@@ -314,38 +297,9 @@ def to_pixels(
     """
     if not wcs.has_celestial:
         raise ValueError("WCS: expected celestial coordinates, found none")
-    try:
-        found = positions.transform_to(celestial_frame(wcs))
-    except (
-        ConvertError,
-        TypeError,
-        NotImplementedError,
-    ) as error:  # of planets, and what astropy lacks of them
-        raise ValueError(f"WCS: astropy cannot transform to its frame: {error}") from error
-    try:
-        lon, lat = found.data.lon, found.data.lat
-    except AttributeError:  # it is not spherical
-        lon, lat = found.spherical.lon, found.spherical.lat
+    lon, lat = in_frame_of(wcs, positions)
     units = [u.Unit(wcs.wcs.cunit[axis]) for axis in (wcs.wcs.lng, wcs.wcs.lat)]
     return from_sky(wcs, lon.to_value(units[0]), lat.to_value(units[1]), image, part)
-
-
-def celestial_frame(wcs: WCS) -> Any:
-    """Find astropy's frame of a celestial WCS; ValueError names what it does not know."""
-    try:
-        return wcs_to_celestial_frame(wcs)
-    except ValueError as error:
-        ctype = " and ".join(wcs.wcs.ctype[axis] for axis in sorted((wcs.wcs.lng, wcs.wcs.lat)))
-        if wcs.wcs.ctype[wcs.wcs.lng].startswith("RA") and wcs.wcs.radesys not in _EQUATORIAL:
-            expected = f"expected one of {', '.join(_EQUATORIAL)}"
-            raise ValueError(f"WCS: RADESYS: found {wcs.wcs.radesys!r}, {expected}") from error
-        raise ValueError(
-            f"WCS: astropy knows no frame of the sky for CTYPEn {ctype}: {error}"
-        ) from error
-
-
-_EQUATORIAL = ("ICRS", "FK5", "FK4", "FK4-NO-E")
-"""Values of RADESYS that astropy knows (FITS Standard 4.0, table 24)."""
 
 
 def from_sky(

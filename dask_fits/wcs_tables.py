@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import io
+import math
 import re
+from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from astropy.io import fits
 
-from dask_fits.exceptions import FitsFormatError, TruncatedFileError
+from dask_fits.exceptions import FitsFormatError, TruncatedFileError, one_line
 from dask_fits.file import HDU
 from dask_fits.format.header import BLOCK
+from dask_fits.format.tiles import TiledLayout
 from dask_fits.storage.byte_range import ByteRange
+
+_MOST_BYTES = 1 << 28
+"""Bytes (256 MiB) of a table that a WCS refers to: beyond is damage. Coordinates for each pixel of
+an image of 4096 x 4096 take as many; the tables of HST have some 10 kB."""
+
+REFERRING = ("-TAB", "CPDIS", "CQDIS", "D2IMDIS", "AXISCORR")
+"""What is found in the text of each header whose WCS refers to other HDUs, and in few others."""
 
 
 def table_keys(header: fits.Header, key: str) -> set[tuple[str, int]]:
@@ -51,14 +63,22 @@ def _coordinate_axes(header: fits.Header, key: str) -> list[int]:
 
 
 def _text(header: fits.Header, keyword: str) -> str:
-    return str(header.get(keyword, "")).strip().upper()
+    return str(_value(header, keyword, "")).strip().upper()
 
 
 def _version(header: fits.Header, keyword: str) -> int:
     try:
-        return int(header.get(keyword, 1))
-    except (TypeError, ValueError):
+        return int(_value(header, keyword, 1))
+    except (TypeError, ValueError, OverflowError):
         return 1
+
+
+def _value(header: fits.Header, keyword: str, default: Any) -> Any:
+    """Value of a keyword; the default also where astropy cannot parse it."""
+    try:
+        return header.get(keyword, default)
+    except (fits.VerifyError, ValueError):
+        return default
 
 
 def read_hdus(hdus: Iterable[HDU]) -> list[bytes]:
@@ -91,42 +111,94 @@ def read_tables(hdu: HDU, header: fits.Header, key: str) -> bytes:
         return b""
     primary: bytes = fits.PrimaryHDU().header.tostring().encode("ascii")
     found = [hdu.file[name] for name in keys if name in hdu.file]
-    return primary + b"".join(read_hdus(found))
+    for table in found:
+        _check_size(table)
+    plain = [table for table in found if not isinstance(table.layout.image, TiledLayout)]
+    unpacked = [_unpacked(table) for table in found if table not in plain]
+    return b"".join([primary, *read_hdus(plain), *unpacked])
+
+
+def _check_size(table: HDU) -> None:
+    """Raise FitsFormatError where a table takes more memory than any that is meant."""
+    pixels = math.prod(table.shape or ()) * (table.dtype.itemsize if table.dtype else 0)
+    size = max(pixels, table.data_range.stop - table.data_range.start)
+    if size > _MOST_BYTES:
+        raise FitsFormatError(
+            f"{table.where}: a WCS refers to this table: found {size} bytes, expected at most "
+            f"{_MOST_BYTES}"
+        )
+
+
+def _unpacked(table: HDU) -> bytes:
+    """Read a compressed image, and make a plain one: astropy's decoders trust its bytes."""
+    plain = fits.ImageHDU(table.reader()[...], table.header)
+    file = io.BytesIO()
+    fits.HDUList([fits.PrimaryHDU(), plain]).writeto(file, output_verify="silentfix+ignore")
+    return file.getvalue()[BLOCK:]
 
 
 def check_coordinate_tables(
-    header: fits.Header, key: str, tables: fits.HDUList | None, where: str
+    header: fits.Header, key: str, tables: fits.HDUList, where: str
 ) -> None:
     """Raise FitsFormatError where a -TAB table is one that ends the process inside astropy.
 
     FITS Standard 4.0, section 8.2; Greisen et al. 2006, A&A 446, 747, section 6.
     """
-    for n in _coordinate_axes(header, key) if tables else ():
+    groups: dict[Any, dict[int, Any]] = defaultdict(dict)
+    for n in _coordinate_axes(header, key):
         name = _text(header, f"PS{n}_0{key}"), _version(header, f"PV{n}_1{key}")
+        if name in tables:  # else astropy says what is missing
+            column, axis = _text(header, f"PS{n}_1{key}"), _value(header, f"PV{n}_3{key}", 1)
+            groups[name, column][n] = axis
+    for (name, column), axes in groups.items():
         try:
-            row = tables[name].data[0]  # type: ignore[index]
-            coordinates = np.asarray(row[header[f"PS{n}_1{key}"]])
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError):
-            continue  # astropy says what is missing
-        axes, axis = max(coordinates.ndim - 1, 1), header.get(f"PV{n}_3{key}", 1)
-        if not 1 <= axis <= axes:
+            row = tables[name].data[0]
+            shape = np.shape(row[column])
+            indices = {n: _index(row, header.get(f"PS{n}_2{key}")) for n in axes}
+        except Exception as error:  # astropy raises whatever it stumbles on
             raise FitsFormatError(
-                f"{where}: PV{n}_3{key} = {axis}: expected 1 to {axes}, the axes of the "
-                f"coordinates in {name[0]}"
-            )
-        index = header.get(f"PS{n}_2{key}")
-        if index and not _is_monotonic(row, index):
+                f"{where}: the keywords make no WCS: the table {name[0]} has no row with the "
+                f"coordinates {column}: {one_line(error)}"
+            ) from error
+        if sorted(axes.values()) != [*range(1, len(axes) + 1)] or shape[-1:] != (len(axes),):
             raise FitsFormatError(
-                f"{where}: PS{n}_2{key} = {index!r}: found an index in {name[0]} that neither "
-                "rises nor falls throughout, expected one that does"
+                f"{where}: {', '.join(f'PV{n}_3{key} = {axis}' for n, axis in axes.items())}: "
+                f"expected each axis of the coordinates {column} in {name[0]} once, found "
+                f"coordinates of shape {shape}"
             )
+        if len(shape) != len(axes) + 1 or 0 in shape:
+            raise FitsFormatError(
+                f"{where}: PS{min(axes)}_1{key} = {column!r}: found coordinates of shape {shape} "
+                f"in {name[0]}, expected {len(axes) + 1} axes and no empty one"
+            )
+        for n, index in indices.items():
+            _check_index(index, shape[-1 - axes[n]], f"{where}: PS{n}_2{key}", name[0])
 
 
-def _is_monotonic(row: Any, column: str) -> bool:
-    try:
-        steps = np.diff(np.asarray(row[column], np.float64).ravel())
-    except (KeyError, TypeError, ValueError):
-        return True  # astropy says what is missing
+def _index(row: Any, column: Any) -> npt.NDArray[np.float64] | None:
+    """Read the index of an axis; None where it has none."""
+    return np.asarray(row[column], np.float64) if column else None
+
+
+def _check_index(
+    index: npt.NDArray[np.float64] | None, length: int, keyword: str, table: str
+) -> None:
+    """Raise FitsFormatError where wcslib cannot look something up in an index."""
+    if index is None:
+        return
+    if index.shape not in ((length,), ()) or index.size != length:
+        raise FitsFormatError(
+            f"{keyword}: found an index of shape {index.shape} in {table}, expected {length} values"
+        )
+    if not _is_monotonic(index):
+        raise FitsFormatError(
+            f"{keyword}: found an index in {table} that neither rises nor falls throughout, "
+            "expected one that does"
+        )
+
+
+def _is_monotonic(index: npt.NDArray[np.float64]) -> bool:
+    steps = np.diff(index.ravel())
     if not steps.size:
         return True
     with np.errstate(invalid="ignore"):

@@ -35,7 +35,8 @@ ONLY_IMPORTER = {
     },
     "PIL": {"preview.py"},
     "astropy": {
-        *("file.py", "preview.py", "section.py", "wcs.py", "wcs_tables.py", "cutout.py"),
+        *("file.py", "preview.py", "section.py", "cutout.py"),
+        *("wcs.py", "wcs_tables.py", "wcs_frames.py", "wcs_quiet.py"),
         *("celestial.py", "turns.py", "astropy_hdu.py"),
         *("cut_file.py", "codecs/astropy_c.py", "cli/options.py", "cli/cutout.py", "cli/output.py"),
         *(f"many_cutouts/{name}.py" for name in ("cutouts", "images", "targets", "catalog")),

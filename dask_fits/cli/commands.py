@@ -159,7 +159,7 @@ def preview(file: FitsFile, *, hdu: HduKey | None, output: str) -> None:
 
 
 def _record(hdu: HDU) -> dict[str, Any]:
-    from dask_fits.array import chunk_limit
+    from dask_fits.banded import chunk_limit
 
     pixels = hdu.layout.image is not None
     chunks = hdu.reader().slab(chunk_limit()) if pixels else None

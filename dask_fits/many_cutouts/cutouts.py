@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -14,7 +13,7 @@ import dask
 import dask.array as da
 import numpy as np
 import numpy.typing as npt
-from astropy.wcs import WCS, FITSFixedWarning
+from astropy.wcs import WCS
 from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 from dask.utils import parse_bytes
@@ -321,10 +320,7 @@ def cutouts(  # noqa: PLR0913 (each is a question that a caller has)
     names = shown_apart(
         [s[0].store.url if isinstance(s, FitsFile) else os.fspath(s) for s in sources]
     )
-    with warnings.catch_warnings():
-        # Of ten thousand headers, what astropy mends in each is of no use to anybody.
-        warnings.simplefilter("ignore", FITSFixedWarning)
-        found = find_images(sources, search, progress)
+    found = find_images(sources, search, progress)
     first = alike(found)
     table = tabulate(found, search.targets, len(keys))
     reads, errors = all_reads(table, mode)

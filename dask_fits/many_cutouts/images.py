@@ -12,7 +12,7 @@ import numpy as np
 from astropy.wcs import WCS
 
 from dask_fits.cutout import Mode, check_pixels
-from dask_fits.exceptions import FitsError, FitsFormatError, NotAnImageError
+from dask_fits.exceptions import FitsError, FitsFormatError, NotAnImageError, one_line
 from dask_fits.file import HDU, FitsFile, HduKey
 from dask_fits.format.boxes import Boxes
 from dask_fits.format.selection import Integers
@@ -20,6 +20,7 @@ from dask_fits.many_cutouts.targets import Placed, Targets, place
 from dask_fits.storage.cancellation import threads
 from dask_fits.storage.store import matching
 from dask_fits.wcs import Plane, is_angular, moved, read_plane, size_in_pixels
+from dask_fits.wcs_quiet import filters_kept, quiet
 
 AT_ONCE = 32
 """Files that are looked at at the same time."""
@@ -108,7 +109,7 @@ class Search:
 
     def box(self, hdu: HDU) -> tuple[int, int]:
         """Resolve the size of the cutouts by an image."""
-        with _about(hdu):
+        with quiet(), _about(hdu):
             sky = read_plane(hdu, len(hdu.shape or ())).sky
             return check_pixels(size_in_pixels(self.size, sky))
 
@@ -117,7 +118,8 @@ class Search:
         if isinstance(hdu, FitsError):
             return hdu
         try:
-            return self._image(hdu, box)
+            with quiet():
+                return self._image(hdu, box)
         except FitsError as error:
             return error
 
@@ -151,13 +153,13 @@ class Search:
 
 @contextmanager
 def _about(hdu: HDU) -> Iterator[None]:
-    """Name the HDU that a ValueError is about."""
+    """Name the HDU that an error is about, whatever astropy raises: one file must not end all."""
     try:
         yield
-    except FitsError:
+    except MemoryError:
         raise
-    except ValueError as error:
-        raise FitsFormatError(f"{hdu.where}: {error}") from error
+    except Exception as error:
+        raise FitsFormatError(f"{hdu.where}: {one_line(error)}") from error
 
 
 def resolved(
@@ -186,7 +188,7 @@ def find_images(
     """
     if not sources:
         raise ValueError("files: expected at least one, found none")
-    with threads(AT_ONCE) as in_threads:
+    with filters_kept(), threads(AT_ONCE) as in_threads:
         found: list[list[HDU | FitsError]] = []
         for hdus in in_threads(search.find, sources):
             found.append(hdus)

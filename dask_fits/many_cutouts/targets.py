@@ -13,9 +13,11 @@ from astropy.wcs import WCS
 from astropy.wcs.utils import proj_plane_pixel_scales
 
 from dask_fits.cutout import corners, overlap
+from dask_fits.exceptions import FitsFormatError
 from dask_fits.format.selection import Integers
 from dask_fits.turns import Extent
-from dask_fits.wcs import celestial_frame, to_pixels
+from dask_fits.wcs import to_pixels
+from dask_fits.wcs_frames import check_offline, frame_of
 
 _WIDE = np.deg2rad(60)
 """Radius of an image from which on all positions are looked at."""
@@ -164,4 +166,9 @@ def _directions(
     if not np.isfinite(world).all():
         return None
     lon, lat = (world[n] * u.Unit(sky.wcs.cunit[n]) for n in (sky.wcs.lng, sky.wcs.lat))
-    return _vectors(SkyCoord(lon, lat, frame=celestial_frame(sky)))
+    frame = frame_of(sky)
+    try:
+        check_offline(frame)
+    except FitsFormatError:
+        return None
+    return _vectors(SkyCoord(lon, lat, frame=frame))

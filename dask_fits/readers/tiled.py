@@ -162,12 +162,12 @@ class TiledReader:
         stop, size = self.layout.table.stop, self.store.stamp.size
         if stop > size:
             raise TruncatedFileError(
-                f"{self._where}: the file is truncated: the rows of the tiles end at byte {stop}, "
+                f"{self.where}: the file is truncated: the rows of the tiles end at byte {stop}, "
                 f"found the end of the file at byte {size}"
             )
         if tiles > MAX_TILES:
             raise UnsupportedHduError(
-                f"{self._where}: found {tiles:.0f} tiles to be read at once, expected at most "
+                f"{self.where}: found {tiles:.0f} tiles to be read at once, expected at most "
                 f"{MAX_TILES}: read the image in parts"
             )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,11 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from astropy.coordinates import StokesCoord
-from astropy.wcs import WCS, FITSFixedWarning
+from astropy.wcs import WCS
 
 from dask_fits.exceptions import FitsFormatError, one_line
-from dask_fits.storage.process_lock import ProcessLock
 from dask_fits.wcs import WcsText
+from dask_fits.wcs_quiet import quiet
 
 _NAMES: Mapping[str, str] = {
     "em.freq": "freq",
@@ -47,9 +46,6 @@ _SIGNED = ("hpln", "hgln")
 _MOST_VALUES = 1 << 24
 """World coordinates are made along axes of up to so many pixels (16 Mi); longer ones are counted.
 A damaged NAXISn must not ask for more memory than there is before any pixel is wanted."""
-
-_QUIET = ProcessLock()
-"""Python's filters of warnings are the process's, so threads change them one after the other."""
 
 Pixels = range | npt.NDArray[np.float64]
 """Pixels along an axis, from 0."""
@@ -128,9 +124,8 @@ def make_grid(text: WcsText, where: str) -> Grid:
     FitsFormatError
         The keywords make no WCS.
     """
-    with _QUIET, warnings.catch_warnings():
-        # Of ten thousand headers, what astropy mends in each is of no use to anybody.
-        warnings.simplefilter("ignore", FITSFixedWarning)
+    # Of ten thousand headers, what astropy mends in each is of no use to anybody.
+    with quiet():
         wcs = text.wcs(where)
         shape = shape_of(text)
         try:

@@ -64,8 +64,8 @@ def nearest_pixel(
     left = Extent.of(image.sizes[dims[0]], image.sizes[dims[1]])
     try:
         x, y = map(float, to_pixels(sky.sky, position, extent, left))
-    except FitsFormatError:
-        raise
+    except FitsFormatError as error:
+        raise FitsFormatError(f"{where}: {error}") from error
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
     found: dict[Hashable, int] = {}
