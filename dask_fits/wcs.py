@@ -26,6 +26,7 @@ from dask_fits.exceptions import (
 )
 from dask_fits.file import HDU
 from dask_fits.format.header import CARD
+from dask_fits.format.tiles import TiledLayout
 from dask_fits.turns import Extent, complete_sky, nearest_pixels
 from dask_fits.wcs_conventions import settle_conventions
 from dask_fits.wcs_frames import in_frame_of
@@ -137,11 +138,19 @@ def card_lines(header: fits.Header) -> str:
     `astropy.io.fits.Header.fromstring` makes the header again, with a line feed for ``sep``. It
     puts cards that are continued together as they are, so those keep their length.
     """
-    lines = header.tostring(sep="\n", endcard=False, padding=False).split("\n")
+    lines = [line for card in header.cards for line in _lines(card)]
     continues = [line.startswith("CONTINUE") for line in [*lines, ""]]
     return "\n".join(
         line if continues[n] or continues[n + 1] else line.rstrip() for n, line in enumerate(lines)
     )
+
+
+def _lines(card: fits.Card) -> list[str]:
+    try:
+        text = str(card)
+    except (fits.VerifyError, ValueError):
+        text = f"COMMENT {card.keyword}: astropy cannot write what it says".ljust(CARD)
+    return [text[start : start + CARD] for start in range(0, len(text), CARD)]
 
 
 def _wcs_cards(hdu: HDU) -> list[str]:
@@ -149,11 +158,12 @@ def _wcs_cards(hdu: HDU) -> list[str]:
     cards = wcs_cards(hdu.header_text.decode("latin-1"))
     image = hdu.layout.image
     if image is not None:
-        # Of a compressed image those in the header are the table's, and any may be there twice.
+        # Of a compressed image those in the header are the table's; any may be there twice.
         axes = [("NAXIS", len(image.shape))]
         axes += [(f"NAXIS{n}", length) for n, length in enumerate(reversed(image.shape), 1)]
         own = [f"{keyword:<8}= {length:>20}".ljust(CARD) for keyword, length in axes]
-        cards = own + [card for card in cards if not card.startswith("NAXIS")]
+        begin = "NAXIS" if isinstance(image, TiledLayout) else tuple(card[:8] for card in own)
+        cards = own + [card for card in cards if not card.startswith(begin)]
     return cards
 
 

@@ -29,6 +29,9 @@ _PLATE_NEEDS = frozenset(
 )
 """What it cannot do without: wcslib takes 0 for what is missing."""
 
+_BEYOND = re.compile(r"AMD[XY](?:1[4-9]|[2-9]\d)")
+"""Coefficients for which wcslib has no place."""
+
 _WAT = re.compile(r"WAT([12])_(\d{3})")
 _WAT_LENGTH = 68
 _MOST_TERMS = 20
@@ -40,8 +43,14 @@ _SURFACE = re.compile(rf'[^"]*"((?:{_NUMBER} )+)')
 
 _RECORD = re.compile(r" *'([A-Za-z_][A-Za-z_0-9.]*): +(" + _NUMBER + r") *' *(?:/.*)?")
 _RECORDED = re.compile(r"(D[PQ])(\d{1,2})([A-Z]?)")
+_KINDS = ("LOOKUP", "POLYNOMIAL", "TPD", "TPV")
+"""Distortions that have records; wcslib takes others only as what it made of other keywords."""
+
 _MOST_PARAMETERS = 1000
 """Terms or parameters of a distortion at most."""
+
+_MOST_INDEX = 59
+"""Number of a coefficient of a distortion at most: as TPD has them."""
 
 _STRING = re.compile(r" *'((?:[^']|'')*)'")
 _AXIS = re.compile(
@@ -99,6 +108,12 @@ def _plate(cards: Sequence[WcsCard], letter: str, axes: int) -> tuple[list[WcsCa
     others = [card for card in cards if card.keyword not in plate]
     if letter or not plate >= _PLATE_NEEDS:
         return others, False
+    beyond = [card for card in cards if _BEYOND.fullmatch(card.keyword)]
+    for card in beyond:
+        if parse_value(card.field) != 0:
+            raise ValueError(
+                f"{card.keyword}: found {card.field.strip()}, expected 0 beyond AMDX13"
+            )
     if axes > 2:
         raise ValueError(f"found {axes} axes, expected 2 for a plate solution (PLTRAH, AMDX1, ...)")
     signs = [card for card in cards if card.keyword == "PLTDECSN"]
@@ -106,7 +121,8 @@ def _plate(cards: Sequence[WcsCard], letter: str, axes: int) -> tuple[list[WcsCa
     if match is None or match[1].strip() not in ("+", "-", ""):
         raise ValueError(f"PLTDECSN: found {signs[-1].field.strip()}, expected '+' or '-'")
     sign = WcsCard("PLTDECSN", f" '{match[1]:<8}'", f"PLTDECSN= '{match[1].strip():<8}'")
-    return [sign if card.keyword == "PLTDECSN" else card for card in cards], True
+    kept = [card for card in cards if card not in beyond]
+    return [sign if card.keyword == "PLTDECSN" else card for card in kept], True
 
 
 def _surfaces(cards: Sequence[WcsCard], letter: str, axes: int) -> tuple[list[WcsCard], bool]:
@@ -180,7 +196,15 @@ def _card(keyword: str, text: str) -> WcsCard:
 
 def _records(cards: Sequence[WcsCard], axes: int) -> list[WcsCard]:
     """Leave out records of axes that have no distortion, and check the others."""
-    distorted = {card.keyword for card in cards if card.keyword.startswith(("CPDIS", "CQDIS"))}
+    distorted = set()
+    for card in cards:
+        if card.keyword.startswith(("CPDIS", "CQDIS")):
+            distorted.add(card.keyword)
+            kind = _STRING.match(card.field)
+            if kind is not None and kind[1].strip().upper() not in _KINDS:
+                raise ValueError(
+                    f"{card.keyword}: found {kind[1].strip()}, expected one of {', '.join(_KINDS)}"
+                )
     found, known = [], set()
     for card in cards:
         match = _RECORDED.fullmatch(card.keyword)
@@ -204,6 +228,8 @@ def _check_record(card: WcsCard, axes: int) -> str:
             "field and a number, such as 'AXIS.1: 1'"
         )
     field, value = match[1], float(match[2])
+    if any(int(number) > _MOST_INDEX for number in re.findall(r"\d+", field)):
+        raise ValueError(f"{card.keyword}: found {field}, expected numbers of up to {_MOST_INDEX}")
     most = _most(field, max(axes, 2))
     if most is not None and not (value == int(value) and 0 <= value <= most):
         raise ValueError(f"{card.keyword}: found {field} = {match[2]}, expected at most {most}")

@@ -74,6 +74,14 @@ _TOLD = re.compile(
 )
 """Numbers on which no pixel's place depends: one that is none is left out, as astropy tells."""
 
+_EQUINOX = re.compile(
+    r"(?:EQUINOX|EPOCH)[A-Z]? *= *(?:'? *[JB](\d{4}(?:\.\d*)?) *'?|'? *\d+[-/]\d+[-/].*) *(?:/.*)?"
+)
+"""An equinox as people write it, J2000; and a date, which is none."""
+
+_TEXTUAL = re.compile(r"(?:CTYPE|C[PQ]DIS)\d{1,2}[A-Z]?|D2IMDIS\d|PS\d{1,2}_\d{1,2}[A-Z]?")
+"""Texts that astropy takes for granted."""
+
 _WHOLE = re.compile(r"WCSAXES[A-Z]?|VELREF[A-Z]?|[AB]P?_ORDER|M?JDREFI|AXISCORR")
 """Numbers that wcslib takes without a decimal point only."""
 
@@ -170,8 +178,15 @@ def settled(cards: Iterable[str], letter: str, where: str) -> list[WcsCard]:
 
 
 def _continued(cards: Iterable[str]) -> list[str]:
-    """Leave out cards that continue a text and hold none."""
-    return [card for card in cards if not card.startswith("CONTINUE") or _TEXT.fullmatch(card[8:])]
+    """Leave out cards that continue what is no text, or hold none."""
+    kept: list[str] = []
+    for card in cards:
+        if card.startswith("CONTINUE"):
+            before = kept[-1].rstrip() if kept else ""
+            if not (before.endswith("&'") and _TEXT.fullmatch(card[8:])):
+                continue
+        kept.append(card)
+    return kept
 
 
 def _split(card: str) -> WcsCard:
@@ -231,6 +246,8 @@ def _settled(card: WcsCard) -> WcsCard:
         return card
     if kind.role == "other":
         return _quoted(card)
+    if (match := _EQUINOX.fullmatch(card.text)) is not None:
+        return _with(card, float(match[1])) if match[1] else _quoted(card)
     value = _number(card)
     if value is None:
         if kind.role == "told" or (
@@ -272,9 +289,10 @@ def _bad(card: WcsCard, expected: str) -> ValueError:
 def _with(card: WcsCard, value: float) -> WcsCard:
     """Write a number as wcslib reads it, with the digits that it has."""
     match = _DIGITS.match(card.field)
-    if match is None or _kind(card.keyword).whole:
+    text = str(value)
+    if _kind(card.keyword).whole:
         text = str(int(value))
-    else:
+    elif match is not None:
         sign, digits, exponent = match.groups()
         text = sign + digits + (f"E{exponent.replace(' ', '')}" if exponent else "")
     return WcsCard(card.keyword, f" {text}", f"{card.keyword:<8}= {text:>20}")
@@ -284,14 +302,22 @@ _DIGITS = re.compile(r" *([+-]?) *(\d+\.?\d*|\.\d+)(?: *[DdEe] *([+-]? *\d+))?")
 
 
 def _quoted(card: WcsCard) -> WcsCard:
-    """Put quotes around a text that has none, as astropy does when it hands a header on."""
+    """Put quotes around a text that has none, as astropy does when it hands a header on.
+
+    Raises
+    ------
+    ValueError
+        It is a number, and must be a text.
+    """
     if not card.keyword or _TEXT.fullmatch(card.field):
         return card
     try:
-        parse_value(card.field)
+        value = parse_value(card.field)
     except ValueError:
         text = card.field.split(" /", 1)[0].strip().replace("'", "''")[:68]
         return WcsCard(card.keyword, f" '{text}'", f"{card.keyword:<8}= '{text:<8}'")
+    if value is not None and _TEXTUAL.fullmatch(card.keyword):
+        raise _bad(card, "a text")
     return card
 
 
