@@ -65,16 +65,21 @@ class ZarrWriter:
 
     def _open(self, mode: Any, **options: Any) -> Any:
         return zarr.open_group(
-            self.store, mode=mode, storage_options=self.storage_options, **options
+            _directory(self.store), mode=mode, storage_options=self.storage_options, **options
         )
+
+
+def _directory(store: str) -> Path | str:
+    """Find the directory on disk that is meant, where it is one: zarr takes ``::`` for a URL."""
+    place = local_path(store, {})
+    return store if place is None else Path(place)
 
 
 def _holds_other_files(store: str) -> bool:
     """Whether a directory on disk holds something that is no group of zarr."""
-    place = local_path(store, {}) if "::" not in store else None
-    if place is None:
+    path = _directory(store)
+    if not isinstance(path, Path):
         return False
-    path = Path(place)
     if not path.is_dir():
         return path.exists()
     names = {entry.name for entry in path.iterdir()}

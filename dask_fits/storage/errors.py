@@ -27,6 +27,7 @@ _MIN_SECRET = 6
 
 _SECRET_QUERY = re.compile(r"(?i)([?&][^=&]*(?:sig|token|key|secret|credential|pass)[^=&]*=)[^&#]*")
 _USERINFO = re.compile(r"(?<=://)[^/@]*@")
+_PROTOCOL = re.compile(r"(?:^|(?<=::))([A-Za-z][\w+.-]*)://")
 
 
 @contextmanager
@@ -59,7 +60,7 @@ def shown(url: str) -> str:
 
 def protocol_of(url: str) -> str:
     """Name the protocol that reaches the storage: the last of a chained URL."""
-    return url.rpartition("::")[2].partition("://")[0]
+    return next(reversed(_PROTOCOL.findall(url)), "")
 
 
 def anonymous_options(url: str) -> dict[str, Any] | None:
