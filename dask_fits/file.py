@@ -28,6 +28,7 @@ from dask_fits.readers.image import ImageReader
 from dask_fits.readers.reader import HduReader
 from dask_fits.readers.tiled import TiledReader
 from dask_fits.storage.byte_range import ByteRange
+from dask_fits.storage.errors import shown
 from dask_fits.storage.place import FilePath, Place, label_of
 from dask_fits.storage.store import Store, open_store
 from dask_fits.storage.transfer import TransferConfig
@@ -446,7 +447,7 @@ def open(  # noqa: A001 (the field's own word: astropy.io.fits.open)
     try:
         found = open_store(url, storage_options, transfer, count=HEADER_READ, filesystem=filesystem)
     except FitsFileNotFoundError as error:
-        if hint := suggestion(label_of(url)):
+        if hint := suggestion(shown(label_of(url))):
             raise FitsFileNotFoundError(f"{error}{hint}") from error
         raise
     return FitsFile(*found)

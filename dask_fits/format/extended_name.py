@@ -20,9 +20,9 @@ def suggestion(name: str) -> str:
     ; to choose an HDU, open 'a.fits' as f and write f['SCI', 2] (command line: --hdu SCI,2)
     """
     extended = _EXTENDED.fullmatch(name)
-    if extended and not re.search(r"\*[^\[]*$", extended[1]):
+    if extended and "*" not in extended[1]:
         return _of_extended(extended[1], extended[2])
-    if re.search(r"[*?]|\[.*\]", name):
+    if "*" in name or ("://" not in name and re.search(r"\?|\[.*\]", name)):
         return (
             "; one file is opened at a time: dask_fits.cutouts takes patterns with *, and "
             "glob.glob lists what any pattern matches"
@@ -62,7 +62,10 @@ def _hdu(text: str) -> tuple[str, str] | None:
 
 def _section(text: str) -> str | None:
     """Turn a section in FITS's order, from 1 and with its end, into a key of NumPy's."""
-    axes = [_SECTION.fullmatch(part.strip()) for part in text.split(",")]
-    if None in axes:
-        return None
-    return ", ".join(f"{int(axis[1]) - 1}:{axis[2]}" for axis in reversed(axes) if axis)
+    axes = []
+    for part in text.split(","):
+        found = _SECTION.fullmatch(part.strip())
+        if found is None or not 1 <= int(found[1]) <= int(found[2]):
+            return None
+        axes.append(f"{int(found[1]) - 1}:{found[2]}")
+    return ", ".join(reversed(axes))

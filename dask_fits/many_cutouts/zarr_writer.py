@@ -15,7 +15,7 @@ from zarr.errors import ContainsArrayError, ContainsGroupError
 from dask_fits.format.selection import Integers
 from dask_fits.many_cutouts.stream import Errors
 from dask_fits.many_cutouts.tasks import Form, Part, put_together
-from dask_fits.storage.filesystem import local_path
+from dask_fits.storage.filesystem import links, local_path
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,21 +64,21 @@ class ZarrWriter:
         return errors
 
     def _open(self, mode: Any, **options: Any) -> Any:
-        return zarr.open_group(
-            _directory(self.store), mode=mode, storage_options=self.storage_options, **options
-        )
+        # As a path, since in a text zarr takes :: for a URL.
+        store = self.store if "://" in self.store else _directory(self.store) or self.store
+        return zarr.open_group(store, mode=mode, storage_options=self.storage_options, **options)
 
 
-def _directory(store: str) -> Path | str:
-    """Find the directory on disk that is meant, where it is one: zarr takes ``::`` for a URL."""
-    place = local_path(store, {})
-    return store if place is None else Path(place)
+def _directory(store: str) -> Path | None:
+    """Find the directory on disk that is meant, where it is one."""
+    place = local_path(store, {}) if len(links(store)) == 1 else None
+    return None if place is None else Path(place)
 
 
 def _holds_other_files(store: str) -> bool:
     """Whether a directory on disk holds something that is no group of zarr."""
     path = _directory(store)
-    if not isinstance(path, Path):
+    if path is None:
         return False
     if not path.is_dir():
         return path.exists()
