@@ -14,8 +14,9 @@ from typing import Any
 from urllib.parse import unquote
 
 import fsspec
+from fsspec.archive import AbstractArchiveFileSystem
 from fsspec.asyn import get_loop
-from fsspec.core import split_protocol
+from fsspec.core import OpenFile, split_protocol
 from fsspec.implementations.cached import CachingFileSystem
 from fsspec.implementations.chained import ChainedFileSystem
 from fsspec.implementations.dirfs import DirFileSystem
@@ -98,6 +99,22 @@ def links(url: str) -> list[str]:
     return [*found, url]
 
 
+def settled(url: str, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Make relative paths absolute by which a URL or its options tell of an archive.
+
+    Workers are in other directories, and so may be this process some time later.
+    """
+    *outer, last = links(url)
+    url = "::".join([*outer, (local_file(last) if outer else None) or last])
+    own = options.get(name := _protocol(url))
+    if not outer and isinstance(own, Mapping):
+        options = {**own, **{key: value for key, value in options.items() if key != name}}
+    archive = options.get("fo")
+    if isinstance(archive, str) and options.get("target_protocol") in (None, "file", "local"):
+        return url, {**options, "fo": local_file(archive) or archive}
+    return url, dict(options)
+
+
 def find(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
     """Make the filesystem of a URL, and find its path there.
 
@@ -115,10 +132,9 @@ def find(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
             path = behind
         # A TypeError where the URL and the options contradict each other.
         own = dict(**{k: v for k, v in told.items() if k not in own or v != own[k]}, **own)
-        if depth:
-            own = {**own, **below}
-            below = {"target_options": own, "target_protocol": protocol, "fo": path}
-    return fsspec.filesystem(protocol, **own, **below), path
+        own = _with_archive(cls, dict(**own, **below))
+        below = {"target_options": own, "target_protocol": protocol, "fo": path}
+    return fsspec.filesystem(protocol, **own), path
 
 
 def glob(fs: Any, path: str) -> list[str]:
@@ -248,6 +264,18 @@ def _parsed(cls: Any, protocol: str, link: str) -> tuple[str, dict[str, Any]]:
     link, mark, behind = link.partition("?") if protocol in _NO_QUERY else (link, "", "")
     path = cls._strip_protocol(link)
     return f"{path}{mark}{behind}", cls._get_kwargs_from_urls(link)
+
+
+def _with_archive(cls: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """Hand an archive over as a file where fsspec would divide its name at ``::``."""
+    archive, protocol = options.get("fo"), options.get("target_protocol")
+    if not (issubclass(cls, AbstractArchiveFileSystem) and isinstance(archive, str)):
+        return options
+    if "::" not in archive or not (protocol or local_file(archive)):
+        return options
+    rest = {k: v for k, v in options.items() if k not in ("target_options", "target_protocol")}
+    fs = fsspec.filesystem(protocol or "file", **(options.get("target_options") or {}))
+    return {**rest, "fo": OpenFile(fs, archive)}
 
 
 def _kept(fs: Any, transfer: TransferConfig) -> Any:

@@ -99,7 +99,10 @@ def _telling(options: Mapping[Any, Any]) -> Iterator[tuple[str, object]]:
         plain = str(name).lower().replace("-", "_")
         if plain == "headers" and isinstance(value, Mapping):
             # Of a server with several names.
-            yield "host", next((v for k, v in value.items() if str(k).lower() == "host"), None)
+            yield (
+                "header Host",
+                next((v for k, v in value.items() if str(k).lower() == "host"), None),
+            )
         elif plain == "params" and isinstance(value, Mapping):
             # A query, in which any name may be that of the file.
             yield plain, [(k, v) for k, v in sorted(value.items()) if not _is_credential(str(k))]

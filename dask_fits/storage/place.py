@@ -25,6 +25,7 @@ from dask_fits.storage.filesystem import (
     is_url,
     local_file,
     path_on_disk,
+    settled,
     url_of,
 )
 
@@ -168,6 +169,7 @@ def _of_text(text: str, options: dict[str, Any]) -> Place:
     with storage_errors(text, options):
         if found := local_file(text):
             return Place(found, is_local=True)
+        text, options = settled(text, options)
         fs, path = find(text, options)
         if beneath(fs, path)[0] is not fs:
             return _on(fs, path)
