@@ -74,7 +74,7 @@ def test_a_file_is_read_under_its_name_by_every_road(name: str, here: Path) -> N
     assert isinstance(reader.store, LocalStore)
     os.chdir("/")
     assert reader[0, 0] == 7
-    print(dask_fits.open(path), repr(reader))
+    assert f"{dask_fits.open(path)} {reader}".encode()
 
 
 def test_a_pattern_hands_on_the_very_files_it_found(here: Path) -> None:

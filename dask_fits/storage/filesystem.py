@@ -210,9 +210,9 @@ def connect(
             options = _s3_options(options, transfer)
         fs, path = find(url, options)
     if isinstance(fs, CachingFileSystem):
-        protocol = url.partition(":")[0]
+        cache = type(fs).protocol if isinstance(type(fs).protocol, str) else type(fs).protocol[0]
         raise StorageError(
-            f"{shown(url)}: fsspec's {protocol}:: tells nothing of the version that "
+            f"{shown(url)}: fsspec's {cache}:: tells nothing of the version that "
             "a copy is of, and hands out half-written ones; leave it out, or make a copy with "
             "fsspec.open_local and open that"
         )

@@ -99,10 +99,7 @@ def _telling(options: Mapping[Any, Any]) -> Iterator[tuple[str, object]]:
         plain = str(name).lower().replace("-", "_")
         if plain == "headers" and isinstance(value, Mapping):
             # Of a server with several names.
-            yield (
-                "header Host",
-                next((v for k, v in value.items() if str(k).lower() == "host"), None),
-            )
+            yield "header Host", [v for k, v in value.items() if str(k).lower() == "host"]
         elif plain == "params" and isinstance(value, Mapping):
             # A query, in which any name may be that of the file.
             yield plain, [(k, v) for k, v in sorted(value.items()) if not _is_credential(str(k))]
