@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import dask
 import numpy as np
 import pytest
 import xarray as xr
@@ -287,6 +288,32 @@ EXTENDED = {
 @pytest.mark.parametrize(("name", "parts"), EXTENDED.items())
 def test_extended_names_of_cfitsio_say_what_to_write(name: str, parts: list[str]) -> None:
     assert all(part in suggestion(name) for part in parts), suggestion(name)
+
+
+def test_a_url_that_went_through_pathlib_is_told(here: Path) -> None:
+    with pytest.raises(FitsFileNotFoundError, match=r"no such file; a pathlib\.Path holds no URL"):
+        dask_fits.open(Path("s3://bucket/a.fits"))
+
+
+def test_a_pipe_is_refused_at_once(here: Path) -> None:
+    os.mkfifo("pipe.fits")
+    with pytest.raises(StorageError, match=r"pipe\.fits: is no regular file"):
+        dask_fits.open("pipe.fits")
+
+
+def test_a_relative_archive_is_that_of_the_directory(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = []
+    for n in (1, 2):
+        (here / str(n)).mkdir()
+        monkeypatch.chdir(here / str(n))
+        with zipfile.ZipFile("a.zip", "w") as packed:
+            packed.writestr(zipfile.ZipInfo("a.fits"), file_of(n))
+        images.append(dask_fits.from_fits("zip://a.fits", storage_options={"fo": "a.zip"}))
+        images.append(dask_fits.from_fits("zip://a.fits::a.zip"))
+    monkeypatch.chdir(here)
+    assert dask.compute(*(image.max() for image in images)) == (1, 1, 2, 2)
 
 
 @pytest.mark.parametrize("name", ["a.fits", "a+1.fits", "https://host/a?b=1", "m31_v2.fits+", ""])

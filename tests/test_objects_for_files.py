@@ -344,6 +344,20 @@ def test_bytes_may_be_a_path_and_that_is_said() -> None:
         dask_fits.open(bytes(M13))  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("given", [None, 3, ["m13.fits"], object()])
+def test_what_is_no_file_at_all_gets_no_hint_for_bytes(given: Any) -> None:
+    with pytest.raises(TypeError, match=rf"url must be a str.*not {type(given).__name__}$"):
+        dask_fits.open(given)
+
+
+def test_many_objects_are_many_files(range_server: RangeServer) -> None:
+    files = fsspec.open_files([f"{range_server.url}/m13.fits"] * 2)
+    assert dask_fits.cutouts(files, [[20, 30]], 4).status.tolist() == ["ok", "ok"]
+    missing = UPath("zip://m13.fits", fo="none.zip")
+    with pytest.raises(FitsFileNotFoundError, match=r"zip://m13\.fits: no such file"):
+        dask_fits.cutouts(missing, [[20, 30]], 4)
+
+
 def test_options_go_with_a_url_alone() -> None:
     with pytest.raises(TypeError, match="storage_options are for a URL: OpenFile has its own"):
         place_of(fsspec.open(of_memory()), {"anon": True})

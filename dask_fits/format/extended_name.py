@@ -19,6 +19,8 @@ def suggestion(name: str) -> str:
     >>> print(suggestion("a.fits[SCI,2]"))
     ; to choose an HDU, open 'a.fits' as f and write f['SCI', 2] (command line: --hdu SCI,2)
     """
+    if re.match(r"(https?|s3|gs|gcs|ftp|file|memory):/[^/]", name):
+        return "; a pathlib.Path holds no URL, since it makes one slash of two: give the text"
     extended = _EXTENDED.fullmatch(name)
     if extended and "*" not in extended[1]:
         return _of_extended(extended[1], extended[2])

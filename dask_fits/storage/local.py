@@ -105,6 +105,8 @@ def open_local(path: str, *, count: int) -> tuple[LocalStore, bytes]:
         found = os.stat(path)  # noqa: PTH116 (a Path writes some names in another way)
         if stat.S_ISDIR(found.st_mode):
             raise IsADirectoryError("is a directory, not a file")
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError("is no regular file")  # a pipe, for one, which nobody may ever write to
     if delay := _youth(found, time.time_ns()):
         time.sleep(delay / 1e9)
     store = LocalStore(path, _stamp(found))

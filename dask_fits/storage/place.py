@@ -130,7 +130,7 @@ def places_of(
 def is_one_file(given: object) -> bool:
     """Whether it stands for one file, or is several of them."""
     paths = (str, bytes, bytearray, memoryview, os.PathLike, Place)
-    return isinstance(given, paths) or hasattr(given, "read") or hasattr(given, "fs")
+    return isinstance(given, paths) or hasattr(given, "read") or hasattr(given, "path")
 
 
 def label_of(given: FilePath | Place) -> str:
@@ -150,17 +150,25 @@ def _text(given: object) -> str:
     """Get the path or URL that was given as a text or path."""
     if isinstance(given, (str, os.PathLike)):
         return os.fsdecode(given)
-    if isinstance(given, (bytes, bytearray, memoryview)):
-        data, path = "data", ", and of bytes that are a path os.fsdecode makes one"
-    elif isinstance(given, io.BytesIO):
-        data, path = "buffer.getvalue()", ""
-    else:
-        data, path = "file.read()", ""
-    raise TypeError(
+    said = (
         "url must be a str or path, or a file object that has one: each task opens the file by "
-        f"itself, so it takes a path or a URL, not {type(given).__name__}. Of bytes in memory, "
-        f"fsspec.filesystem('memory').pipe('/a.fits', {data}) makes memory://a.fits, for this "
-        f"process alone; for others write them to a file{path}"
+        f"itself, so it takes a path or a URL, not {type(given).__name__}"
+    )
+    if isinstance(given, (bytes, bytearray, memoryview)):
+        raise TypeError(
+            f"{said}{_into_memory('data')}; of bytes that are a path os.fsdecode makes one"
+        )
+    if hasattr(given, "read"):
+        data = "buffer.getvalue()" if isinstance(given, io.BytesIO) else "file.read()"
+        raise TypeError(f"{said}{_into_memory(data)}")
+    raise TypeError(said)
+
+
+def _into_memory(data: str) -> str:
+    """Say how bytes are given a URL."""
+    return (
+        f". Of bytes in memory, fsspec.filesystem('memory').pipe('/a.fits', {data}) makes "
+        "memory://a.fits, for this process alone; for others write them to a file"
     )
 
 
@@ -185,9 +193,8 @@ def _check_alone(storage_options: Mapping[str, Any] | None, other: str) -> None:
 def _own_place(given: object) -> Place | None:
     """Find the place of an object that knows it: a path or file of fsspec, or Python's own file."""
     with storage_errors(str(given), {}):
-        fs = getattr(given, "fs", None)
-        if is_filesystem(fs):
-            return _on(fs, str(given.path))  # type: ignore[attr-defined]
+        if hasattr(given, "path") and is_filesystem(fs := getattr(given, "fs", None)):
+            return _on(fs, str(given.path))
     path = _path_of_file(given)
     return Place(path, is_local=True) if path else None
 
