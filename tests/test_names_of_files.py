@@ -119,6 +119,8 @@ def test_names_that_are_no_utf8_are_told(here: Path) -> None:
     with pytest.raises(FitsFileNotFoundError, match=r"\\xff\.fits: no such file") as caught:
         dask_fits.open(raw)
     str(caught.value).encode()
+    with pytest.raises(StorageError, match=r"\\ud800"):
+        dask_fits.open("\ud800.fits")
     (here / raw).write_bytes(file_of(1))
     file = dask_fits.open(raw)
     assert file.url == str(here / "\\xff.fits")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -28,6 +29,9 @@ from dask_fits.storage.filesystem import (
     settled,
     url_of,
 )
+
+_BYTE = re.compile("[\udc80-\udcff]")
+"""How Python holds bytes of a name that are no UTF-8 (PEP 383)."""
 
 
 class OnFilesystem(Protocol):
@@ -143,7 +147,8 @@ def readable(text: str) -> str:
 
     Bytes of a name that are no UTF-8 become ``\xff`` and the like.
     """
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    text = _BYTE.sub(lambda byte: rf"\x{ord(byte[0]) - 0xDC00:02x}", text)
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _text(given: object) -> str:
@@ -192,9 +197,11 @@ def _check_alone(storage_options: Mapping[str, Any] | None, other: str) -> None:
 
 def _own_place(given: object) -> Place | None:
     """Find the place of an object that knows it: a path or file of fsspec, or Python's own file."""
-    with storage_errors(str(given), {}):
-        if hasattr(given, "path") and is_filesystem(fs := getattr(given, "fs", None)):
-            return _on(fs, str(given.path))
+    if isinstance(where := getattr(given, "path", None), str):
+        with storage_errors(str(given), {}):  # a UPath makes its filesystem now
+            fs = getattr(given, "fs", None)
+        if is_filesystem(fs):
+            return _on(fs, where)
     path = _path_of_file(given)
     return Place(path, is_local=True) if path else None
 
