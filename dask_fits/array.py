@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Mapping
 from typing import Any, cast
 
@@ -22,6 +21,7 @@ from dask_fits.format.chunks import ReadPlan, chunk_boxes, count_chunks
 from dask_fits.format.selection import Selection, select
 from dask_fits.hints import explains_arguments
 from dask_fits.readers.reader import PixelReader
+from dask_fits.storage.place import FilePath
 from dask_fits.storage.transfer import TransferConfig
 
 MAX_CHUNKS = 1 << 24
@@ -29,26 +29,27 @@ MAX_CHUNKS = 1 << 24
 
 
 @explains_arguments
-def from_fits(
-    url: str | os.PathLike[str],
+def from_fits(  # noqa: PLR0913 (each is a question that a caller has)
+    url: FilePath,
     hdu: HduKey | None = None,
     *,
     chunks: Any = "auto",
     mask_and_scale: bool = True,
     storage_options: Mapping[str, Any] | None = None,
     transfer: TransferConfig | None = None,
+    filesystem: Any = None,
 ) -> da.Array:
     """Open one image of a FITS file as a lazy Dask array.
 
     Parameters
     ----------
-    url : str or os.PathLike
-        A path, or any URL that fsspec understands.
+    url : str, os.PathLike or file object
+        A path, or any URL that fsspec understands, or what has one; see `dask_fits.open`.
     hdu : int, str or (str, int), optional
         Index, name, or name and version; by default the first HDU that holds an image.
     chunks, mask_and_scale
         See `to_dask`.
-    storage_options, transfer
+    storage_options, transfer, filesystem
         See `dask_fits.open`.
 
     Examples
@@ -58,7 +59,7 @@ def from_fits(
     >>> float(image[100:110, 100:110].mean().compute())
     144.5961...
     """
-    file = open_file(url, storage_options=storage_options, transfer=transfer)
+    file = open_file(url, storage_options=storage_options, transfer=transfer, filesystem=filesystem)
     found = file.first_image() if hdu is None else file[hdu]
     return to_dask(found, chunks=chunks, mask_and_scale=mask_and_scale)
 

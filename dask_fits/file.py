@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import io
 import math
-import os
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, overload
 
 from dask_fits.exceptions import (
     FitsError,
+    FitsFileNotFoundError,
     FitsFormatError,
     FitsWarning,
     HduNotFoundError,
@@ -23,6 +23,7 @@ from dask_fits.exceptions import (
     TruncatedHeaderError,
     printable,
 )
+from dask_fits.format.extended_name import suggestion
 from dask_fits.format.hdu_summary import hdu_summary, hdu_summary_html
 from dask_fits.format.header import (
     BLOCK,
@@ -50,7 +51,9 @@ from dask_fits.readers.image import ImageReader
 from dask_fits.readers.reader import HduReader
 from dask_fits.readers.tiled import TiledReader
 from dask_fits.storage.byte_range import ByteRange
+from dask_fits.storage.place import FilePath, Place, label_of
 from dask_fits.storage.process_lock import ProcessLock
+from dask_fits.storage.redaction import shown
 from dask_fits.storage.store import Store, open_store
 from dask_fits.storage.transfer import TransferConfig
 
@@ -645,10 +648,11 @@ class FitsFile:
 
 @explains_arguments
 def open(  # noqa: A001 (the field's own word: astropy.io.fits.open)
-    url: str | os.PathLike[str],
+    url: FilePath | Place,
     *,
     storage_options: Mapping[str, Any] | None = None,
     transfer: TransferConfig | None = None,
+    filesystem: Any = None,
 ) -> FitsFile:
     """Open a FITS file and read its first 57,600 bytes, or less where it is shorter.
 
@@ -657,14 +661,18 @@ def open(  # noqa: A001 (the field's own word: astropy.io.fits.open)
 
     Parameters
     ----------
-    url : str or os.PathLike
+    url : str, os.PathLike or file object
         A path, or any URL that fsspec understands (``https://``, ``s3://``, ``gs://``, ...),
-        chained ones included.
+        chained ones included. What exists on a mounted disk under the very name is that file,
+        whatever characters the name has. Of a ``UPath``, of an ``OpenFile`` or open file of fsspec,
+        and of a file that Python's ``open`` opened, the place is taken: the object is not kept.
     storage_options : mapping, optional
         Arguments of the fsspec filesystem, such as ``{"anon": True}`` for a public S3 bucket.
     transfer : TransferConfig, optional
         How a remote file is read: sizes, concurrency, time-outs and retries. The defaults suit a
         cluster.
+    filesystem : fsspec filesystem, optional
+        The filesystem on which `url` is a path, instead of `storage_options`.
 
     Raises
     ------
@@ -676,6 +684,8 @@ def open(  # noqa: A001 (the field's own word: astropy.io.fits.open)
         The storage does not let you read it.
     MissingDriverError, StorageError
         The storage cannot be reached.
+    TypeError
+        What is given has no path or URL by which tasks could read it, as bytes in memory.
 
     Examples
     --------
@@ -684,7 +694,13 @@ def open(  # noqa: A001 (the field's own word: astropy.io.fits.open)
     >>> f[0].shape, f[0].dtype
     ((300, 300), dtype('float32'))
     """
-    return FitsFile(*open_store(url, storage_options, transfer, count=HEADER_READ))
+    try:
+        found = open_store(url, storage_options, transfer, count=HEADER_READ, filesystem=filesystem)
+    except FitsFileNotFoundError as error:
+        if hint := suggestion(shown(label_of(url))):
+            raise FitsFileNotFoundError(f"{error}{hint}") from error
+        raise
+    return FitsFile(*found)
 
 
 def _anew(error: _Error) -> _Error:

@@ -21,17 +21,26 @@ from dask.utils import parse_bytes
 from dask_fits.computations import watch_computations
 from dask_fits.cutout import Mode, check_fill, check_mode
 from dask_fits.exceptions import FitsError, MissingDriverError
-from dask_fits.file import FitsFile, HduKey
+from dask_fits.file import HduKey
 from dask_fits.file import open as open_file
 from dask_fits.format.chunks import ReadPlan
 from dask_fits.format.selection import Integers
 from dask_fits.hints import explains_arguments
-from dask_fits.many_cutouts.images import Image, Search, Source, alike, find_images, resolved
+from dask_fits.many_cutouts.images import (
+    Image,
+    Search,
+    Source,
+    alike,
+    find_images,
+    label,
+    resolved,
+)
 from dask_fits.many_cutouts.reads import all_reads
 from dask_fits.many_cutouts.stream import Errors, run
 from dask_fits.many_cutouts.table import STATUS, Table, tabulate
 from dask_fits.many_cutouts.targets import as_targets
 from dask_fits.many_cutouts.tasks import Bundle, Form, Read, assemble, bundled, reading_tasks
+from dask_fits.storage.place import readable
 from dask_fits.storage.redaction import shown_apart
 from dask_fits.storage.transfer import TransferConfig
 
@@ -126,7 +135,7 @@ class Cutouts:
             raise MissingDriverError(f"zarr is not installed: {hint}") from error
         options = None if storage_options is None else dict(storage_options)
         writer = ZarrWriter(os.fspath(store), options, self._form)
-        attributes = {"files": list(self.files), "mode": self._mode}
+        attributes = {"files": [readable(name) for name in self.files], "mode": self._mode}
         writer.create(len(self), attributes, overwrite=overwrite)
         errors = run(self._reads, len(self), self._form.row_bytes, lambda _: writer)
         done = self._after(errors)
@@ -255,6 +264,7 @@ def cutouts(  # noqa: PLR0913 (each is a question that a caller has)
     storage_options: Mapping[str, Any] | None = None,
     transfer: TransferConfig | None = None,
     progress: Callable[[int, int], object] | None = None,
+    filesystem: Any = None,
 ) -> Cutouts:
     """Plan cutouts around many positions out of many files, as one job; reads no pixels.
 
@@ -264,8 +274,8 @@ def cutouts(  # noqa: PLR0913 (each is a question that a caller has)
 
     Parameters
     ----------
-    files : path, URL, FitsFile, or several of them
-        A ``*`` stands for whatever files match.
+    files : path, URL, file object, FitsFile, or several of them
+        A ``*`` stands for whatever files match. File objects are those that `dask_fits.open` takes.
     positions : SkyCoord or (n, 2) array
         On the sky, or pixel coordinates x, y from 0, which are cut out of every file.
     size : number, Quantity, or two of them
@@ -284,6 +294,8 @@ def cutouts(  # noqa: PLR0913 (each is a question that a caller has)
         See `dask_fits.open`; of all files that are not open yet.
     progress : callable, optional
         Is called with the number of files looked at and the number of all.
+    filesystem : fsspec filesystem, optional
+        The filesystem on which the files are paths, instead of `storage_options`.
 
     Returns
     -------
@@ -316,10 +328,8 @@ def cutouts(  # noqa: PLR0913 (each is a question that a caller has)
         raise ValueError("hdus: expected at least one")
     opener = partial(open_file, storage_options=storage_options, transfer=transfer)
     search = Search(as_targets(positions), size, keys, opener)
-    sources = list(resolved(files, storage_options))
-    names = shown_apart(
-        [s[0].store.url if isinstance(s, FitsFile) else os.fspath(s) for s in sources]
-    )
+    sources = list(resolved(files, storage_options, filesystem))
+    names = shown_apart([label(source) for source in sources])
     found = find_images(sources, search, progress)
     first = alike(found)
     table = tabulate(found, search.targets, len(keys))

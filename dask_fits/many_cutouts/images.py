@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from astropy.wcs import WCS
@@ -18,15 +17,15 @@ from dask_fits.format.boxes import Boxes
 from dask_fits.format.selection import Integers
 from dask_fits.many_cutouts.targets import Placed, Targets, place
 from dask_fits.storage.cancellation import threads
-from dask_fits.storage.store import matching
+from dask_fits.storage.place import FilePath, Place, is_one_file, label_of, places_of
 from dask_fits.wcs import Plane, is_angular, moved, read_plane, size_in_pixels
 from dask_fits.wcs_quiet import filters_kept, quiet
 
 AT_ONCE = 32
 """Files that are looked at at the same time."""
 
-Source = str | os.PathLike[str] | FitsFile
-"""A file: by its path or URL, or opened."""
+Source = FilePath | Place | FitsFile
+"""A file: by its path or URL, by an object that has one, or opened."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,7 +90,7 @@ class Search:
     targets: Targets
     size: Any
     hdus: tuple[HduKey | None, ...]
-    open: Callable[[str | os.PathLike[str]], FitsFile]
+    open: Callable[[FilePath | Place], FitsFile]
 
     def find(self, source: Source) -> list[HDU | FitsError]:
         """Find the HDUs of a file, or why there are none."""
@@ -163,15 +162,22 @@ def _about(hdu: HDU) -> Iterator[None]:
 
 
 def resolved(
-    files: Source | Iterable[Source], storage_options: Mapping[str, Any] | None
+    files: Source | Iterable[Source],
+    storage_options: Mapping[str, Any] | None,
+    filesystem: Any,
 ) -> Iterator[Source]:
     """List the files, those that match for a path or URL with a ``*``."""
-    several = [files] if isinstance(files, (str, os.PathLike, FitsFile)) else files
-    for file in several:
+    several = [files] if isinstance(files, FitsFile) or is_one_file(files) else files
+    for file in cast("Iterable[Source]", several):
         if isinstance(file, FitsFile):
             yield file
         else:
-            yield from matching(file, storage_options)
+            yield from places_of(file, storage_options, filesystem)
+
+
+def label(source: Source) -> str:
+    """Name a file as it was given, or as it was found; secrets included."""
+    return source[0].store.url if isinstance(source, FitsFile) else label_of(source)
 
 
 def find_images(

@@ -18,7 +18,7 @@ from dask_fits.many_cutouts.stream import Errors
 from dask_fits.many_cutouts.tasks import Form, Part, put_together
 from dask_fits.storage.cancellation import check_wanted
 from dask_fits.storage.errors import storage_errors
-from dask_fits.storage.filesystem import local_path
+from dask_fits.storage.filesystem import links, local_path
 from dask_fits.storage.redaction import shown
 
 INCOMPLETE = "incomplete"
@@ -95,17 +95,22 @@ class ZarrWriter:
         return storage_errors(self.store, self.storage_options or {})
 
     def _open(self, mode: Any, **options: Any) -> Any:
-        return zarr.open_group(
-            self.store, mode=mode, storage_options=self.storage_options, **options
-        )
+        # As a path, since in a text zarr takes :: for a URL.
+        store = self.store if "://" in self.store else _directory(self.store) or self.store
+        return zarr.open_group(store, mode=mode, storage_options=self.storage_options, **options)
+
+
+def _directory(store: str) -> Path | None:
+    """Find the directory on disk that is meant, where it is one."""
+    place = local_path(store, {}) if len(links(store)) == 1 else None
+    return None if place is None else Path(place)
 
 
 def _holds_other_files(store: str) -> bool:
     """Whether a directory on disk holds something that is no group of zarr."""
-    place = local_path(store, {}) if "::" not in store else None
-    if place is None:
+    path = _directory(store)
+    if path is None:
         return False
-    path = Path(place)
     if not path.is_dir():
         return path.exists()
     names = {entry.name for entry in path.iterdir()}

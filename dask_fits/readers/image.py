@@ -16,7 +16,7 @@ from dask_fits.format.selection import Axis, Selection, select
 from dask_fits.readers.batch import Batch, ImageBatch
 from dask_fits.readers.reader import read_selection
 from dask_fits.storage.byte_range import Coalescing
-from dask_fits.storage.store import Store
+from dask_fits.storage.store import Store, version_token
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +51,9 @@ class ImageReader:
         return read_selection(selection, self.dtype, lambda out: self._fill(out, runs))
 
     def __dask_tokenize__(self) -> tuple[object, ...]:
-        # Not the storage options: they may hold secrets, and do not change the pixels.
-        scaling, stamp = self.layout.scaling, self.store.stamp
+        scaling = self.layout.scaling
         return (
-            *("dask_fits.ImageReader", self.store.url),
-            *(stamp.size, stamp.kind, stamp.value),
+            *("dask_fits.ImageReader", *version_token(self.store)),
             *(self.layout.offset, self.layout.shape),
             *(scaling.bitpix, scaling.bscale, scaling.bzero, scaling.blank),
         )

@@ -33,7 +33,7 @@ from dask_fits.readers.reader import read_selection
 from dask_fits.readers.row_cache import ROWS
 from dask_fits.readers.tile_decoder import TileDecoder
 from dask_fits.storage.byte_range import Coalescing, split_range
-from dask_fits.storage.store import Store
+from dask_fits.storage.store import Store, version_token
 
 MAX_TILES = 1 << 26
 """Tiles that one read may need: more than an image of 256 k x 256 k pixels in tiles of 32 x 32."""
@@ -73,13 +73,7 @@ class TiledReader:
         return read_selection(selection, self.dtype, lambda out: fill(out.reshape(selection.shape)))
 
     def __dask_tokenize__(self) -> tuple[object, ...]:
-        # Not the storage options: they may hold secrets, and do not change the pixels.
-        stamp = self.store.stamp
-        return (
-            *("dask_fits.TiledReader", self.store.url),
-            *(stamp.size, stamp.kind, stamp.value),
-            repr(self.layout),
-        )
+        return "dask_fits.TiledReader", *version_token(self.store), repr(self.layout)
 
     def slab(self, limit: int) -> tuple[int, ...]:
         """Shape of the largest chunk of at most `limit` bytes; see `PixelReader`."""
@@ -191,8 +185,9 @@ class TiledReader:
         found = {wanted: ROWS.get(self.store, wanted) for wanted in plan.ranges}
         missing = [wanted for wanted, piece in found.items() if piece is None]
         pieces = self.store.read_ranges(missing, whole=True)
-        for wanted, (_, data) in zip(missing, pieces, strict=True):
-            piece = bytes(data)
+        read = {w: bytes(data) for w, (_, data) in zip(missing, pieces, strict=True)}
+        # They are kept now that the file is known not to have changed while they were read.
+        for wanted, piece in read.items():
             ROWS.put(self.store, wanted, piece)
             found[wanted] = memoryview(piece)
         return np.concatenate(

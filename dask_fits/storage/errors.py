@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -35,6 +36,8 @@ _NO_CREDENTIALS = frozenset(
 )
 """Names of drivers' exceptions, or of their bases: credentials are missing, or cannot be had."""
 
+_PROTOCOL = re.compile(r"(?:^|(?<=::))([A-Za-z][\w+.-]*)://")
+
 
 @contextmanager
 def storage_errors(url: str, options: Mapping[str, Any]) -> Iterator[None]:
@@ -66,7 +69,7 @@ def told(error: Exception, url: str, options: Mapping[str, Any]) -> str:
 
 def protocol_of(url: str) -> str:
     """Name the protocol that reaches the storage: the last of a chained URL."""
-    return url.rpartition("::")[2].partition("://")[0]
+    return next(reversed(_PROTOCOL.findall(url)), "")
 
 
 def anonymous_options(url: str) -> dict[str, Any] | None:

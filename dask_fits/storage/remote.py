@@ -19,8 +19,10 @@ from dask_fits.storage.answer import PreconditionFailedError, Request
 from dask_fits.storage.byte_range import ByteRange, Coalescing, split_range
 from dask_fits.storage.cancellation import result_of
 from dask_fits.storage.errors import access_hint, storage_errors, told
-from dask_fits.storage.filesystem import connect
+from dask_fits.storage.filesystem import connect, links
 from dask_fits.storage.flight import Flight
+from dask_fits.storage.identity import identity_of
+from dask_fits.storage.place import Place
 from dask_fits.storage.redaction import shown
 from dask_fits.storage.stamp import Stamp, changed, check_within
 from dask_fits.storage.transfer import PassingFaultError, TransferConfig, retrying
@@ -46,6 +48,13 @@ class RemoteStore:
     transfer: TransferConfig = field(compare=False)
     parallel: bool = field(compare=False)
     """Whether the filesystem takes several requests at a time."""
+    filesystem: Any = field(default=None, compare=False)
+    """The fsspec filesystem itself, where URL and options do not tell it."""
+    identity: str = field(init=False)
+    """Digest of the options that tell files of one URL apart; see `identity_of`."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "identity", identity_of(self.options, self.filesystem))
 
     def __repr__(self) -> str:
         return f"RemoteStore({self.name!r}, {self.stamp})"
@@ -82,7 +91,7 @@ class RemoteStore:
             return
         check_within(self.name, pieces[-1], self.stamp)
         with storage_errors(self.url, self.options):
-            file = _RemoteFile(self.url, self.options, self.transfer)
+            file = _RemoteFile(self.url, self.options, self.transfer, self.filesystem)
             most = 2 * self.transfer.max_concurrency if self.parallel else 1
             ahead, coming = 0, deque[tuple[ByteRange, memoryview, list[Future[None]]]]()
             with Flight(file.loop) as flight:
@@ -112,9 +121,7 @@ class RemoteStore:
         ]
 
 
-def open_remote(
-    url: str, options: dict[str, Any], transfer: TransferConfig, *, count: int
-) -> tuple[RemoteStore, bytes]:
+def open_remote(place: Place, transfer: TransferConfig, *, count: int) -> tuple[RemoteStore, bytes]:
     """Look a file up and read up to `count` of its first bytes.
 
     One request over HTTP, to S3 and GCS; elsewhere one for the metadata and one for the bytes.
@@ -123,23 +130,26 @@ def open_remote(
     ------
     FitsFileNotFoundError, AccessDeniedError, MissingDriverError, StorageError
     """
+    url, options = place.url, place.options
     with storage_errors(url, options):
-        file = _RemoteFile(url, options, transfer)
+        file = _RemoteFile(url, options, transfer, place.filesystem)
         with Flight(file.loop) as flight:
             stamp, first = flight.wait(file.first(count))
     if not transfer.check_version:
         stamp = Stamp(stamp.size)
     elif stamp.size and not stamp.kind and transfer.warn_without_stamp:
         # Of the server, not of the file: so Python's filters show it once for all of its files.
-        place = urlsplit(shown(url).rpartition("::")[2])
+        server = urlsplit(links(shown(url))[-1])
         warnings.warn(
-            f"{place.scheme}://{place.netloc} tells neither ETag nor modification time: that a "
+            f"{server.scheme}://{server.netloc} tells neither ETag nor modification time: that a "
             "file is replaced by one of the same length while it is read cannot be noticed there "
             "(silence this with transfer=TransferConfig(warn_without_stamp=False))",
             UnstampedFileWarning,
             stacklevel=4,  # who called dask_fits.open
         )
-    return RemoteStore(url, stamp, options, transfer, file.transport.parallel), bytes(first)
+    parallel = file.transport.parallel
+    store = RemoteStore(url, stamp, options, transfer, parallel, place.filesystem)
+    return store, bytes(first)
 
 
 def _has_room(ahead: int, coming: int, most: int) -> bool:
@@ -149,8 +159,14 @@ def _has_room(ahead: int, coming: int, most: int) -> bool:
 class _RemoteFile:
     """A file's transport: makes requests in the event loop, again where a fault may pass."""
 
-    def __init__(self, url: str, options: Mapping[str, Any], transfer: TransferConfig) -> None:
-        self.transport, self.loop = connect(url, options, transfer)
+    def __init__(
+        self,
+        url: str,
+        options: Mapping[str, Any],
+        transfer: TransferConfig,
+        filesystem: Any = None,
+    ) -> None:
+        self.transport, self.loop = connect(url, options, transfer, filesystem)
         self._url = url
         self._name = shown(url)
         self._hint = access_hint(url)

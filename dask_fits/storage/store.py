@@ -6,17 +6,13 @@ it was opened. It holds no handle, so it can be pickled and used by any thread o
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from dask_fits.exceptions import FitsFileNotFoundError
 from dask_fits.storage.byte_range import ByteRange, Coalescing
-from dask_fits.storage.errors import storage_errors
-from dask_fits.storage.filesystem import glob, local_path
 from dask_fits.storage.local import open_local
-from dask_fits.storage.redaction import shown
-from dask_fits.storage.remote import open_remote
+from dask_fits.storage.place import FilePath, Place, place_of
+from dask_fits.storage.remote import RemoteStore, open_remote
 from dask_fits.storage.stamp import Stamp
 from dask_fits.storage.transfer import TransferConfig
 
@@ -80,47 +76,38 @@ class Store(Protocol):
         """
 
 
-def matching(
-    url: str | os.PathLike[str], storage_options: Mapping[str, Any] | None
-) -> list[str | os.PathLike[str]]:
-    """List the files that a path or URL stands for: those that match where it has a ``*``.
+def version_token(store: Store) -> tuple[str | int, ...]:
+    """Tell one version of one file from all others, for names: the same in every process.
 
-    Raises
-    ------
-    FitsFileNotFoundError
-        None does.
-    AccessDeniedError, MissingDriverError, StorageError
+    Not by all storage options: they may hold secrets, and most do not change the file.
     """
-    text = os.fspath(url)
-    if "*" not in text:
-        return [url]
-    options = dict(storage_options or {})
-    with storage_errors(text, options):
-        found = glob(text, options)
-    if not found:
-        raise FitsFileNotFoundError(f"{shown(text)}: found no file that matches")
-    return list(found)
+    stamp = store.stamp
+    place = store.identity if isinstance(store, RemoteStore) else ""
+    return store.url, stamp.size, stamp.kind, stamp.value, *([place] if place else [])
 
 
 def open_store(
-    url: str | os.PathLike[str],
+    url: FilePath | Place,
     storage_options: Mapping[str, Any] | None,
     transfer: TransferConfig | None,
     *,
     count: int,
+    filesystem: Any = None,
 ) -> tuple[Store, bytes]:
     """Look a file up and read its first bytes, in one request where the storage lets us.
 
     Parameters
     ----------
-    url : str or os.PathLike
-        A path, or any URL that fsspec understands, chained ones included.
+    url : str, os.PathLike, file object or Place
+        A path, or any URL that fsspec understands, chained ones included; or what has one.
     storage_options : mapping, optional
         Arguments of the fsspec filesystem (credentials, endpoint, ...).
     transfer : TransferConfig, optional
         How a remote file is read.
     count : int
         How many bytes to read, or as many as the file has.
+    filesystem : fsspec filesystem, optional
+        The filesystem that a path is on.
 
     Returns
     -------
@@ -130,13 +117,10 @@ def open_store(
     Raises
     ------
     FitsFileNotFoundError, AccessDeniedError, MissingDriverError, StorageError
+    TypeError
+        See `place_of`.
     """
-    text = os.fspath(url)
-    if not isinstance(text, str):
-        raise TypeError(f"url must be a str or a path to one, not {type(text).__name__}")
-    options = dict(storage_options or {})
-    with storage_errors(text, options):
-        path = local_path(text, options)
-    if path is not None:
-        return open_local(path, count=count)
-    return open_remote(text, options, transfer or TransferConfig(), count=count)
+    place = place_of(url, storage_options, filesystem)
+    if place.is_local:
+        return open_local(place.url, count=count)
+    return open_remote(place, transfer or TransferConfig(), count=count)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from dask_fits.file import HduKey
+    from dask_fits.storage.place import FilePath
     from dask_fits.storage.transfer import TransferConfig
 
 _SUFFIXES = (".fits", ".fit", ".fts", ".fits.fz", ".fit.fz", ".fts.fz")
@@ -41,7 +42,7 @@ class FitsBackendEntrypoint(BackendEntrypoint):
     @explains_arguments
     def open_dataset(  # type: ignore[override] # as all engines: with parameters of their own
         self,
-        filename_or_obj: str | os.PathLike[str],
+        filename_or_obj: FilePath,
         *,
         drop_variables: str | Iterable[str] | None = None,
         mask_and_scale: bool | Mapping[str, bool] = True,
@@ -50,6 +51,7 @@ class FitsBackendEntrypoint(BackendEntrypoint):
         world_coords: bool = False,
         storage_options: Mapping[str, Any] | None = None,
         transfer: TransferConfig | None = None,
+        filesystem: Any = None,
     ) -> xr.Dataset:
         """Open the images of one pixel grid as a Dataset of lazy variables; reads headers only.
 
@@ -58,8 +60,8 @@ class FitsBackendEntrypoint(BackendEntrypoint):
 
         Parameters
         ----------
-        filename_or_obj : str or os.PathLike
-            A path, or any URL that fsspec understands.
+        filename_or_obj : str, os.PathLike or file object
+            A path, or any URL that fsspec understands, or what has one; see `dask_fits.open`.
         drop_variables : str or iterable of str, optional
             Names of variables to leave out; damage that keeps their pixels from being read does
             not matter then.
@@ -75,7 +77,7 @@ class FitsBackendEntrypoint(BackendEntrypoint):
             Add two-dimensional coordinates of the sky (``ra`` and ``dec``, or what else the WCS
             has), which are computed when they are asked for. Images whose WCS is not celestial
             get none.
-        storage_options, transfer
+        storage_options, transfer, filesystem
             See `dask_fits.open`.
 
         Returns
@@ -90,18 +92,18 @@ class FitsBackendEntrypoint(BackendEntrypoint):
         ValueError
             `hdus` are on several grids; `open_datatree` takes those.
         TypeError
-            It is given bytes or an open file.
+            It is given bytes, or a file that has no path or URL.
         """
         from dask_fits.xarray_backend.dataset import Options, one_dataset
 
         options = Options(mask_and_scale, world_coords, _names(drop_variables))
-        file = _open(filename_or_obj, storage_options, transfer)
+        file = _open(filename_or_obj, storage_options, transfer, filesystem)
         return one_dataset(file, _keys(hdu, hdus), options)
 
     @explains_arguments
     def open_groups_as_dict(  # type: ignore[override]
         self,
-        filename_or_obj: str | os.PathLike[str],
+        filename_or_obj: FilePath,
         *,
         drop_variables: str | Iterable[str] | None = None,
         mask_and_scale: bool | Mapping[str, bool] = True,
@@ -110,6 +112,7 @@ class FitsBackendEntrypoint(BackendEntrypoint):
         world_coords: bool = False,
         storage_options: Mapping[str, Any] | None = None,
         transfer: TransferConfig | None = None,
+        filesystem: Any = None,
     ) -> dict[str, xr.Dataset]:
         """Open all images, those of each pixel grid as a Dataset; reads headers only.
 
@@ -123,11 +126,11 @@ class FitsBackendEntrypoint(BackendEntrypoint):
         from dask_fits.xarray_backend.dataset import Options, all_datasets
 
         options = Options(mask_and_scale, world_coords, _names(drop_variables))
-        file = _open(filename_or_obj, storage_options, transfer)
+        file = _open(filename_or_obj, storage_options, transfer, filesystem)
         return all_datasets(file, _keys(hdu, hdus), options)
 
     def open_datatree(  # type: ignore[override]
-        self, filename_or_obj: str | os.PathLike[str], **options: Any
+        self, filename_or_obj: FilePath, **options: Any
     ) -> xr.DataTree:
         """Open all images as a DataTree with a node for each pixel grid; reads headers only.
 
@@ -143,12 +146,14 @@ class FitsBackendEntrypoint(BackendEntrypoint):
         Nothing is fetched for it. Of files that are compressed as a whole (``.fits.gz``) nothing
         can be read, so they are not taken.
         """
-        if not isinstance(filename_or_obj, (str, os.PathLike)):
+        # Of a file of fsspec, or path of universal_pathlib; else of an open file.
+        name = getattr(filename_or_obj, "path", getattr(filename_or_obj, "name", None))
+        if isinstance(filename_or_obj, (str, os.PathLike)):
+            name = os.fspath(filename_or_obj)
+        if not isinstance(name, (str, bytes)):
             return False
-        name = os.fspath(filename_or_obj)
-        if not isinstance(name, str):
-            return False
-        if name.partition("?")[0].lower().endswith(_SUFFIXES):
+        name = os.fsdecode(name)
+        if (name.partition("?")[0] if "://" in name else name).lower().endswith(_SUFFIXES):
             return True
         try:
             with Path(name).open("rb") as file:
@@ -157,12 +162,18 @@ class FitsBackendEntrypoint(BackendEntrypoint):
             return False
 
 
-def _open(url: Any, storage_options: Any, transfer: Any) -> Any:
+def _open(url: Any, storage_options: Any, transfer: Any, filesystem: Any) -> Any:
     from dask_fits.file import open as open_file
 
-    if not isinstance(url, (str, os.PathLike)):
-        raise TypeError(f"engine 'fits' takes a path or a URL, not {type(url).__name__}")
-    return open_file(url, storage_options=storage_options, transfer=transfer)
+    if filesystem is not None and isinstance(url, str):
+        url = _as_given(url)
+    return open_file(url, storage_options=storage_options, transfer=transfer, filesystem=filesystem)
+
+
+def _as_given(path: str) -> str:
+    """Undo that xarray makes a path absolute, which of another filesystem it means nothing."""
+    here = Path.cwd()
+    return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path
 
 
 def _keys(hdu: HduKey | None, hdus: Sequence[HduKey] | None) -> list[HduKey] | None:
