@@ -137,6 +137,17 @@ def test_warnings_and_errors_of_opening_name_a_file_without_effect(
     assert "\n" not in shown
 
 
+def test_a_dataset_shows_no_name_with_an_effect(tmp_path: Path) -> None:
+    xr = pytest.importorskip("xarray")
+    path = tmp_path / "evil.fits"
+    extra = [card("EXTNAME", b"'\x1b[2JSCI\x07'"), b"COMMENT \x1b[31m".ljust(80)]
+    path.write_bytes(primary(2, 2, extra=extra) + blocks(b"abcd"))
+    found = xr.open_dataset(path, engine="fits")
+    assert list(found) == [r"\x1b[2JSCI\x07"]
+    assert is_harmless(repr(found))
+    assert is_harmless(repr(found.attrs) + repr(found[r"\x1b[2JSCI\x07"].attrs))
+
+
 def test_a_header_with_control_characters_can_be_used(tmp_path: Path) -> None:
     path = tmp_path / "controls.fits"
     extra = [card("OBJECT", b"'M\x1b13\x00'"), b"COMMENT a\x7fb\tc".ljust(80), card("GAIN", 2.5)]

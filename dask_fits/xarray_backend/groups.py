@@ -12,7 +12,7 @@ from astropy.coordinates import angular_separation
 from astropy.wcs import WCS, WCSCOMPARE_ANCILLARY
 from astropy.wcs.utils import proj_plane_pixel_scales
 
-from dask_fits.exceptions import FitsFormatError, FitsWarning
+from dask_fits.exceptions import FitsFormatError, FitsWarning, printable
 from dask_fits.file import HDU
 from dask_fits.format.header import CARD
 from dask_fits.wcs import WcsText
@@ -39,7 +39,7 @@ class Image:
     @property
     def label(self) -> str:
         """EXTNAME, as a name that xarray takes; HDUn where there is none."""
-        name = self.hdu.name.strip().replace("/", "_")
+        name = printable(self.hdu.name.strip()).replace("/", "_")
         return f"HDU{self.hdu.index}" if name in ("", ".", "..") else name
 
 
