@@ -96,7 +96,7 @@ def printable(text: str, *, most: int | None = None) -> str:
 
     Control characters would steer a terminal, line ends would forge lines, and invisible characters
     and such that change the direction of writing would show another text than there is. They become
-    Python's escapes.
+    Python's escapes, and so do bytes of a name that are no UTF-8 (PEP 383).
 
     Parameters
     ----------
@@ -113,4 +113,10 @@ def printable(text: str, *, most: int | None = None) -> str:
         text = text[:most] + "..."
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return "".join(c if c.isprintable() else _escape(c) for c in text)
+
+
+def _escape(character: str) -> str:
+    if "\udc80" <= character <= "\udcff":
+        return rf"\x{ord(character) - 0xDC00:02x}"
+    return ascii(character)[1:-1]

@@ -321,7 +321,8 @@ def test_an_odd_card_stands_in_the_header_as_in_astropys(make: Make, image: byte
         warnings.simplefilter("ignore", AstropyUserWarning)
         with fits.open(io.BytesIO(content)) as expected:
             theirs = [c.image for c in expected[0].header.cards if c.keyword != "EXTEND"]
-        assert [c.image for c in hdu.header.cards] == theirs
+        # Control characters, which astropy shows as they are, are not let through.
+        assert [c.image for c in hdu.header.cards] == [c.replace("\0", " ") for c in theirs]
         assert repr(hdu.header)
 
 

@@ -24,7 +24,6 @@ from dask_fits.many_cutouts.stream import Errors
 from dask_fits.many_cutouts.table import Table
 from dask_fits.many_cutouts.tasks import Part
 from dask_fits.storage.cancellation import check_wanted
-from dask_fits.storage.place import readable
 from dask_fits.stored_fill import stored_fill
 
 SUMMARY = "cutouts.csv"
@@ -166,8 +165,7 @@ class FitsWriter:
                 *(row, int(table.position[row]), slot, _cell(files[file] if file >= 0 else "")),
                 *(table.status[row, slot], _cell(path.name if path.exists() else ""), _cell(said)),
             ])  # fmt: skip
-        written = readable(text.getvalue()).encode()
-        write_atomically(self.directory / SUMMARY, written, overwrite=True)
+        write_atomically(self.directory / SUMMARY, text.getvalue().encode(), overwrite=True)
 
 
 def _cell(text: str) -> str:

@@ -108,9 +108,10 @@ class Search:
 
     def box(self, hdu: HDU) -> tuple[int, int]:
         """Resolve the size of the cutouts by an image."""
-        with quiet(), _about(hdu):
+        with quiet():
             sky = read_plane(hdu, len(hdu.shape or ())).sky
-            return check_pixels(size_in_pixels(self.size, sky))
+            with _about(hdu):
+                return check_pixels(size_in_pixels(self.size, sky))
 
     def image(self, hdu: HDU | FitsError, box: tuple[int, int]) -> Image | FitsError:
         """Place the boxes on an image."""
