@@ -340,10 +340,12 @@ class HDU:
         )
 
     def __repr__(self) -> str:
-        return f"<HDU {self.index} of {self.store.name}: {hdu_summary(self.layout, self._chunk())}>"
+        name = printable(self.store.name)
+        return f"<HDU {self.index} of {name}: {hdu_summary(self.layout, self._chunk())}>"
 
     def _repr_html_(self) -> str:
-        return hdu_summary_html(self.index, self.store.name, self.layout, self._chunk())
+        name = printable(self.store.name)
+        return hdu_summary_html(self.index, name, self.layout, self._chunk())
 
     def _chunk(self) -> tuple[int, ...] | None:
         """Shape of the largest chunk of `data`; of a damaged header there may be too many."""

@@ -40,7 +40,9 @@ def is_harmless(text: str) -> bool:
 
 @pytest.mark.parametrize("code", [*range(32), *range(0x7F, 0xA0), 0x202E, 0x2066, 0x2028, 0xDC80])
 def test_printable_escapes_what_has_an_effect(code: int) -> None:
-    assert printable(f"a{chr(code)}b") == f"a{ascii(chr(code))[1:-1]}b"
+    # A byte of a name that is no UTF-8 is shown as that byte.
+    expected = r"\x80" if code == 0xDC80 else ascii(chr(code))[1:-1]
+    assert printable(f"a{chr(code)}b") == f"a{expected}b"
     assert is_harmless(printable(chr(code)))
 
 
@@ -132,7 +134,7 @@ def test_warnings_and_errors_of_opening_name_a_file_without_effect(
             shown = str(error)
         else:
             shown = warnings.formatwarning(told[0].message, FitsWarning, "f", 1, "")[:-1]
-    assert r"a\x1b[31m\n\udcffb.fits" in shown
+    assert r"a\x1b[31m\n\xffb.fits" in shown
     assert is_harmless(shown)
     assert "\n" not in shown
 
