@@ -7,6 +7,7 @@ So whoever waits here does so in short turns, and looks in between whether the r
 
 from __future__ import annotations
 
+import gc
 import sys
 import threading
 from collections import deque
@@ -165,6 +166,7 @@ def _at_exit() -> None:
     died_of = getattr(sys, "last_type", None)
     if _leaving.is_set() or (died_of is not None and issubclass(died_of, KeyboardInterrupt)):
         _PROCESS.cancel()
+        gc.freeze()  # looking through all modules for garbage, once more, may take a second
 
 
 # What `atexit` calls is called after all threads have been joined; there is no public name for
