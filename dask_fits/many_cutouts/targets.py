@@ -13,7 +13,6 @@ from astropy.wcs import WCS
 from astropy.wcs.utils import proj_plane_pixel_scales
 
 from dask_fits.cutout import corners, overlap
-from dask_fits.exceptions import FitsFormatError
 from dask_fits.format.selection import Integers
 from dask_fits.turns import Extent
 from dask_fits.wcs import to_pixels
@@ -86,8 +85,9 @@ def as_targets(positions: Any) -> Targets:
 
 def _vectors(sky: SkyCoord) -> npt.NDArray[np.float64] | None:
     try:
+        check_offline(sky.frame)
         found = sky.icrs.represent_as("unitspherical").to_cartesian().xyz.value.T
-    except Exception:  # noqa: BLE001 (some frames lack what the way to ICRS needs)
+    except Exception:  # noqa: BLE001 (some frames lack what the way to ICRS needs, or it is online)
         return None
     return np.asarray(found, np.float64)
 
@@ -166,9 +166,4 @@ def _directions(
     if not np.isfinite(world).all():
         return None
     lon, lat = (world[n] * u.Unit(sky.wcs.cunit[n]) for n in (sky.wcs.lng, sky.wcs.lat))
-    frame = frame_of(sky)
-    try:
-        check_offline(frame)
-    except FitsFormatError:
-        return None
-    return _vectors(SkyCoord(lon, lat, frame=frame))
+    return _vectors(SkyCoord(lon, lat, frame=frame_of(sky)))
