@@ -153,7 +153,7 @@ class _Turns:
             return None
         sky.wcs.set()
         known = sky.wcs.cel.prj
-        if known.category == _ZENITHAL or known.code == "XPH":
+        if known.code.strip() in ("", "XPH") or known.category == _ZENITHAL:
             return None
         projection = copy.deepcopy(known)
         projection.bounds = _BOUNDS

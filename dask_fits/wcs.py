@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import copy
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -116,9 +118,10 @@ class WcsText:
         return cls("\n".join(map(str.rstrip, cards)), base64.b64encode(content).decode("ascii"))
 
     @property
-    def header(self) -> fits.Header:
-        """The keywords."""
-        return fits.Header.fromstring(self.cards, sep="\n")
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the image, NumPy order."""
+        lengths = {int(axis): int(length) for axis, length in _NAXIS.findall(self.cards)}
+        return tuple(lengths[axis] for axis in sorted(lengths, reverse=True))
 
     def wcs(self, where: str) -> WCS:
         """Make the WCS, that of `HDU.wcs` to the bit; `where` is for messages.
@@ -130,6 +133,9 @@ class WcsText:
         """
         header = _settled(self.cards.split("\n"), "", where)
         return _make(header, base64.b64decode(self.tables), "", where)
+
+
+_NAXIS = re.compile(r"^NAXIS([1-9]\d*) *= *(\d+)", re.MULTILINE)
 
 
 def card_lines(header: fits.Header) -> str:
@@ -221,6 +227,17 @@ class Plane:
         return self.celestial
 
 
+def check_copies(wcs: WCS, where: str) -> None:
+    """Raise FitsFormatError where astropy cannot copy a WCS, without which no positions are found.
+
+    That is so of polynomials (TPV, TPD) in a cube: wcslib copies them for two axes only.
+    """
+    try:
+        copy.deepcopy(wcs.wcs)
+    except Exception as error:  # astropy raises whatever it stumbles on
+        raise FitsFormatError(f"{where}: astropy cannot copy the WCS: {one_line(error)}") from error
+
+
 def read_plane(hdu: HDU, ndim: int) -> Plane:
     """Find the axes of an image of `ndim` axes that a cutout is of, whatever its WCS.
 
@@ -233,6 +250,7 @@ def read_plane(hdu: HDU, ndim: int) -> Plane:
     """
     try:
         wcs = hdu.wcs
+        check_copies(wcs, hdu.where)
     except (FileChangedError, StorageError):
         raise
     except FitsError as error:
@@ -247,7 +265,7 @@ def plane_of(text: WcsText, error: FitsError, where: str) -> Plane:
 
     As `read_plane` does.
     """
-    ndim = text.header["NAXIS"]
+    ndim = len(text.shape)
     tables = base64.b64decode(text.tables)
     part = _celestial(text.cards.split("\n"), lambda _: tables, ndim, where)
     found, axes = part or (None, (ndim - 2, ndim - 1))

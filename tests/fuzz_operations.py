@@ -394,6 +394,14 @@ def _peak(*, reset: bool) -> float:
     return int(status.partition("VmHWM:")[2].split()[0]) / 1000
 
 
+def warm_up(path: Path) -> None:
+    """Have the decoders compiled, which takes some seconds where that was never done."""
+    for content in COMPRESSED.values():
+        path.write_bytes(content)
+        for hdu in dask_fits.open(path).images():
+            hdu.section[...]
+
+
 def main() -> None:
     """Use the files of the seeds that the command line names."""
     first, count = map(int, sys.argv[1:])
@@ -401,6 +409,7 @@ def main() -> None:
     logging.disable()
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as folder, np.errstate(all="ignore"):
+        warm_up(Path(folder) / "whole.fits")
         for seed in range(first, first + count):
             print(json.dumps({"begun": seed}), flush=True)  # noqa: T201 (whose reader is a program)
             outcome = use(seed, Path(folder) / "mutated.fits")

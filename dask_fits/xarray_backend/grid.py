@@ -15,7 +15,7 @@ from astropy.coordinates import StokesCoord
 from astropy.wcs import WCS
 
 from dask_fits.exceptions import FitsFormatError, one_line
-from dask_fits.wcs import WcsText
+from dask_fits.wcs import WcsText, check_copies
 from dask_fits.wcs_quiet import quiet
 
 _NAMES: Mapping[str, str] = {
@@ -127,7 +127,8 @@ def make_grid(text: WcsText, where: str) -> Grid:
     # Of ten thousand headers, what astropy mends in each is of no use to anybody.
     with quiet():
         wcs = text.wcs(where)
-        shape = shape_of(text)
+        check_copies(wcs, where)
+        shape = text.shape
         try:
             matrix = depends(wcs)
             sky = _sky(wcs, matrix)
@@ -142,12 +143,6 @@ def make_grid(text: WcsText, where: str) -> Grid:
 def plain_grid(shape: tuple[int, ...]) -> Grid:
     """Make the pixel grid of an image that has no WCS."""
     return Grid(None, shape, _unique_names([None] * len(shape), range(len(shape))), (), None)
-
-
-def shape_of(text: WcsText) -> tuple[int, ...]:
-    """Shape of the image that a WCS is of, NumPy order."""
-    header = text.header
-    return tuple(header[f"NAXIS{n}"] for n in range(header["NAXIS"], 0, -1))
 
 
 def depends(wcs: WCS) -> npt.NDArray[np.bool_]:

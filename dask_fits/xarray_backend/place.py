@@ -24,7 +24,6 @@ from dask_fits.xarray_backend.grid import (
     make_grid,
     nearest,
     plain_grid,
-    shape_of,
 )
 
 Object = xr.Dataset | xr.DataArray
@@ -104,7 +103,7 @@ class _Plane:
         try:
             grid = make_grid(text, where)
         except FitsFormatError as error:
-            grid, whole = plain_grid(shape_of(text)), plane_of(text, error, where)
+            grid, whole = plain_grid(text.shape), plane_of(text, error, where)
         left = [dim for dim in grid.dims if dim in image.dims]
         dims = left[-2:]
         if whole is not None and whole.celestial is not None:
