@@ -1,4 +1,4 @@
-"""Lazy Dask arrays over the readers; the only importer of dask."""
+"""Lazy Dask arrays over the readers."""
 
 from __future__ import annotations
 
@@ -74,8 +74,8 @@ def to_dask(hdu: HDU, *, chunks: Any = "auto", mask_and_scale: bool = True) -> d
     chunks : "auto", int, tuple, dict, -1 or a size such as "64 MiB"
         ``"auto"``: full-width bands of rows (whole planes of a cube), each contiguous in the file,
         of at most Dask's ``array.chunk-size``; a size sets another limit. Anything else is taken
-        as Dask takes it. A chunk that is not contiguous is read as coalesced ranges. Of a
-        tile-compressed image, bands of whole tiles; a tile that chunks share is decoded for each.
+        as Dask takes it. Chunks that cut rows, or tiles of a compressed image, are divided out of
+        bands that are read once; of some of the chunks no more is read than they need.
     mask_and_scale : bool
         Apply BSCALE, BZERO and BLANK as astropy does by default; False gives the stored values,
         of a tile-compressed image those that it had before: floats where it was quantized.
@@ -92,20 +92,29 @@ def to_dask(hdu: HDU, *, chunks: Any = "auto", mask_and_scale: bool = True) -> d
         The HDU has no pixels that can be read.
     FitsFormatError
         A keyword that the pixels need cannot be used.
+
+    Warns
+    -----
+    dask.array.PerformanceWarning
+        A full read in these chunks holds more than eight times ``array.chunk-size`` at once, or
+        fetches bytes more than once in order not to.
     """
     reader = hdu.reader(mask_and_scale=mask_and_scale)
     window = Window.whole(chunk_grid(reader, chunks))
     bands = bands_of(reader, window)
     if bands is None:
-        return lazy_array(reader, window.chunks)
+        return _of_grid(reader, window.chunks)
     warn_of(reader, window, bands)
     return BandedArray.of(reader, window, bands)
 
 
 def lazy_array(reader: PixelReader, chunks: Any = "auto") -> da.Array:
-    """Make a lazy Dask array of a reader's pixels, in chunks as for `to_dask`."""
+    """Make a lazy Dask array of a reader's pixels, each chunk read by itself."""
+    return _of_grid(reader, chunk_grid(reader, chunks))
+
+
+def _of_grid(reader: PixelReader, grid: tuple[tuple[int, ...], ...]) -> da.Array:
     watch_computations()
-    grid = chunk_grid(reader, chunks)
     array: da.Array = da.from_array(
         reader,
         chunks=grid,
@@ -134,7 +143,8 @@ def plan(hdu: HDU, *, key: Any = ..., chunks: Any = None) -> ReadPlan:
         The selection, as for a NumPy array.
     chunks : optional
         None for one read of the selection; else as for `to_dask`, for the computation of
-        ``hdu.to_dask(chunks=chunks)[key]``, where each chunk that is touched is read by itself.
+        ``hdu.to_dask(chunks=chunks)[key]``, where each chunk that is touched is read by itself, or
+        with those it shares a band with.
 
     Returns
     -------

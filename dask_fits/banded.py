@@ -48,8 +48,7 @@ def bands_of(reader: HduReader, window: Window) -> Bands | None:
 
 
 def _costs(reader: HduReader) -> Costs:
-    gap = reader.store.coalescing.max_gap
-    return Costs(reader.estimate, reader.dtype.itemsize, reader.tile, gap)
+    return Costs(reader.estimate, reader.dtype.itemsize, reader.tile, reader.store.coalescing)
 
 
 class BandLayer(Layer):
@@ -266,11 +265,11 @@ def narrow(window: Window, selection: Selection) -> tuple[Window, tuple[Any, ...
         axis = selection.axes[len(axes)]
         # An integer beside a list is left: how the two go together is for Dask to say.
         kept.append(not isinstance(item, int) or selection.listed is not None)
-        if isinstance(item, np.ndarray):
+        if isinstance(item, np.ndarray) and len(axis):
             rest.append(np.asarray(axis)[item])
             axis = range(shape[len(axes)])
         elif kept[-1]:
-            rest.append(item)
+            rest.append(slice(None) if isinstance(item, np.ndarray) else item)
         axes.append(cast("range", axis))
     done = all(isinstance(item, slice) and item == slice(None) for item in rest)
     return window.narrow(axes, kept), None if done else tuple(rest)
@@ -306,7 +305,7 @@ def warn_of(reader: HduReader, window: Window, bands: Bands) -> None:
     """Warn where a full read holds much at once, or fetches bytes more than once."""
     limit = chunk_limit()
     if bands.over_read > 1:
-        what = f"fetches each byte {bands.over_read:.3g} times"
+        what = f"fetches a byte up to {bands.over_read:.3g} times"
     elif bands.held > HELD_CHUNKS * limit:
         what = f"holds {format_bytes(bands.held)} at once"
     else:

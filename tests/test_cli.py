@@ -148,7 +148,7 @@ def test_plan_chunk_by_chunk(run) -> None:
     [
         (["--chunks"], 1),
         (["--chunks", "64,-1"], 5),
-        (["--chunks", "100"], 9),
+        (["--chunks", "100"], 3),  # bands of 100 rows, each divided into three chunks
         (["--chunks", "auto"], 1),
         (["--chunks", "120kB"], 3),
         (["--chunks=30,auto"], 10),

@@ -93,8 +93,8 @@ def header(file: FitsFile, *, hdu: HduKey) -> None:
     is_flag=False,
     flag_value="auto",
     metavar="[CHUNKS]",
-    help="As Dask reads it, a line for each chunk: auto (where no value is given), a size such as "
-    "64MiB, or lengths such as 64,-1.",
+    help="As Dask reads it, a line for each chunk, or band that chunks share: auto (where no value "
+    "is given), a size such as 64MiB, or lengths such as 64,-1.",
 )
 @json_option
 def plan(

@@ -44,9 +44,9 @@ def plan_record(costs: ReadPlan) -> dict[str, Any]:
 
 
 def print_plan(costs: ReadPlan, parts: Sequence[ReadPlan] = ()) -> None:
-    """Print what a read costs as a table, a line for each chunk."""
+    """Print what a read costs as a table, with a line for each of its parts."""
     rows = [_plan_row("all", costs)]
-    rows += [_plan_row(f"chunk {n}", part) for n, part in enumerate(parts)]
+    rows += [_plan_row(f"read {n}", part) for n, part in enumerate(parts)]
     say(text_table([("", "requests", "bytes", "useful bytes", "over-read"), *rows]))
 
 

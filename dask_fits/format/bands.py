@@ -13,9 +13,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from dask_fits.format.chunks import ReadCost
+from dask_fits.storage.byte_range import Coalescing
 
 _SHORT = 4
 """A request is short where this many would not be worth the bytes that are read to spare one."""
+
+_PACKED = 16
+"""How many times smaller compressed pixels may well be than they are in memory."""
 
 _SAMPLED = 1 << 16
 """Rows of pixels of a band that are looked at, to find out what reading it costs."""
@@ -72,7 +76,7 @@ class Window:
         for axis, lengths, was in zip(self.axes, self.chunks, self.kept, strict=True):
             part = next(given) if was else range(1)
             axes.append(axis[part.start : part.stop : part.step])
-            chunks.append(_counts(part, lengths))
+            chunks.append(lengths if len(part) == len(axis) else _counts(part, lengths))
             still.append(was and next(stays))
         return Window(tuple(axes), tuple(chunks), tuple(still))
 
@@ -112,8 +116,8 @@ class Costs:
     """Bytes of a pixel in memory."""
     tile: tuple[int, ...]
     """Shape of what is decoded together, NumPy order: a tile, or one pixel."""
-    gap: int
-    """Bytes that are read over to spare a request."""
+    limits: Coalescing
+    """Which gaps are read over to spare a request."""
 
     @property
     def is_even(self) -> bool:
@@ -129,7 +133,7 @@ class Bands:
     held: int
     """Bytes of pixels that a full read holds at once: of the bands that the largest chunk needs."""
     over_read: float
-    """How often a full read fetches a byte; 1.0 unless that would hold too much."""
+    """How often a full read fetches a byte, at most; 1.0 unless that would hold too much."""
     whole: int
     """Along how many of the last axes chunks have to reach from end to end to share no byte."""
 
@@ -159,13 +163,11 @@ def find_bands(window: Window, costs: Costs, *, limit: int, most: int) -> Bands 
         return None
     own = tuple(map(_edges, window.chunks))
     aligned = tuple(map(_aligned, own, window.axes, costs.tile))
-    if aligned == own and not costs.is_even:
-        return None
     levels = [_level(aligned, window, depth, costs) for depth in range(len(own))]
     least = min(level.each for level in levels)
     once = [depth for depth, level in enumerate(levels) if level.each <= least * _SAME]
-    depth = _choose(levels, once, costs.gap, most)
-    if depth == 0 and costs.is_even:
+    depth = _choose(levels, once, costs.limits.max_gap, most)
+    if depth == 0 and aligned == own:
         return None
     return Bands(
         _divided(levels[depth].edges, window, costs, limit),
@@ -223,7 +225,7 @@ class _Level:
     edges: Edges
     held: int
     each: float
-    """Bytes that are fetched for a pixel; of tiles, how often each is fetched: once."""
+    """Bytes that are fetched for a pixel, at most; of tiles: 1 if each is fetched once, else 2."""
     request: float
     """Bytes that a request fetches; infinite where there is one for a band."""
 
@@ -231,26 +233,41 @@ class _Level:
 def _level(aligned: Edges, window: Window, depth: int, costs: Costs) -> _Level:
     outer = len(aligned) - depth
     edges = aligned[:outer] + tuple((0, len(axis)) for axis in window.axes[outer:])
-    sample = _sample([_longest(part) for part in edges])
-    found = costs.estimate(window.indices(sample))
-    pixels = math.prod(stop - start for start, stop in sample)
+    found = costs.estimate(window.indices(_sample(map(_longest, edges))))
+    if costs.is_even:
+        shapes = itertools.product(*({_shortest(part), _longest(part)} for part in edges))
+        each = max(_each(window, _sample(shape), costs) for shape in shapes)
+    else:
+        limits = costs.limits
+        gap = limits.max_gap if found.requests > limits.few else limits.small_gap
+        each = 2.0 if found.requests > 1 and found.gap <= _PACKED * gap else 1.0
     return _Level(
         edges,
         costs.itemsize * math.prod(map(_reach, edges, window.chunks)),
-        found.nbytes / pixels if costs.is_even else 1.0,
+        each,
         found.nbytes / found.requests if found.requests > 1 else math.inf,
     )
 
 
-def _sample(band: list[tuple[int, int]]) -> Box:
-    """Take a part of a band of very many rows, which tells as much as all of it."""
-    rows = math.prod(stop - start for start, stop in band[:-1])
-    for axis, (start, stop) in enumerate(band[:-1]):
+def _each(window: Window, box: Box, costs: Costs) -> float:
+    pixels = math.prod(stop - start for start, stop in box)
+    return costs.estimate(window.indices(box)).nbytes / pixels
+
+
+def _sample(box: Iterable[tuple[int, int]]) -> Box:
+    """Take a part of a box of very many rows, which tells as much as all of it."""
+    found = list(box)
+    rows = math.prod(stop - start for start, stop in found[:-1])
+    for axis, (start, stop) in enumerate(found[:-1]):
         if rows > _SAMPLED:
             fewer = max((stop - start) * _SAMPLED // rows, 1)
             rows = rows // (stop - start) * fewer
-            band[axis] = start, start + fewer
-    return tuple(band)
+            found[axis] = start, start + fewer
+    return tuple(found)
+
+
+def _shortest(edges: tuple[int, ...]) -> tuple[int, int]:
+    return min(itertools.pairwise(edges), key=lambda part: part[1] - part[0])
 
 
 def _longest(edges: tuple[int, ...]) -> tuple[int, int]:

@@ -88,6 +88,9 @@ def count_chunks(chunks: Any, shape: tuple[int, ...], *, itemsize: int, limit: i
     return count * max(min(left, left * nbytes / limit), 1)
 
 
+_NO_GAP = (1 << 63) - 1
+
+
 @dataclass(frozen=True, slots=True)
 class ReadCost:
     """What a read costs, as far as is known without reading anything."""
@@ -96,6 +99,8 @@ class ReadCost:
     """Bytes fetched; of a compressed image, those of the pixels that are decoded."""
     requests: int
     """Ranges that are fetched, before they are cut into parts."""
+    gap: int
+    """Bytes between two of them, at least; of a compressed image, of the pixels between."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,8 +184,10 @@ class Runs:
     @property
     def cost(self) -> ReadCost:
         """What reading the box costs."""
-        spans = self.starts[self.bounds[1:] - 1] - self.starts[self.bounds[:-1]]
-        return ReadCost(int(spans.sum()) + len(spans) * self.nbytes, len(spans))
+        starts = self.starts[self.bounds[:-1]]
+        stops = self.starts[self.bounds[1:] - 1] + self.nbytes
+        gap = int((starts[1:] - stops[:-1]).min(initial=_NO_GAP))
+        return ReadCost(int((stops - starts).sum()), len(starts), gap)
 
     def plan(self, *, part_size: int | None) -> ReadPlan:
         """Tell what reading the box costs, where a range is fetched in parts of `part_size`."""

@@ -130,14 +130,19 @@ def tile_box(axes: tuple[Axis, ...], layout: TiledLayout) -> TileBox:
 
 
 def tile_cost(axes: tuple[Axis, ...], layout: TiledLayout) -> ReadCost:
-    """Tell what reading a box of pixels costs, where all tiles lie in the order of their rows."""
+    """Tell what reading a box of pixels costs, where tiles lie in the order of their rows."""
     found = tile_box(axes, layout).axes
-    outer = len(found)
-    while outer and len(found[outer - 1].ids) == layout.grid[outer - 1]:
-        outer -= 1
     pixels = math.prod(int(axis.sizes.sum()) for axis in found)
-    requests = math.prod(len(axis.ids) for axis in found[: max(outer - 1, 0)])
-    return ReadCost(pixels * layout.dtype.itemsize, requests)
+    requests, gap, span = 1, math.prod(layout.grid), 1  # the last two in tiles
+    for number, axis in reversed(list(enumerate(found))):
+        stride = math.prod(layout.grid[number + 1 :])
+        if len(axis.ids) > 1:
+            between = int(np.diff(axis.ids).min()) * stride - span
+            if between:
+                requests, gap = requests * len(axis.ids), min(gap, between)
+            span += int(axis.ids[-1] - axis.ids[0]) * stride
+    tile_bytes = math.prod(layout.tile) * layout.dtype.itemsize
+    return ReadCost(pixels * layout.dtype.itemsize, requests, gap * tile_bytes)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
