@@ -23,7 +23,6 @@ from dask_fits.many_cutouts.images import Image
 from dask_fits.many_cutouts.stream import Errors
 from dask_fits.many_cutouts.table import Table
 from dask_fits.many_cutouts.tasks import Part
-from dask_fits.storage.place import readable
 from dask_fits.stored_fill import stored_fill
 
 SUMMARY = "cutouts.csv"
@@ -156,8 +155,7 @@ class FitsWriter:
                 *(row, int(table.position[row]), slot, files[file] if file >= 0 else ""),
                 *(table.status[row, slot], path.name if path.exists() else "", said),
             ])  # fmt: skip
-        written = readable(text.getvalue()).encode()
-        write_atomically(self.directory / SUMMARY, written, overwrite=True)
+        write_atomically(self.directory / SUMMARY, text.getvalue().encode(), overwrite=True)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
