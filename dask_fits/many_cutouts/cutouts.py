@@ -135,7 +135,7 @@ class Cutouts:
             raise MissingDriverError(f"zarr is not installed: {hint}") from error
         options = None if storage_options is None else dict(storage_options)
         writer = ZarrWriter(os.fspath(store), options, self._form)
-        attributes = {"files": [readable(name) for name in self.files], "mode": self._mode}
+        attributes = {"files": self._written_names(), "mode": self._mode}
         writer.create(len(self), attributes, overwrite=overwrite)
         errors = run(self._reads, len(self), self._form.row_bytes, lambda _: writer)
         done = self._after(errors)
@@ -200,8 +200,12 @@ class Cutouts:
         errors |= self._table.errors
         errors |= run(reads, len(self), self._form.row_bytes, partial(writer.block, errors))
         errors = writer.of_whole_rows(errors)
-        writer.summarize(self._table.after(errors), self.files)
+        writer.summarize(self._table.after(errors), self._written_names())
         return self._after(errors)
+
+    def _written_names(self) -> list[str]:
+        """Give the names of the files as they can be written as UTF-8."""
+        return [readable(name) for name in self.files]
 
     def _corners(self) -> Integers:
         found = np.zeros((*self._table.status.shape, 2), np.int64)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -16,7 +17,7 @@ from dask_fits.file import HDU, FitsFile, HduKey
 from dask_fits.format.boxes import Boxes
 from dask_fits.format.selection import Integers
 from dask_fits.many_cutouts.targets import Placed, Targets, place
-from dask_fits.storage.cancellation import threads
+from dask_fits.storage.cancellation import result_of, threads
 from dask_fits.storage.place import FilePath, Place, is_one_file, label_of, places_of
 from dask_fits.wcs import Plane, is_angular, moved, read_plane, size_in_pixels
 from dask_fits.wcs_quiet import filters_kept, quiet
@@ -113,13 +114,13 @@ class Search:
             with _about(hdu):
                 return check_pixels(size_in_pixels(self.size, sky))
 
-    def image(self, hdu: HDU | FitsError, box: tuple[int, int]) -> Image | FitsError:
-        """Place the boxes on an image."""
+    def image(self, hdu: HDU | FitsError, box: tuple[int, int] | None) -> Image | FitsError:
+        """Place the boxes on an image; without their size, tell why it does not resolve it."""
         if isinstance(hdu, FitsError):
             return hdu
         try:
             with quiet():
-                return self._image(hdu, box)
+                return self._image(hdu, box or self.box(hdu))
         except FitsError as error:
             return error
 
@@ -190,36 +191,75 @@ def find_images(
     ------
     ValueError
         There is no file.
-    FitsError
-        None of them can be used.
     """
     if not sources:
         raise ValueError("files: expected at least one, found none")
+    look = _Look(search, _Box(search, len(sources)))
+    found = []
     with filters_kept(), threads(AT_ONCE) as in_threads:
-        found: list[list[HDU | FitsError]] = []
-        for hdus in in_threads(search.find, sources):
-            found.append(hdus)
+        for images in in_threads(look, enumerate(sources)):
+            found.append(images)
             if progress:
                 progress(len(found), len(sources))
-        box = _box(found, search)
-        placed = in_threads(lambda hdus: [search.image(hdu, box) for hdu in hdus], found)
-        return list(placed)
+    return found
 
 
-def _box(found: Sequence[Sequence[HDU | FitsError]], search: Search) -> tuple[int, int]:
-    """Resolve the size of the cutouts: an angle by the first image that lets us."""
-    if not is_angular(search.size):
-        return check_pixels(size_in_pixels(search.size, WCS(naxis=2)))
-    errors = []
-    for some in found:
-        for hdu in some:
-            try:
-                if isinstance(hdu, HDU):
-                    return search.box(hdu)
-                errors.append(hdu)
-            except FitsError as error:
-                errors.append(error)
-    raise errors[0]
+@dataclass(frozen=True, slots=True, eq=False)
+class _Look:
+    """A look at one file: in one go, so that what was read beyond its headers is soon let go."""
+
+    search: Search
+    box: _Box
+
+    def __call__(self, numbered: tuple[int, Source]) -> list[Image | FitsError]:
+        number, source = numbered
+        hdus = self.search.find(source)
+        box = self.box.of(number, hdus)
+        images = [self.search.image(hdu, box) for hdu in hdus]
+        for hdu in hdus:
+            if isinstance(hdu, HDU) and not isinstance(source, FitsFile):
+                hdu.file.forget_ahead()
+        return images
+
+
+class _Box:
+    """The size of the cutouts in pixels: an angle is resolved by the first image that lets us.
+
+    The first in the order of the files, whichever is opened first.
+    """
+
+    def __init__(self, search: Search, count: int) -> None:
+        self._search = search
+        self._found: Future[tuple[int, int]] = Future()
+        self._before: list[Future[tuple[int, int] | None]] = []
+        if is_angular(search.size):
+            self._before = [Future() for _ in range(count + 1)]
+            self._before[0].set_result(None)
+        else:
+            self._found.set_result(check_pixels(size_in_pixels(search.size, WCS(naxis=2))))
+
+    def of(self, number: int, hdus: Sequence[HDU | FitsError]) -> tuple[int, int] | None:
+        """Give the size, once the HDUs of file `number` are known; None if none resolves it yet."""
+        if not self._before:
+            return self._found.result()
+        box = None
+        try:
+            if self._found.done():
+                box = self._found.result()
+            elif (box := result_of(self._before[number])) is None:
+                box = self._resolved(hdus)
+                if box is not None:
+                    self._found.set_result(box)
+            return box
+        finally:
+            self._before[number + 1].set_result(box)
+
+    def _resolved(self, hdus: Sequence[HDU | FitsError]) -> tuple[int, int] | None:
+        for hdu in hdus:
+            if isinstance(hdu, HDU):
+                with suppress(FitsError):
+                    return self._search.box(hdu)
+        return None
 
 
 def alike(found: list[list[Image | FitsError]]) -> Image:
