@@ -35,6 +35,7 @@ from dask_fits.format.header import (
     with_plain_end,
     without_controls,
 )
+from dask_fits.format.header_text import HeaderText
 from dask_fits.format.layout import HduLayout, Kind, hdu_layout
 from dask_fits.format.listing import hdu_html, hdu_table, shown_name
 from dask_fits.format.tiles import TiledLayout
@@ -111,12 +112,17 @@ class HDU:
     store: Store = field(repr=False)
     file: FitsFile = field(repr=False, compare=False)
     """The file that it is of, for what a WCS keeps in other HDUs."""
-    header_text: bytes = field(repr=False)
-    """The header's blocks as they are in the file, but for an END card that is odd or unpadded."""
+    text: HeaderText = field(repr=False)
+    """The text of the header."""
     rows: bytes | None = field(repr=False)
     """The table of a tile-compressed image, where it is short and came with the header."""
     in_memory: InMemory = field(default_factory=InMemory, repr=False, compare=False)
     """What was made of `header` and `data`, with what has been assigned in them."""
+
+    @property
+    def header_text(self) -> bytes:
+        """The header's blocks as they are in the file, but for an odd or unpadded END card."""
+        return self.text.blocks()
 
     @property
     def name(self) -> str:
@@ -528,13 +534,15 @@ class FitsFile:
             self._read_up_to(sys.maxsize)
         return self._hdus[key]
 
-    def forget_ahead(self) -> None:
-        """Let go of what was read beyond the last header that was asked for.
+    def take_less_memory(self) -> None:
+        """Pack the headers, and let go of what was read beyond the last one that was asked for.
 
-        It would spare a request for the next one, but is up to 57,600 bytes of each file.
+        That would spare a request for the next one, but is up to 57,600 bytes of each file.
         """
         with self._lock:
             self._ahead = b""
+            for hdu in self._hdus:
+                hdu.text.pack()
 
     def _find(self, key: Any) -> HDU | None:
         if isinstance(key, HDU):
@@ -611,7 +619,8 @@ class FitsFile:
         if not header.text.startswith(text[:length]):
             _warn(f"{where}: found more than END in the END card, expected blanks")
         _check_end(layout, size, where)
-        return HDU(index, layout, self._store, self, header.text, _rows(layout, text[length:]))
+        rows = _rows(layout, text[length:])
+        return HDU(index, layout, self._store, self, HeaderText(header.text), rows)
 
     def _complete(self, start: int, text: bytes, where: str) -> tuple[bytes, int]:
         """Read on until END: the bytes read, and how many of them are the header.

@@ -206,7 +206,7 @@ def find_images(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Look:
-    """A look at one file: in one go, so that what was read beyond its headers is soon let go."""
+    """A look at one file: in one go, so that little of it is held from then on."""
 
     search: Search
     box: _Box
@@ -218,7 +218,7 @@ class _Look:
         images = [self.search.image(hdu, box) for hdu in hdus]
         for hdu in hdus:
             if isinstance(hdu, HDU) and not isinstance(source, FitsFile):
-                hdu.file.forget_ahead()
+                hdu.file.take_less_memory()
         return images
 
 
