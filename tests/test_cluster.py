@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections import Counter
@@ -21,6 +22,7 @@ from distributed import Client, LocalCluster
 
 import dask_fits
 from dask_fits.readers.reader import PixelReader
+from dask_fits.storage import cancellation
 from tests.patience import until
 from tests.places import KINDS, Place, place_of
 from tests.servers.range_server import RangeServer
@@ -154,3 +156,18 @@ def test_a_worker_that_dies_costs_only_its_own_tasks(
     twice = [wanted for wanted, count in times.items() if count > 1]
     assert 1 <= len(twice) <= len(lost) < CHUNK_COUNT
     assert sum(times.values()) == CHUNK_COUNT + len(twice), "no more often than twice"
+
+
+def frozen_at_the_end() -> int:
+    """Objects that Python does not look through any more when the process ends."""
+    try:
+        cancellation._at_exit()
+        return gc.get_freeze_count()
+    finally:
+        gc.unfreeze()
+
+
+def test_a_worker_process_ends_without_taking_all_modules_apart(client: Client) -> None:
+    """Which takes seconds, and its nanny kills it after four."""
+    assert all(count > 1000 for count in client.run(frozen_at_the_end).values())
+    assert not cancellation._is_worker_of_a_nanny(), "this process ends as Python ends it"

@@ -16,7 +16,7 @@ from dask_fits.cli.cutouts import cutouts_command
 from dask_fits.cli.output import say
 from dask_fits.cli.stop import stopped_by_signals, what_stopped
 from dask_fits.exceptions import FitsError
-from dask_fits.storage.cancellation import CancelScope, leave_threads
+from dask_fits.storage.cancellation import CancelScope, leave_soon
 
 _PROGRAM = "dask-fits"
 
@@ -66,7 +66,7 @@ def _run() -> int:
     except click.ClickException as error:
         return _complain(error.format_message(), error.exit_code)
     except (KeyboardInterrupt, click.Abort) as stop:
-        leave_threads()
+        leave_soon()
         return _complain(*what_stopped(stop))
     except BrokenPipeError:  # as in: dask-fits header ... | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -155,8 +155,8 @@ def _worker_closes() -> bool:
 _leaving = threading.Event()
 
 
-def leave_threads() -> None:
-    """Have all that still waits be given up when the interpreter ends."""
+def leave_soon() -> None:
+    """Have the interpreter end without delay: for a process that is a command of ours."""
     _leaving.set()
 
 
@@ -166,7 +166,18 @@ def _at_exit() -> None:
     died_of = getattr(sys, "last_type", None)
     if _leaving.is_set() or (died_of is not None and issubclass(died_of, KeyboardInterrupt)):
         _PROCESS.cancel()
-        gc.freeze()  # looking through all modules for garbage, once more, may take a second
+    # Taking all modules apart takes a second or several, in which a nanny loses its patience and
+    # kills the worker. What is garbage is looked after first, for what it may have to close.
+    if _is_worker_of_a_nanny():
+        gc.collect()
+        gc.freeze()
+    elif _leaving.is_set():
+        gc.freeze()
+
+
+def _is_worker_of_a_nanny() -> bool:
+    processes = sys.modules.get("multiprocessing")
+    return processes is not None and processes.current_process().name.startswith("Dask Worker")
 
 
 # What `atexit` calls is called after all threads have been joined; there is no public name for
