@@ -320,11 +320,12 @@ def to_pixels(
 
     Raises
     ------
-    ValueError
-        The WCS is not celestial, or of a frame that astropy cannot transform to.
+    FitsFormatError
+        The WCS is not celestial, or of a frame that astropy cannot transform to without a look at
+        the network.
     """
     if not wcs.has_celestial:
-        raise ValueError("WCS: expected celestial coordinates, found none")
+        raise FitsFormatError("WCS: expected celestial coordinates, found none")
     lon, lat = in_frame_of(wcs, positions)
     units = [u.Unit(wcs.wcs.cunit[axis]) for axis in (wcs.wcs.lng, wcs.wcs.lat)]
     return from_sky(wcs, lon.to_value(units[0]), lat.to_value(units[1]), image, part)

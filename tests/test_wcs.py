@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import re
 import subprocess
 import sys
 import warnings
@@ -1121,10 +1122,21 @@ def test_a_huge_angle_is_a_plain_integer_or_refused() -> None:
 # The corpus
 
 
+def whole(make: Callable[[], WCS]) -> WCS:
+    """A WCS that astropy makes; ValueError where it leaves out a place that it could not read."""
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        wcs = make()
+    for text in (str(w.message) for w in told):
+        if re.match(r"(CRVAL|CRPIX|CDELT|CROTA|PC|CD|PV)\d.*\n.*expected", text):
+            raise ValueError(text)
+    return wcs
+
+
 def equal_in_astropy(hdu: HDU, expected: Callable[[], WCS], found: Callable[[], WCS]) -> bool:
     """Whether astropy makes a WCS of it; then ours is the same, and that of a box is right."""
     try:
-        wcs = expected()
+        wcs = whole(expected)
     except Exception:  # noqa: BLE001 (whatever astropy raises)
         with pytest.raises(FitsFormatError) as caught:
             found()
