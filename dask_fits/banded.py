@@ -313,7 +313,7 @@ def warn_of(reader: HduReader, window: Window, bands: Bands) -> None:
     warnings.warn(
         f"{reader.where}: chunks of {window.longest} cut through what lies together in the file: "
         f"a full read {what}, where Dask's array.chunk-size is {format_bytes(limit)}; chunks such "
-        f"as {uncut(window, bands, reader.tile)} share no bytes",
+        f"as {uncut(window, bands, _costs(reader))} do not",
         da.PerformanceWarning,
         stacklevel=4,
     )

@@ -135,7 +135,7 @@ class Bands:
     over_read: float
     """How often a full read fetches a byte, at most; 1.0 unless that would hold too much."""
     whole: int
-    """Along how many of the last axes chunks have to reach from end to end to share no byte."""
+    """Along how many of the last axes chunks have to reach from end to end to need no bands."""
 
 
 def find_bands(window: Window, costs: Costs, *, limit: int, most: int) -> Bands | None:
@@ -173,23 +173,26 @@ def find_bands(window: Window, costs: Costs, *, limit: int, most: int) -> Bands 
         _divided(levels[depth].edges, window, costs, limit),
         levels[depth].held,
         1.0 if depth in once else levels[depth].each / least,
-        once[0],
+        _choose(levels, once, costs.limits.max_gap, math.inf),
     )
 
 
-def uncut(window: Window, bands: Bands, tile: tuple[int, ...]) -> tuple[int, ...]:
-    """Find chunks that share no bytes, of about as many pixels as those that do."""
+def uncut(window: Window, bands: Bands, costs: Costs) -> tuple[int, ...]:
+    """Find chunks that need no bands, of about as many pixels as those that do."""
     longest = window.longest
     shape = [
         min(-(-length // part) * part, whole)
-        for length, part, whole in zip(longest, tile, window.lengths, strict=True)
+        for length, part, whole in zip(longest, costs.tile, window.lengths, strict=True)
     ]
     outer = len(shape) - bands.whole
     shape[outer:] = window.lengths[outer:]
+    run = costs.itemsize * math.prod(shape[outer:])
+    least = -(-costs.limits.max_gap // (_SHORT * run))  # along the axis that ends a run
     for axis in reversed(range(outer)):
-        others = math.prod(shape) // shape[axis]
-        part = math.prod(longest) // others // tile[axis] * tile[axis]
-        shape[axis] = min(shape[axis], max(part, tile[axis]))
+        part = math.prod(longest) * shape[axis] // math.prod(shape)
+        tile = costs.tile[axis]
+        shape[axis] = min(shape[axis], max(part // tile * tile, tile, least))
+        least = 1
     return tuple(shape)
 
 
@@ -287,7 +290,7 @@ def _reach(edges: tuple[int, ...], lengths: tuple[int, ...]) -> int:
     )
 
 
-def _choose(levels: list[_Level], once: list[int], gap: int, most: int) -> int:
+def _choose(levels: list[_Level], once: list[int], gap: int, most: float) -> int:
     """Choose along how many of the last axes bands reach from end to end.
 
     Of those levels that fetch every byte `once`, the first that holds no more than it may and makes

@@ -129,18 +129,24 @@ def tile_box(axes: tuple[Axis, ...], layout: TiledLayout) -> TileBox:
     )
 
 
-def tile_cost(axes: tuple[Axis, ...], layout: TiledLayout) -> ReadCost:
-    """Tell what reading a box of pixels costs, where tiles lie in the order of their rows."""
-    found = tile_box(axes, layout).axes
-    pixels = math.prod(int(axis.sizes.sum()) for axis in found)
-    requests, gap, span = 1, math.prod(layout.grid), 1  # the last two in tiles
-    for number, axis in reversed(list(enumerate(found))):
+def tile_cost(axes: tuple[range, ...], layout: TiledLayout) -> ReadCost:
+    """Tell what reading a box of pixels costs, where tiles lie in the order of their rows.
+
+    In numbers alone: the axes of an image may be very long.
+    """
+    pixels, requests = 1, 1
+    gap, span = math.prod(layout.grid), 1  # in tiles
+    for number, (axis, tile) in reversed(list(enumerate(zip(axes, layout.tile, strict=True)))):
+        first, last = axis[0] // tile, axis[-1] // tile
+        apart = max(axis.step // tile, 1)  # tiles from one that is touched to the next, at least
+        count = min(len(axis), last - first + 1)
+        pixels *= min(count * tile, layout.shape[number] - first * tile)
         stride = math.prod(layout.grid[number + 1 :])
-        if len(axis.ids) > 1:
-            between = int(np.diff(axis.ids).min()) * stride - span
+        if count > 1:
+            between = apart * stride - span
             if between:
-                requests, gap = requests * len(axis.ids), min(gap, between)
-            span += int(axis.ids[-1] - axis.ids[0]) * stride
+                requests, gap = requests * count, min(gap, between)
+            span += (last - first) * stride
     tile_bytes = math.prod(layout.tile) * layout.dtype.itemsize
     return ReadCost(pixels * layout.dtype.itemsize, requests, gap * tile_bytes)
 

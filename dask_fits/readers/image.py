@@ -87,7 +87,7 @@ class ImageReader:
         """Shape of what is decoded together: one pixel."""
         return (1,) * self.ndim
 
-    def estimate(self, axes: tuple[Axis, ...]) -> ReadCost:
+    def estimate(self, axes: tuple[range, ...]) -> ReadCost:
         """Tell what reading a box of pixels costs. Pure."""
         return self.runs(axes).cost
 

@@ -78,7 +78,7 @@ class HduReader(PixelReader, Protocol):
     def tile(self) -> tuple[int, ...]:
         """Shape of what is decoded together, NumPy order: a tile, or one pixel."""
 
-    def estimate(self, axes: tuple[Axis, ...]) -> ReadCost:
+    def estimate(self, axes: tuple[range, ...]) -> ReadCost:
         """Tell what reading a box of pixels costs, as far as is known without reading anything."""
 
     def batches(self, boxes: Boxes, limits: Coalescing, *, most: int | None = None) -> list[Batch]:

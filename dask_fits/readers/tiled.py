@@ -97,8 +97,8 @@ class TiledReader:
         """Shape of a tile."""
         return self.layout.tile
 
-    def estimate(self, axes: tuple[Axis, ...]) -> ReadCost:
-        """Tell which pixels are decoded for a box, in how many rows of neighbouring tiles. Pure."""
+    def estimate(self, axes: tuple[range, ...]) -> ReadCost:
+        """Tell how many pixels are decoded for a box, where tiles lie in their order. Pure."""
         return tile_cost(axes, self.layout)
 
     def batches(self, boxes: Boxes, limits: Coalescing, *, most: int | None = None) -> list[Batch]:
