@@ -569,6 +569,9 @@ def test_bands_are_cut_to_the_size_of_chunks() -> None:
     assert len(plan.chunks) == 8
     assert same_bits(computed(image), cube)
     assert nbytes(asked(hdu)) == cube.nbytes
+    chunk = (slice(None), slice(8, 16), slice(32, 48))
+    assert same_bits(computed((image + 0)[chunk]), cube[chunk])
+    assert asked(hdu) == list(hdu.plan(chunk).ranges), "and not band by band"
     key = (slice(None), 3, slice(5, 40))
     assert same_bits(computed(image[key]), cube[key])
     assert asked(hdu) == list(hdu.plan(key).ranges)
