@@ -6,6 +6,7 @@ import asyncio
 import gc
 import ssl
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from http.cookies import SimpleCookie
@@ -367,3 +368,52 @@ def test_gcs_sends_no_token_elsewhere() -> None:
     for asked in other.log:
         assert asked.headers.keys() <= OURS
         assert asked.target == "/x.fits?signed=%27"
+
+
+# What fsspec's own client reads: archives on a web server, and patterns
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> bytes:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as packed:
+        packed.write(M13, "m13.fits")
+    return (tmp_path / "a.zip").read_bytes()
+
+
+TOKEN = {
+    "https": {"headers": {"PRIVATE-TOKEN": "S3CRET"}},
+    "http": {"headers": {"X-Key": "S3CRET"}},
+}
+
+
+@pytest.mark.parametrize("options", [None, TOKEN], ids=["nothing given", "a token"])
+def test_an_archive_that_is_elsewhere(options: Any, archive: bytes) -> None:
+    with serving(lambda asked: part_of(archive, asked)) as there:
+        with serving(to(f"{there.url}/a.zip")) as here:
+            url = f"zip://m13.fits::{here.url}/moved.zip"
+            if options is None:
+                read(url)
+                return
+            with pytest.raises(StorageError, match=f"{there.url}, to which nothing goes"):
+                read(url, options)
+        assert there.log == []
+
+
+def test_an_archive_that_is_elsewhere_on_its_server(archive: bytes) -> None:
+    def answers(asked: Asked) -> Told:
+        moved = asked.target == "/a.zip"
+        return part_of(archive, asked) if moved else Told(302, {"Location": "/a.zip"})
+
+    with serving(answers) as here:
+        read(f"zip://m13.fits::{here.url}/moved.zip", TOKEN)
+        assert {asked.headers.get("x-key") for asked in here.log} == {"S3CRET"}
+
+
+def test_a_list_of_files_that_is_elsewhere(other: Origin) -> None:
+    options = {"client_kwargs": {"headers": {"X-Key": "S3CRET"}}}
+    with (
+        serving(to(other.url + "/")) as here,
+        pytest.raises(StorageError, match="to which nothing goes"),
+    ):
+        dask_fits.cutouts(f"{here.url}/*.fits", [(1, 1)], 2, storage_options=options)
+    assert other.log == []

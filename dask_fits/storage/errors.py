@@ -91,6 +91,8 @@ def access_hint(url: str) -> str:
 
 
 def _translated(error: Exception, url: str, options: Mapping[str, Any]) -> FitsError:
+    if isinstance(ours := error.__cause__, FitsError):  # which a driver has put into one of its own
+        return type(ours)(*ours.args)
     status = status_of(error)
     if isinstance(error, FileNotFoundError) or status in (404, 410):
         return FitsFileNotFoundError(f"{shown(url)}: no such file")

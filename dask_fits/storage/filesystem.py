@@ -133,9 +133,25 @@ def find(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
             path = behind
         # A TypeError where the URL and the options contradict each other.
         own = dict(**{k: v for k, v in told.items() if k not in own or v != own[k]}, **own)
-        own = _with_archive(cls, dict(**own, **below))
+        own = _guarded(protocol, _with_archive(cls, dict(**own, **below)))
         below = {"target_options": own, "target_protocol": protocol, "fo": path}
     return fsspec.filesystem(protocol, **own), path
+
+
+def _guarded(protocol: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Keep what users give to a web server from other ones, where fsspec's client reads from it.
+
+    That is the case of what is in an archive there, and of patterns.
+    """
+    below = options.get("target_options")
+    if isinstance(below, Mapping):
+        guarded = _guarded(str(options.get("target_protocol")), dict(below))
+        options = {**options, "target_options": guarded}
+    if protocol in ("http", "https") and options:
+        from dask_fits.storage.http import client_of_one_origin
+
+        return {"get_client": client_of_one_origin, **options}
+    return options
 
 
 def glob(fs: Any, path: str) -> list[str]:

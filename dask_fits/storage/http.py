@@ -19,6 +19,7 @@ import yarl
 
 from dask_fits.exceptions import StorageError
 from dask_fits.storage.answer import Answer, Request, read_answer, read_first, told_size
+from dask_fits.storage.redaction import shown
 from dask_fits.storage.redirects import (
     MAX_REDIRECTS,
     REDIRECTS,
@@ -146,6 +147,31 @@ async def ask(
             if trusts:
                 asked["proxy"] = environment_proxy(url)
         raise StorageError(f"{name}: the server redirects more than {MAX_REDIRECTS} times")
+
+
+async def client_of_one_origin(**options: Any) -> aiohttp.ClientSession:
+    """Make a session of aiohttp that refuses redirects to another origin, for fsspec's own client.
+
+    It would hand the user's headers and cookies on.
+    """
+    guard = aiohttp.TraceConfig()
+    guard.on_request_redirect.append(_check_origin)
+    traces = [*(options.pop("trace_configs", None) or ()), guard]
+    return aiohttp.ClientSession(**options, trace_configs=traces)
+
+
+async def _check_origin(
+    _session: aiohttp.ClientSession, _context: Any, told: aiohttp.TraceRequestRedirectParams
+) -> None:
+    name = shown(str(told.url))
+    headers = told.response.headers
+    location = headers.get("Location") or headers.get("URI") or ""
+    target = redirected(told.url, location, name)
+    if not same_origin(told.url, target):
+        raise StorageError(
+            f"{name}: the server redirects to {origin(target)}, to which nothing goes of what "
+            "storage_options have for this one; open it by its own URL"
+        )
 
 
 def _stranger(session: Any) -> aiohttp.ClientSession:
