@@ -319,7 +319,10 @@ def blocks_of(path: Path) -> list[Block]:
     ]
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/xarray.md", "docs/astropy.md"])
+DOCUMENTS = ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
 def test_documents(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
