@@ -25,9 +25,10 @@ centre = (..., slice(rows // 2 - 5, rows // 2 + 5), slice(columns // 2 - 10, col
 cutout = image[centre].compute()
 print(f"centre: shape {cutout.shape}, mean {float(cutout.mean()):.3f}")
 
-# What that read cost, and what the same pixels cost where chunks have other shapes.
+# What that read cost, and what the same pixels cost in chunks that cut rows: four of them, which
+# are divided out of two bands.
 print("as one read:", hdu.plan(centre))
-print("chunk by chunk:", hdu.plan(centre, chunks=(*image.shape[:-2], 50, 50)))
+print("in chunks of 50 x 50:", hdu.plan(centre, chunks=(*image.shape[:-2], 50, 50)))
 
 # A reduction reads every chunk once, several at a time.
 print(f"mean: {float(image.mean().compute()):.3f}")

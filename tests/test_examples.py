@@ -69,7 +69,7 @@ def test_local_file(arguments: tuple[str, ...]) -> None:
     assert "axes: ['RA---TAN', 'DEC--TAN']" in said
     assert f"centre: shape (10, 20), {CENTRE_MEAN}\n" in said
     assert f"as one read: {PLAN}\n" in said
-    assert "chunk by chunk: <ReadPlan: 4 requests" in said
+    assert "in chunks of 50 x 50: <ReadPlan: 2 requests" in said
     assert f"mean: {PIXELS.mean():.3f}\n" in said
     assert f"brightest pixel: {PIXELS.max()}\n" in said
 
@@ -319,7 +319,10 @@ def blocks_of(path: Path) -> list[Block]:
     ]
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/xarray.md", "docs/astropy.md"])
+DOCUMENTS = ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
 def test_documents(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
