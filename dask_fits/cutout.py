@@ -212,7 +212,9 @@ def box_around(
     try:
         check_pixels(box.shape)
     except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
+        # If little was asked for, the image's other axes are too long.
+        kind = FitsFormatError if math.prod(box_shape) <= _MOST_PIXELS else ValueError
+        raise kind(f"{where}: {error}") from error
     return box
 
 

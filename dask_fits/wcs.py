@@ -28,7 +28,6 @@ from dask_fits.exceptions import (
 )
 from dask_fits.file import HDU
 from dask_fits.format.header import CARD
-from dask_fits.format.tiles import TiledLayout
 from dask_fits.turns import Extent, complete_sky, nearest_pixels
 from dask_fits.wcs_conventions import settle_conventions
 from dask_fits.wcs_frames import in_frame_of
@@ -164,12 +163,12 @@ def _wcs_cards(hdu: HDU) -> list[str]:
     cards = wcs_cards(hdu.header_text.decode("latin-1"))
     image = hdu.layout.image
     if image is not None:
-        # Of a compressed image those in the header are the table's; any may be there twice.
+        # Of a compressed image those in the header are the table's; any may be there twice, or be
+        # of an axis that there is not.
         axes = [("NAXIS", len(image.shape))]
         axes += [(f"NAXIS{n}", length) for n, length in enumerate(reversed(image.shape), 1)]
         own = [f"{keyword:<8}= {length:>20}".ljust(CARD) for keyword, length in axes]
-        begin = "NAXIS" if isinstance(image, TiledLayout) else tuple(card[:8] for card in own)
-        cards = own + [card for card in cards if not card.startswith(begin)]
+        cards = own + [card for card in cards if not card.startswith("NAXIS")]
     return cards
 
 

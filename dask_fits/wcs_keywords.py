@@ -1,7 +1,7 @@
 """The keywords of a header that make a WCS: checked, and mended where their meaning is clear.
 
 wcslib leaves a keyword out that it cannot read, and its default counts, which is 0 for most; it
-reads 1.0D1 as 1; and there are headers over which it ends the process or asks for all of the
+reads 1.0D1 as 1; of a card without a value it leaves out the next one; and there are headers over which it ends the process or asks for all of the
 memory. So each card is looked at here before astropy sees it (FITS Standard 4.0, sections 4.2, 8).
 """
 
@@ -33,6 +33,9 @@ _MOST_CARDS = 10_000
 
 _MOST_AXES = 32
 """Axes that a WCS of wcslib has at most."""
+
+_INT = (1 << 31) - 1
+"""Highest whole number that wcslib takes."""
 
 _MOST_VERSION = 99_999
 """EXTVER of a table of coordinates, its EXTLEVEL, or number of an axis in it, at most."""
@@ -88,7 +91,7 @@ _WHOLE = re.compile(r"WCSAXES[A-Z]?|VELREF[A-Z]?|[AB]P?_ORDER|M?JDREFI|AXISCORR"
 _PLAIN = re.compile(r"[A-Z0-9_-]+ *= +([+-]?(?:\d+\.?\d*|\.\d+)(?:E[+-]?\d{1,2})?) *(?:/.*)?")
 """A number as wcslib reads it, of columns that are right."""
 
-_TEXT = re.compile(r" *'(?:[^']|'')*' *(?:/.*)?")
+_TEXT = re.compile(r" *'((?:[^']|'')*)' *(?:/.*)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +153,7 @@ def settled(cards: Iterable[str], letter: str, where: str) -> list[WcsCard]:
         A keyword has a value that cannot be used.
     """
     found = _of_letter([_split(card) for card in _continued(cards)], letter, where)
-    found = _without_other_lookup(found, letter)
+    found = [card for card in _without_other_lookup(found, letter) if not _says_nothing(card)]
     if len(found) > _MOST_CARDS:
         raise FitsFormatError(
             f"{where}: the keywords make no WCS: expected at most {_MOST_CARDS} cards of world "
@@ -161,8 +164,7 @@ def settled(cards: Iterable[str], letter: str, where: str) -> list[WcsCard]:
     kept = []
     for card in found:
         if card.keyword == f"EPOCH{letter}" and has_equinox:
-            kept.append(card)  # it does not count then, and may be a date
-            continue
+            continue  # it does not count then, and may be a date
         match = _COEFFICIENT.fullmatch(card.keyword)
         if match is not None and f"{match[1]}_ORDER" not in orders:
             continue  # it counts for nothing then
@@ -175,6 +177,12 @@ def settled(cards: Iterable[str], letter: str, where: str) -> list[WcsCard]:
                 raise FitsFormatError(f"{where}: the keywords make no WCS: {error}") from error
     _check_lookup(kept, letter, where)
     return kept
+
+
+def _says_nothing(card: WcsCard) -> bool:
+    """Tell whether a keyword is undefined and may be: wcslib then leaves out the next card."""
+    is_undefined = card.keyword and not card.field.split("/", 1)[0].strip()
+    return bool(is_undefined) and _kind(card.keyword).role != "needed"
 
 
 def _continued(cards: Iterable[str]) -> list[str]:
@@ -250,12 +258,10 @@ def _settled(card: WcsCard) -> WcsCard:
         return _with(card, float(match[1])) if match[1] else _quoted(card)
     value = _number(card)
     if value is None:
-        if kind.role == "told" or (
-            kind.role == "default" and not card.field.split("/", 1)[0].strip()
-        ):
+        if kind.role == "told":
             return _quoted(card)
         raise _bad(card, "a number")
-    if kind.whole and value != int(value) and kind.role == "told":
+    if kind.whole and kind.role == "told" and not (value == int(value) and abs(value) <= _INT):
         return card
     if kind.whole and kind.role != "told":
         _check_whole(card, value)
@@ -295,8 +301,12 @@ def _with(card: WcsCard, value: float) -> WcsCard:
     elif match is not None:
         sign, digits, exponent = match.groups()
         text = sign + digits + (f"E{exponent.replace(' ', '')}" if exponent else "")
+        text = text if len(text) <= _LONGEST else repr(value).upper()
     return WcsCard(card.keyword, f" {text}", f"{card.keyword:<8}= {text:>20}")
 
+
+_LONGEST = 68
+"""Characters of a value that a card has room for, with quotes around it."""
 
 _DIGITS = re.compile(r" *([+-]?) *(\d+\.?\d*|\.\d+)(?: *[DdEe] *([+-]? *\d+))?")
 
@@ -314,7 +324,9 @@ def _quoted(card: WcsCard) -> WcsCard:
     try:
         value = parse_value(card.field)
     except ValueError:
-        text = card.field.split(" /", 1)[0].strip().replace("'", "''")[:68]
+        text = card.field.split(" /", 1)[0].strip().replace("'", "''")[:_LONGEST]
+        if text.count("'") % 2:
+            text = text[:-1]  # half of a quote
         return WcsCard(card.keyword, f" '{text}'", f"{card.keyword:<8}= '{text:<8}'")
     if value is not None and _TEXTUAL.fullmatch(card.keyword):
         raise _bad(card, "a text")
@@ -341,7 +353,7 @@ def _check_lookup(cards: Sequence[WcsCard], letter: str, where: str) -> None:
         if match and _is_lookup(values[card.keyword]):
             found = [_parameter(values, f"PV{match[1]}_{m}{letter}", where) for m in (1, 2, 3)]
             names = [values.get(f"PS{match[1]}_{m}{letter}") for m in (0, 1)]
-            key = *(card and card.field.strip(" '") for card in names), *found[:2]
+            key = *(card and _text_of(card) for card in names), *found[:2]
             tables[key].append((found[2], match[1]))
     for axes in tables.values():
         numbers = sorted({*axes})
@@ -350,6 +362,11 @@ def _check_lookup(cards: Sequence[WcsCard], letter: str, where: str) -> None:
             raise FitsFormatError(
                 f"{where}: the keywords make no WCS: {told}: expected each axis of the table once"
             )
+
+
+def _text_of(card: WcsCard) -> str:
+    match = _TEXT.fullmatch(card.field)
+    return match[1].rstrip() if match else card.field.strip()
 
 
 def _parameter(values: Mapping[str, WcsCard], keyword: str, where: str) -> int:

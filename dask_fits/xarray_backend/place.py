@@ -19,6 +19,7 @@ from dask_fits.wcs import Plane, WcsText, plane_of, resampled, to_pixels
 from dask_fits.xarray_backend.attributes import WCS_CARDS, WCS_TABLES, attribute
 from dask_fits.xarray_backend.grid import (
     Grid,
+    Pixels,
     depends,
     is_distorted,
     make_grid,
@@ -188,9 +189,9 @@ def _of_axes(wcs: WCS, axes: list[int], grid: Grid, where: str) -> WCS:
     return wcs.sub([axis + 1 for axis in axes])
 
 
-def _pixels(grid: Grid, obj: Object, dim: str, where: str) -> npt.NDArray[np.float64]:
+def _pixels(grid: Grid, obj: Object, dim: str, where: str) -> Pixels:
     """Find which pixels of the image are left along a dimension, by its coordinates."""
-    whole = np.arange(grid.shape[grid.dims.index(dim)], dtype=np.float64)
+    whole = range(grid.shape[grid.dims.index(dim)])
     if dim not in obj.coords:
         if obj.sizes[dim] != len(whole):
             raise ValueError(
@@ -198,11 +199,19 @@ def _pixels(grid: Grid, obj: Object, dim: str, where: str) -> npt.NDArray[np.flo
                 "coordinates that tell which"
             )
         return whole
-    values = obj.coords[dim].values
     world = grid.along(dim)
     if world is None:
-        return np.asarray(values, np.float64)
-    return _found(values, world.values, whole, dim, where)
+        return _counted(obj.coords[dim])
+    values, every = obj.coords[dim].values, np.asarray(whole, np.float64)
+    return _found(values, world.values, every, dim, where)
+
+
+def _counted(coordinate: xr.DataArray) -> Pixels:
+    """Take pixels from a coordinate; a range stays one, of which the length costs nothing."""
+    index: Any = coordinate.to_index()
+    if all(hasattr(index, name) for name in ("start", "stop", "step")):
+        return range(index.start, index.stop, index.step)
+    return np.asarray(coordinate.values, np.float64)
 
 
 def _found(
@@ -226,10 +235,12 @@ def _found(
     return found
 
 
-def _spacing(pixels: npt.NDArray[np.float64], dim: str, where: str) -> tuple[float, float]:
+def _spacing(pixels: Pixels, dim: str, where: str) -> tuple[float, float]:
     """Find the first of evenly spaced pixels, and the step from one to the next."""
     if not len(pixels):
         return 0.0, 1.0
+    if isinstance(pixels, range):
+        return float(pixels.start), float(pixels.step) if len(pixels) > 1 else 1.0
     if len(pixels) == 1 and pixels[0] % 1:
         raise ValueError(f"{where}: {dim} has a single bin of pixels, whose width is not known")
     step = float(pixels[-1] - pixels[0]) / (len(pixels) - 1) if len(pixels) > 1 else 1.0
