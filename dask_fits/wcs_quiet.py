@@ -13,11 +13,12 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from threading import Lock
 from typing import Any
 
 from astropy import log
 from astropy.wcs import FITSFixedWarning
+
+from dask_fits.storage.process_lock import ProcessLock
 
 _mends = ContextVar("_mends", default=False)
 """Whether this thread does not want to hear what astropy mends in headers."""
@@ -25,7 +26,7 @@ _mends = ContextVar("_mends", default=False)
 _makes_wcs = ContextVar("_makes_wcs", default=False)
 """Whether this thread makes a WCS."""
 
-_lock = Lock()
+_lock = ProcessLock()
 _holders = 0
 _saved: list[Any] = []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +26,9 @@ from tests.servers.webdav import webdav_server as run_webdav_server
 
 # gcsfs looks at it when it is imported, and else asks the emulator for what it does not have.
 os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
+
+# Processes that run tests in parallel ignore Ctrl-C, and so would all that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # In continuous integration a failure must be of the change; fresh examples are for people's machines.
 settings.register_profile("ci", derandomize=True)
