@@ -161,12 +161,11 @@ def _lines(card: fits.Card) -> list[str]:
 def _wcs_cards(hdu: HDU) -> list[str]:
     """List the cards that a WCS may depend on."""
     cards = wcs_cards(hdu.header_text.decode("latin-1"))
-    image = hdu.layout.image
-    if image is not None:
+    if hdu.shape is not None:
         # Of a compressed image those in the header are the table's; any may be there twice, or be
         # of an axis that there is not.
-        axes = [("NAXIS", len(image.shape))]
-        axes += [(f"NAXIS{n}", length) for n, length in enumerate(reversed(image.shape), 1)]
+        axes = [("NAXIS", len(hdu.shape))]
+        axes += [(f"NAXIS{n}", length) for n, length in enumerate(reversed(hdu.shape), 1)]
         own = [f"{keyword:<8}= {length:>20}".ljust(CARD) for keyword, length in axes]
         cards = own + [card for card in cards if not card.startswith("NAXIS")]
     return cards
@@ -346,7 +345,7 @@ def from_sky(
     x, y : float64 arrays
         As for `to_pixels`.
     """
-    sky = wcs if wcs.naxis == 2 else wcs.celestial
+    sky = celestial_of(wcs)
     world = (lat, lon) if sky.wcs.lng > sky.wcs.lat else (lon, lat)
     try:
         found: Any = _with_both_tables(sky).all_world2pix(*world, 0)
@@ -386,9 +385,26 @@ def to_sky(
     axes = sorted((wcs.wcs.lng, wcs.wcs.lat))
     found = np.stack([world[axis] for axis in axes])
     if np.isnan(found).any() and not (wcs.wcs.get_pc()[axes] != 0)[:, _others(wcs, axes)].any():
-        sky = wcs if wcs.naxis == 2 else wcs.celestial
+        sky = celestial_of(wcs)
         found = complete_sky(sky, np.stack([pixels[axis] for axis in axes]), found, image)
     return found[axes.index(wcs.wcs.lng)], found[axes.index(wcs.wcs.lat)]
+
+
+def celestial_of(wcs: WCS) -> WCS:
+    """Leave all axes of a celestial WCS out but those that span the sky.
+
+    Raises
+    ------
+    FitsFormatError
+        They are not separate from the others.
+    """
+    if wcs.naxis == 2:
+        return wcs
+    try:
+        return wcs.celestial
+    except Exception as error:  # astropy raises whatever it stumbles on
+        said = f"WCS: astropy cannot separate its celestial axes: {one_line(error)}"
+        raise FitsFormatError(said) from error
 
 
 def _others(wcs: WCS, axes: Sequence[int]) -> list[int]:
@@ -466,7 +482,7 @@ def _length(side: Any, axis: int, wcs: WCS | None) -> int:
                 raise ValueError("size: an angle needs celestial coordinates; give it in pixels")
             # Cutout2D counts the height by the scale of the first axis, and the width by that of
             # the second.
-            sky = wcs.celestial if wcs.naxis > 2 else wcs
+            sky = celestial_of(wcs)
             scale = u.Quantity(proj_plane_pixel_scales(sky)[axis], sky.wcs.cunit[axis])
             pixels = (side / scale).decompose().value
         else:

@@ -12,6 +12,7 @@ import json
 import logging
 import math
 import random
+import re
 import sys
 import tempfile
 import time
@@ -21,6 +22,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import dask
 import numpy as np
@@ -30,8 +32,10 @@ from astropy.io import fits
 
 import dask_fits
 from dask_fits import HDU, FitsError, FitsFile
+from dask_fits.cli import main as command_line
 from tests.fits_files import blocks, card, extension, primary
 from tests.test_fuzz import COMPRESSED, EDITS, HOSTILE, MADE, REAL, STRUCTURAL, TILED, TILING, real
+from tests.tiled_files import tiled_parts
 
 SMALL = 1_000_000
 """Bytes. An image up to this is read whole."""
@@ -160,12 +164,130 @@ HEADERS: dict[str, dict[str, Any]] = {
 }
 """Keywords of world coordinates."""
 
+PROJECTIONS = (
+    "AZP SZP TAN STG SIN ARC ZPN ZEA AIR CYP CEA CAR MER SFL PAR MOL AIT COP COE COD COO BON PCO "
+    "TSC CSC QSC HPX XPH TPV TPD TNX ZPX DSS NCP GLS"
+).split()
+
+FLOATS = [b"0.0", b"1.0", b"-1.0", b"0.5", b"90.0", b"45.0", b"-90.0", b"180.0", b"1E300", b"1E-300"]
+RECORDS = [
+    *(b"'NAXES: 2'", b"'NAXES: 3'", b"'AXIS.1: 1'", b"'AXIS.2: 2'", b"'AXIS.1: 2'", b"'EXTVER: 1'"),
+    *(b"'TPD.FWD.1: 1.0'", b"'TPD.REV.3: 0.1'", b"'TPD.FWD.59: 1'", b"'NTERMS: 2'", b"'NAUX: 1'"),
+    *(b"'TERM.1.COEFF: 1'", b"'TERM.1.VAR.1: 2'", b"'OFFSET.1: 4.5'", b"'SCALE.1: 0'"),
+    *(b"'AUX.1.COEFF.0: 1'", b"'AUX.1.POWER.1: 2'", b"'DOCORR: 0'", b"'MAXERR: 1'"),
+    *(b"'POLYNOMIAL.1: 1'", b"'TPV.1: 1.0'", b"'EXTVER: 2'", b"'EXTVER: 9'", b"'NAXES: 1'"),
+]
+SURFACE = b"'wtype=%s axtype=ra lngcor = \"%s\"'"
+
+Cards = list[tuple[str, bytes]]
+
+
+def _together(rng: random.Random) -> Cards:
+    """Cards that belong together, of which some values are odd."""
+    return rng.choice(FAMILIES)(rng)
+
+
+def _projected(rng: random.Random) -> Cards:
+    code, (lon, lat) = rng.choice(PROJECTIONS), rng.choice([("RA--", "DEC-"), ("GLON", "GLAT")])
+    axes = rng.choice([(1, 2), (1, 2), (2, 1), (1, 3)])
+    found = [(f"CTYPE{n}", f"'{name}-{code}'".encode()) for n, name in zip(axes, (lon, lat))]
+    for _ in range(rng.randint(0, 4)):
+        found.append((f"PV{rng.randint(1, 3)}_{rng.randint(0, 6)}", rng.choice(FLOATS)))
+    return [*found, *_some(rng, ["LONPOLE", "LATPOLE", "CRVAL1", "CRVAL2", "CRPIX1"], FLOATS)]
+
+
+def _some(rng: random.Random, keywords: list[str], values: list[bytes]) -> Cards:
+    return [(keyword, rng.choice(values)) for keyword in keywords if rng.random() < 0.4]
+
+
+def _polynomials(rng: random.Random) -> Cards:
+    name = rng.choice(["A", "B", "AP", "BP"])
+    found = [(f"{name}_ORDER", b"%d" % rng.choice([0, 1, 2, 3, 5, 9, 10]))]
+    for _ in range(rng.randint(1, 6)):
+        found.append((f"{name}_{rng.randint(0, 6)}_{rng.randint(0, 6)}", rng.choice(FLOATS)))
+    return [*found, *_some(rng, ["CTYPE1", "CTYPE2"], [b"'RA---TAN-SIP'", b"'DEC--TAN-SIP'"])]
+
+
+def _parameters(rng: random.Random) -> Cards:
+    ends = [rng.choice(["TPV", "TAN", "ZPN", "TPD"]) for _ in range(2)]
+    found = [("CTYPE1", b"'RA---%s'" % ends[0].encode()), ("CTYPE2", b"'DEC--%s'" % ends[1].encode())]
+    for _ in range(rng.randint(1, 8)):
+        found.append((f"PV{rng.randint(1, 2)}_{rng.randint(0, 41)}", rng.choice(FLOATS)))
+    return found
+
+
+def _distorted(rng: random.Random) -> Cards:
+    kind, record, n = *rng.choice([("CPDIS", "DP"), ("CQDIS", "DQ")]), rng.randint(1, 3)
+    words = [b"'LOOKUP'", b"'Lookup'", b"'TPD'", b"'Polynomial'", b"'TPV'", b"'SIP'"]
+    found = [(f"{kind}{n}", rng.choice(words))]
+    for _ in range(rng.randint(1, 7)):
+        found.append((f"{record}{n}", rng.choice(RECORDS)))
+    return found
+
+
+def _detector(rng: random.Random) -> Cards:
+    n = rng.randint(1, 2)
+    return [(f"D2IMDIS{n}", b"'Lookup'"), (f"D2IM{n}", rng.choice(RECORDS)), ("AXISCORR", b"1")]
+
+
+def _looked_up(rng: random.Random) -> Cards:
+    found: Cards = []
+    for n in rng.sample([1, 2, 3, 4], rng.randint(1, 2)):
+        found.append((f"CTYPE{n}", rng.choice([b"'WAVE-TAB'", b"'FREQ-TAB'", b"'RA---TAB'"])))
+        found.append((f"PS{n}_0", rng.choice([b"'WCS-TAB'", b"'WCS-TABLE'", b"'OTHER'", b"''"])))
+        found.append((f"PS{n}_1", rng.choice([b"'COORDS'", b"'coordinates'", b"'INDEX'", b"5"])))
+        found += _some(rng, [f"PS{n}_2"], [b"'INDEX'", b"'COORDS'", b"'NONE'", b"''"])
+        counts = [b"0", b"1", b"2", b"3", b"-1", b"1.5", b"99", b"'1'", b""]
+        found += _some(rng, [f"PV{n}_1", f"PV{n}_2", f"PV{n}_3", f"PV{n}_4"], counts)
+    return found
+
+
+def _in_text(rng: random.Random) -> Cards:
+    numbers = b"3. %d. %d. %d. 0. 1. 0. 1. " % tuple(rng.choice([0, 1, 2, 3, 4]) for _ in range(3))
+    numbers += b"0.1 " * rng.choice([0, 1, 3, 9])
+    kinds = [b"tnx", b"zpx", b"linear"]
+    first, second = (SURFACE % (rng.choice(kinds), numbers) for _ in range(2))
+    found = [("WAT0_001", b"'system=image'"), ("WAT1_001", first), ("WAT2_001", second)]
+    found += _some(rng, ["WAT1_002", "WAT2_002", "WAT1_003"], [b"'0.1 0.2 \"'", b"'%s'" % numbers])
+    ctypes = [b"'RA---TNX'", b"'DEC--TNX'", b"'RA---ZPX'", b"'DEC--ZPX'"]
+    return found + _some(rng, ["CTYPE1", "CTYPE2"], ctypes)
+
+
+def _turned(rng: random.Random) -> Cards:
+    names = [f"{kind}{i}_{j}" for kind in ("PC", "CD") for i in (1, 2, 3) for j in (1, 2, 3)]
+    names += ["CROTA1", "CROTA2", "CDELT1", "CDELT2", "CD001002", "PC001001"]
+    return _some(rng, rng.sample(names, 6), FLOATS)
+
+
+def _timed(rng: random.Random) -> Cards:
+    names = ["TIMESYS", "DATE-OBS", "DATEREF", "DATE-AVG", "TREFPOS", "RADESYS", "SPECSYS"]
+    words = [b"'UTC'", b"'TDB(IAU)'", b"'2031-01-01T00:00:00'", b"'99/12/31'", b"'GEOCENTER'", b""]
+    numbers = ["MJDREF", "MJD-OBS", "OBSGEO-X", "OBSGEO-B", "JDREF", "MJDREFI", "EQUINOX", "EPOCH"]
+    return _some(rng, names, words) + _some(rng, numbers, [*FLOATS, b"58000", b"1D5", b""])
+
+
+def _other(rng: random.Random) -> Cards:
+    """The same of an alternate WCS."""
+    return [(f"{keyword}A"[:8], value) for keyword, value in rng.choice(FAMILIES[:-2])(rng)]
+
+
+def _twice(rng: random.Random) -> Cards:
+    keyword = rng.choice(SKY)
+    return [(keyword, rng.choice([*WORDS, *FLOATS])) for _ in range(3)]
+
+
+FAMILIES: list[Callable[[random.Random], Cards]] = [
+    *(_projected, _polynomials, _parameters, _distorted, _detector, _looked_up, _in_text, _turned),
+    *(_timed, _other, _twice),
+]
+
 SKY = sorted({
     *(keyword for header in HEADERS.values() for keyword in header),
     *("CD1_1", "CD1_2", "CD2_2", "PC1_1", "PC1_2", "PC2_1", "CROTA2", "WCSAXES", "WCSNAME", "LATPOLE"),
     *("CTYPE1A", "CRVAL1A", "CRPIX1A", "CUNIT1", "CUNIT2", "PV2_0", "PV2_2", "PV2_3", "PS2_0", "MJD-OBS"),
     *("RADECSYS", "EPOCH", "OBSGEO-X", "OBSGEO-L", "TIMESYS", "MJDREF", "VELREF", "A_DMAX", "B_0_2"),
     *("A_9_9", "PPO1", "AMDX20", "OBJCTRA", "PLTLABEL", "AXISCORR", "CQDIS1", "TELAPSE", "CRDER1"),
+    *("TDIM1", "TDIM2", "TFORM1", "TFORM2", "TTYPE1", "TTYPE2", "TSCAL1", "TNULL2", "EXTVER"),
 })  # fmt: skip
 
 WORDS = [
@@ -205,6 +327,11 @@ def _world() -> dict[str, bytes]:
                 cards = [card(keyword, value) for keyword, value in places.items()]
                 content += extension(3, 2, bitpix=-32, extra=cards) + blocks(grid)
         files[name] = content
+        if name in ("tan", "sip", "lookup"):
+            image = np.arange(96, dtype="i2").reshape(8, 12)
+            parts = tiled_parts(image, zcmptype="RICE_1", cards=list(keywords.items()))
+            tables = content.partition(b"XTENSION")
+            files[f"compressed, {name}"] = parts.build() + tables[1] + tables[2]
     return files
 
 
@@ -225,6 +352,10 @@ def mutated(seed: int) -> bytes:
     name = rng.choice(sorted(files))
     text = bytearray(files[name] if isinstance(files, dict) else real(name))
     for _ in range(rng.randint(1, 4)):
+        if keywords is not TILING and rng.random() < 0.2:
+            for keyword, value in _together(rng):
+                EDITS[rng.choice(["set", "add"])](text, keyword, value, rng.randrange(1 << 20))
+            continue
         edit = rng.choice(list(EDITS)) if rng.random() < 0.4 else "set"
         EDITS[edit](text, *_arguments(edit, rng, keywords, values))
     return bytes(text)
@@ -244,7 +375,9 @@ def _arguments(edit: str, rng: random.Random, keywords: list[str], values: list[
     if edit == "append":
         return (rng.choice([b"\0", b" ", b"END", bytes(2880), b"XTENSION" * 360, b"junk" * 9]),)
     if edit.startswith(("flip", "overwrite", "insert", "delete")):
-        return number, rng.choice([b"\xff", b"\0", b"5", b"'", b"\x80" * 3, rng.randbytes(12)])
+        number_of_nan = b"\x7f\xf8\0\0\0\0\0\0"
+        known = [b"\xff", b"\0", b"5", b"'", b"\x80" * 3, rng.randbytes(12), number_of_nan]
+        return number, rng.choice(known)
     return (number,)
 
 
@@ -285,7 +418,7 @@ def _list(file: FitsFile, _: Path) -> None:
 def _repr(file: FitsFile, _: Path) -> None:
     assert repr(file)
     assert file._repr_html_()
-    assert all(repr(hdu) for hdu in _hdus(file))
+    assert all(repr(hdu) and hdu._repr_html_() for hdu in _hdus(file))
 
 
 def _data(hdu: HDU) -> None:
@@ -299,6 +432,16 @@ def _cutout(hdu: HDU) -> None:
         hdu.cutout((1, 1), 2).data.compute()
     with _no_sky():
         hdu.cutout(SkyCoord(10, 20, unit="deg"), 2)
+
+
+def _alternate(hdu: HDU) -> None:
+    hdu.alternate_wcs("A")
+
+
+def _astropy(hdu: HDU) -> None:
+    found = hdu.to_hdu()
+    if found.data is not None and found.data.nbytes <= SMALL:
+        found.data.compute()
 
 
 @contextlib.contextmanager
@@ -318,11 +461,49 @@ def _cutouts(file: FitsFile, path: Path) -> None:
         found = dask_fits.cutouts(file, [(1, 1), (3, 2)], 2, fill_value=0)
         if found.data.nbytes <= SMALL:
             found.data.compute()
+        with contextlib.suppress(FitsError):
+            known = found.wcs[0] is not None or found.wcs.error(0) is not None
+            assert known or found.status[0] in ("off", "failed")
     dask_fits.cutouts(str(path), SkyCoord([10.0], [20.0], unit="deg"), 2, fill_value=0)
+
+
+def _files(file: FitsFile, path: Path) -> None:
+    found = dask_fits.cutouts(file, [(1, 1), (3, 2)], 2, mode="trim", fill_value=0)
+    if found.data.nbytes <= SMALL:
+        found.to_files(path.parent / "cutouts", overwrite=True)
+
+
+def _command_line(_: FitsFile, path: Path) -> None:
+    """What it says of an error is a line, and none is of Python's."""
+    for command in ("info", "header", "plan"):
+        told, status = io.StringIO(), 0
+        show = warnings.showwarning
+        with (
+            patch.object(sys, "argv", ["dask-fits", command, str(path)]),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(told),
+        ):
+            try:
+                command_line()
+            except SystemExit as end:
+                status = int(end.code or 0)
+            finally:
+                warnings.showwarning = show
+        said = told.getvalue()
+        assert not re.search(r"dask-fits: [A-Z]\w+: |Traceback", said), said
+        assert said.count("\n") == 1 if status else "dask-fits: error" not in said, said
 
 
 def _xarray(_: FitsFile, path: Path) -> None:
     found = xr.open_dataset(path, engine="fits", world_coords=True)
+    assert repr(found)
+    for use in (
+        lambda: found.fits.wcs,
+        lambda: found.fits.cutout((1, 1), 2),
+        lambda: found.fits.sel_sky(SkyCoord(10, 20, unit="deg")),
+    ):
+        with contextlib.suppress(FitsError, KeyError), _no_sky():
+            use()
     for name in list(found.data_vars)[:HDUS]:
         variable = found[name]
         part = variable.isel({dim: slice(0, 2) for dim in variable.dims})
@@ -341,7 +522,15 @@ OPERATIONS: dict[str, Operation] = {
     "cutout": _each(_cutout),
     "cutouts": _cutouts,
     "xarray": _xarray,
+    "alternate WCS": _each(_alternate),
+    "astropy's HDU": _each(_astropy),
 }
+
+SELDOM: dict[str, tuple[int, Operation]] = {
+    "command line": (10, _command_line),
+    "files": (20, _files),
+}
+"""What is done with every tenth file, and so on, only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -365,7 +554,8 @@ def use(seed: int, path: Path) -> Outcome:
     strange = []
     slowest, longest = "", 0.0
     before = _peak(reset=True)
-    for name, operation in {"open": None, **OPERATIONS}.items():
+    seldom = {name: use for name, (every, use) in SELDOM.items() if seed % every == 0}
+    for name, operation in {"open": None, **OPERATIONS, **seldom}.items():
         start = time.process_time()
         try:
             file = dask_fits.open(path)

@@ -15,7 +15,7 @@ from astropy.wcs.utils import proj_plane_pixel_scales
 from dask_fits.exceptions import FitsFormatError, FitsWarning, printable
 from dask_fits.file import HDU
 from dask_fits.format.header import CARD
-from dask_fits.wcs import WcsText
+from dask_fits.wcs import WcsText, celestial_of
 from dask_fits.xarray_backend.grid import Grid, has_wcs, make_grid, plain_grid
 
 _NEAR = 0.1
@@ -141,8 +141,11 @@ def _is_resolved(one: Image, other: Image) -> bool:
     wcs = one.grid.wcs
     if wcs is None or one.grid.sky is None or one.grid.sky != other.grid.sky:
         return False
+    try:
+        scales = proj_plane_pixel_scales(celestial_of(wcs))
+    except FitsFormatError:
+        return False
     centres = [_centre(image.grid) for image in (one, other)]
-    scales = proj_plane_pixel_scales(wcs.celestial)
     side = np.deg2rad(min(scales)) * min(_sides(one))
     return bool(angular_separation(*centres[0], *centres[1]) < _NEAR * side)
 

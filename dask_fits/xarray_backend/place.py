@@ -202,8 +202,10 @@ def _pixels(grid: Grid, obj: Object, dim: str, where: str) -> Pixels:
     world = grid.along(dim)
     if world is None:
         return _counted(obj.coords[dim])
-    values, every = obj.coords[dim].values, np.asarray(whole, np.float64)
-    return _found(values, world.values, every, dim, where)
+    values = obj.coords[dim].values
+    if np.array_equal(values, world.values, equal_nan=values.dtype.kind == "f"):
+        return whole  # even if these tell no pixel from the next, or are NaN
+    return _found(values, world.values, np.asarray(whole, np.float64), dim, where)
 
 
 def _counted(coordinate: xr.DataArray) -> Pixels:
