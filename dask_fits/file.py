@@ -218,7 +218,8 @@ class HDU:
         header = fits.Header.fromfile(io.BytesIO(text))
         if self.kind != "compressed-image" or self.layout.defect:
             return header
-        if any(header.count(keyword) != 1 for keyword in ("NAXIS", "TFIELDS", "ZNAXIS")):
+        needed = ("NAXIS", "TFIELDS", "ZNAXIS")
+        if any(key not in header or header.count(key) > 1 for key in needed):
             return header
         try:
             return self._image_header(text)

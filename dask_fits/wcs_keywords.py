@@ -1,8 +1,9 @@
 """The keywords of a header that make a WCS: checked, and mended where their meaning is clear.
 
 wcslib leaves a keyword out that it cannot read, and its default counts, which is 0 for most; it
-reads 1.0D1 as 1; of a card without a value it leaves out the next one; and there are headers over which it ends the process or asks for all of the
-memory. So each card is looked at here before astropy sees it (FITS Standard 4.0, sections 4.2, 8).
+reads 1.0D1 as 1; of a card without a value it leaves out the next one; and there are headers over
+which it ends the process or asks for all of the memory. So each card is looked at here before
+astropy sees it (FITS Standard 4.0, sections 4.2, 8).
 """
 
 from __future__ import annotations

@@ -164,12 +164,56 @@ HEADERS: dict[str, dict[str, Any]] = {
 }
 """Keywords of world coordinates."""
 
-PROJECTIONS = (
-    "AZP SZP TAN STG SIN ARC ZPN ZEA AIR CYP CEA CAR MER SFL PAR MOL AIT COP COE COD COO BON PCO "
-    "TSC CSC QSC HPX XPH TPV TPD TNX ZPX DSS NCP GLS"
-).split()
+PROJECTIONS = [
+    "AZP",
+    "SZP",
+    "TAN",
+    "STG",
+    "SIN",
+    "ARC",
+    "ZPN",
+    "ZEA",
+    "AIR",
+    "CYP",
+    "CEA",
+    "CAR",
+    "MER",
+    "SFL",
+    "PAR",
+    "MOL",
+    "AIT",
+    "COP",
+    "COE",
+    "COD",
+    "COO",
+    "BON",
+    "PCO",
+    "TSC",
+    "CSC",
+    "QSC",
+    "HPX",
+    "XPH",
+    "TPV",
+    "TPD",
+    "TNX",
+    "ZPX",
+    "DSS",
+    "NCP",
+    "GLS",
+]
 
-FLOATS = [b"0.0", b"1.0", b"-1.0", b"0.5", b"90.0", b"45.0", b"-90.0", b"180.0", b"1E300", b"1E-300"]
+FLOATS = [
+    b"0.0",
+    b"1.0",
+    b"-1.0",
+    b"0.5",
+    b"90.0",
+    b"45.0",
+    b"-90.0",
+    b"180.0",
+    b"1E300",
+    b"1E-300",
+]
 RECORDS = [
     *(b"'NAXES: 2'", b"'NAXES: 3'", b"'AXIS.1: 1'", b"'AXIS.2: 2'", b"'AXIS.1: 2'", b"'EXTVER: 1'"),
     *(b"'TPD.FWD.1: 1.0'", b"'TPD.REV.3: 0.1'", b"'TPD.FWD.59: 1'", b"'NTERMS: 2'", b"'NAUX: 1'"),
@@ -210,7 +254,10 @@ def _polynomials(rng: random.Random) -> Cards:
 
 def _parameters(rng: random.Random) -> Cards:
     ends = [rng.choice(["TPV", "TAN", "ZPN", "TPD"]) for _ in range(2)]
-    found = [("CTYPE1", b"'RA---%s'" % ends[0].encode()), ("CTYPE2", b"'DEC--%s'" % ends[1].encode())]
+    found = [
+        ("CTYPE1", b"'RA---%s'" % ends[0].encode()),
+        ("CTYPE2", b"'DEC--%s'" % ends[1].encode()),
+    ]
     for _ in range(rng.randint(1, 8)):
         found.append((f"PV{rng.randint(1, 2)}_{rng.randint(0, 41)}", rng.choice(FLOATS)))
     return found

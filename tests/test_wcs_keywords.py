@@ -363,7 +363,9 @@ def test_one_bad_header_costs_its_own_cutouts(name: str, tmp_path: Path) -> None
     found = dask_fits.cutouts(paths, star, 3, fill_value=0)
     status = dict(zip(found.file.tolist(), found.status.tolist(), strict=True))
     assert [status[0], status[2]] == ["ok", "ok"]
-    assert status.get(1, "off") in ("failed", "off")
+    # Beside the damaged plate solution is a whole one of the celestial axes.
+    expected = ("ok",) if name == "a plate" else ("failed", "off")
+    assert status.get(1, "off") in expected
     for error in found.failures.values():
         assert str(error).startswith(f"{paths[1]}: HDU 0")
         assert "\n" not in str(error)

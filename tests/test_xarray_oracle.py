@@ -25,6 +25,7 @@ from tests.recording import put
 from tests.test_oracle import (
     COVERED,
     DATA,
+    UNREADABLE,
     cards,
     each,
     needs_corpus,
@@ -225,7 +226,7 @@ def test_a_real_file(entry: dict[str, Any]) -> None:
 
 
 @needs_corpus
-@each([entry for entry in COVERED if not entry.get("hdus")])
+@each(UNREADABLE)
 def test_a_file_that_nobody_can_read(entry: dict[str, Any]) -> None:
     with placed(entry) as (url, _):
         for open_it in (xr.open_dataset, xr.open_datatree, xr.open_groups):

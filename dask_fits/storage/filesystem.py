@@ -18,7 +18,6 @@ from fsspec.archive import AbstractArchiveFileSystem
 from fsspec.asyn import get_loop
 from fsspec.core import OpenFile, split_protocol
 from fsspec.implementations.cached import CachingFileSystem
-from fsspec.implementations.chained import ChainedFileSystem
 from fsspec.implementations.dirfs import DirFileSystem
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.registry import known_implementations, registry
@@ -37,6 +36,9 @@ _TRANSPORTS = {
 """Module of a filesystem's class, or of one that it derives from -> what reads through it."""
 
 _OTHER = ("dask_fits.storage.other", "OtherTransport")
+
+_CHAINED = (CachingFileSystem, DirFileSystem)
+"""Filesystems over another one's that have the same paths."""
 
 _BEGIN = re.compile(r"([A-Za-z][\w+.-]*)(://|::)")
 """How a URL begins, a chained one included."""
@@ -129,7 +131,7 @@ def find(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
         own = {**given.pop(protocol, {}), **({} if depth else given)}
         cls = fsspec.get_filesystem_class(protocol)
         behind, (path, told) = path, _parsed(cls, protocol, link)
-        if not path and "target_protocol" not in own and issubclass(cls, ChainedFileSystem):
+        if not path and "target_protocol" not in own and issubclass(cls, _CHAINED):
             path = behind
         # A TypeError where the URL and the options contradict each other.
         own = dict(**{k: v for k, v in told.items() if k not in own or v != own[k]}, **own)
@@ -272,7 +274,7 @@ def _stands_over_others(protocol: str) -> bool:
     except ImportError:  # which is told when it is needed
         return True
     taken = _parameters(cls)
-    return issubclass(cls, ChainedFileSystem) or "fo" in taken or "target_protocol" in taken
+    return issubclass(cls, _CHAINED) or "fo" in taken or "target_protocol" in taken
 
 
 def _parsed(cls: Any, protocol: str, link: str) -> tuple[str, dict[str, Any]]:
