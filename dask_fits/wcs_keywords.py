@@ -1,8 +1,8 @@
 """The keywords of a header that make a WCS: checked, and mended where their meaning is clear.
 
 wcslib leaves a keyword out that it cannot read, and its default counts, which is 0 for most; it
-reads 1.0D1 as 1; of a card without a value it leaves out the next one; and there are headers over
-which it ends the process or asks for all of the memory. So each card is looked at here before
+reads 1.0D1 as 1; behind a card without a value it leaves out the next one; and there are headers
+over which it ends the process or asks for all of the memory. So each card is looked at here before
 astropy sees it (FITS Standard 4.0, sections 4.2, 8).
 """
 
@@ -302,7 +302,7 @@ def _with(card: WcsCard, value: float) -> WcsCard:
     elif match is not None:
         sign, digits, exponent = match.groups()
         text = sign + digits + (f"E{exponent.replace(' ', '')}" if exponent else "")
-        text = text if len(text) <= _LONGEST else repr(value).upper()
+        text = text if len(text) <= _LONGEST else repr(float(value)).upper()
     return WcsCard(card.keyword, f" {text}", f"{card.keyword:<8}= {text:>20}")
 
 

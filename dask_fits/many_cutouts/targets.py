@@ -15,7 +15,7 @@ from astropy.wcs.utils import proj_plane_pixel_scales
 from dask_fits.cutout import corners, overlap
 from dask_fits.format.selection import Integers
 from dask_fits.turns import Extent
-from dask_fits.wcs import to_pixels
+from dask_fits.wcs import celestial_of, to_pixels
 from dask_fits.wcs_frames import check_offline, frame_of
 
 _WIDE = np.deg2rad(60)
@@ -138,7 +138,7 @@ def _near(
     everywhere = np.ones(len(targets), bool)
     if targets.vectors is None:
         return everywhere
-    sky = wcs.celestial
+    sky = celestial_of(wcs)
     # Where centres may lie: on the image, or as far off it as half a box reaches.
     lines = (
         [-0.5 - side / 2, -0.5, length / 2 - 0.5, length - 0.5, length - 0.5 + side / 2]
