@@ -162,13 +162,12 @@ def _wcs_cards(hdu: HDU) -> list[str]:
     """List the cards that a WCS may depend on."""
     cards = wcs_cards(hdu.header_text.decode("latin-1"))
     if hdu.shape is not None:
-        # Of a compressed image those in the header are the table's; any may be there twice.
+        # Of a compressed image those in the header are the table's; any may be there twice, or be
+        # of an axis that there is not.
         axes = [("NAXIS", len(hdu.shape))]
         axes += [(f"NAXIS{n}", length) for n, length in enumerate(reversed(hdu.shape), 1)]
         own = [f"{keyword:<8}= {length:>20}".ljust(CARD) for keyword, length in axes]
-        # What a plain image says of axes that it does not have astropy takes for their lengths.
-        begin = "NAXIS" if hdu.kind == "compressed-image" else tuple(card[:8] for card in own)
-        cards = own + [card for card in cards if not card.startswith(begin)]
+        cards = own + [card for card in cards if not card.startswith("NAXIS")]
     return cards
 
 
