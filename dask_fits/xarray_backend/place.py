@@ -203,7 +203,8 @@ def _pixels(grid: Grid, obj: Object, dim: str, where: str) -> Pixels:
     if world is None:
         return _counted(obj.coords[dim])
     values = obj.coords[dim].values
-    if np.array_equal(values, world.values, equal_nan=values.dtype.kind == "f"):
+    are_floats = values.dtype.kind == world.values.dtype.kind == "f"
+    if np.array_equal(values, world.values, equal_nan=are_floats):
         return whole  # even if these tell no pixel from the next, or are NaN
     return _found(values, world.values, np.asarray(whole, np.float64), dim, where)
 
