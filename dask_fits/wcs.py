@@ -119,8 +119,11 @@ class WcsText:
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the image, NumPy order."""
-        lengths = {int(axis): int(length) for axis, length in _NAXIS.findall(self.cards)}
-        return tuple(lengths[axis] for axis in sorted(lengths, reverse=True))
+        lengths: dict[int, int] = {}
+        for axis, length in _NAXIS.findall(self.cards):
+            lengths.setdefault(int(axis or 0), int(length))
+        # The WCS may have more axes, and there may be lengths of these.
+        return tuple(lengths[axis] for axis in range(lengths[0], 0, -1))
 
     def wcs(self, where: str) -> WCS:
         """Make the WCS, that of `HDU.wcs` to the bit; `where` is for messages.
@@ -134,7 +137,7 @@ class WcsText:
         return _make(header, base64.b64decode(self.tables), "", where)
 
 
-_NAXIS = re.compile(r"^NAXIS([1-9]\d*) *= *(\d+)", re.MULTILINE)
+_NAXIS = re.compile(r"^NAXIS([1-9]\d*)? *= *(\d+)", re.MULTILINE)
 
 
 def card_lines(header: fits.Header) -> str:
@@ -162,12 +165,13 @@ def _wcs_cards(hdu: HDU) -> list[str]:
     """List the cards that a WCS may depend on."""
     cards = wcs_cards(hdu.header_text.decode("latin-1"))
     if hdu.shape is not None:
-        # Of a compressed image those in the header are the table's; any may be there twice, or be
-        # of an axis that there is not.
+        # Of a compressed image those in the header are the table's; any may be there twice.
         axes = [("NAXIS", len(hdu.shape))]
         axes += [(f"NAXIS{n}", length) for n, length in enumerate(reversed(hdu.shape), 1)]
         own = [f"{keyword:<8}= {length:>20}".ljust(CARD) for keyword, length in axes]
-        cards = own + [card for card in cards if not card.startswith("NAXIS")]
+        compressed = hdu.kind == "compressed-image"
+        begin = "NAXIS" if compressed else tuple(card[:8] for card in own)
+        cards = own + [card for card in cards if not card.startswith(begin)]
     return cards
 
 

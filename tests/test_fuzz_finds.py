@@ -136,12 +136,10 @@ def test_lengths_of_axes_beyond_naxis_say_nothing(keyword: str, value: str) -> N
         assert found.PRIMARY.shape == (8, 10)
         assert found.PRIMARY.dims == ("y", "x")
         assert found.fits.wcs.pixel_shape == (10, 8)
-        assert hdu_of(content).wcs.array_shape == (8, 10)
 
 
 def test_nor_where_the_pixels_cannot_be_read() -> None:
     content = image_file(TAN, {"NAXIS4": "9" * 40, "BZERO": "'a'"})
-    assert hdu_of(content).wcs.array_shape == (8, 10)
     with pytest.raises(FitsFormatError, match="BZERO"):
         dataset_of(content)
     assert not dataset_of(content, drop_variables="PRIMARY").data_vars
