@@ -124,6 +124,12 @@ HEADERS: dict[str, dict[str, Any]] = {
         "CDELT3": 1.0,
         "CUNIT3": "m",
     },
+    "plane of a table": {
+        **{"CTYPE1": "RA---TAB", "PS1_0": "WCS-TAB", "PS1_1": "COORDS", "PV1_3": 1},
+        **{"CTYPE2": "DEC--TAB", "PS2_0": "WCS-TAB", "PS2_1": "COORDS", "PV2_3": 2},
+        **{"PS2_2": "INDEX", "CRPIX1": 1.0, "CRVAL1": 1.0, "CRPIX2": 1.0, "CRVAL2": 1.0},
+        **{"CUNIT1": "deg", "CUNIT2": "deg", "CDELT1": 0.1, "CDELT2": 0.2},
+    },
     "lookup": {
         **TAN,
         "CPDIS1": "LOOKUP",
@@ -300,10 +306,13 @@ def _world() -> dict[str, bytes]:
         extra = [card(keyword, value) for keyword, value in keywords.items()]
         pixels = np.arange(math.prod(axes), dtype=">i2").tobytes()
         content = primary(*axes, bitpix=16, extra=extra) + blocks(pixels)
-        if name == "table":
+        if "PV2_3" in keywords or "PV3_3" in keywords:
             buffer = io.BytesIO()
+            coordinates, dim = ([[1e-7, 2e-7, 4e-7]], "(1,3)")
+            if "PV2_3" in keywords:
+                coordinates, dim = ([np.arange(12) / 10 + 10], "(2,2,3)")
             columns = [
-                fits.Column("COORDS", "3D", array=[[1e-7, 2e-7, 4e-7]], dim="(1,3)"),
+                fits.Column("COORDS", f"{len(coordinates[0])}D", array=coordinates, dim=dim),
                 fits.Column("INDEX", "3D", array=[[1.0, 2.0, 3.0]]),
             ]
             table = fits.BinTableHDU.from_columns(columns, name="WCS-TAB", ver=1)
