@@ -14,9 +14,11 @@ from astropy.coordinates import SkyCoord
 
 import dask_fits
 from dask_fits import FitsError, FitsFormatError
+from dask_fits.wcs_conventions import settle_conventions
 from dask_fits.wcs_keywords import settled
 from tests.recording import put
-from tests.wcs_headers import IMAGE, TAN, card, cards, file_of, image_file
+from tests.test_wcs_keywords import TNX
+from tests.wcs_headers import IMAGE, PLATE, TAN, card, cards, file_of, image_file
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::astropy.utils.exceptions.AstropyWarning"),
@@ -122,6 +124,18 @@ def test_axes_of_one_table_whatever_the_comments_say(first: str, second: str) ->
     assert len(texts(lines)) == len(lines)
     with pytest.raises(FitsFormatError, match="expected each axis of the table once"):
         texts([line.replace("PS2_0   = 'WCS-", "PS2_0   = 'XYZ-") for line in lines])
+
+
+@pytest.mark.parametrize("keyword", ["CTYPE1", "CTYPE2"])
+@pytest.mark.parametrize("others", [PLATE, TNX], ids=["a plate", "WAT"])
+def test_a_table_of_coordinates_beside_another_solution(
+    keyword: str, others: dict[str, str]
+) -> None:
+    """wcslib gives such an axis another CTYPEn, and frees the table twice."""
+    lines = cards(IMAGE, {**others, keyword: "'FREQ-TAB'"})
+    name = {f"PS{keyword[-1]}_0": "'WCS-TABLE'", f"PS{keyword[-1]}_1": "'COORDS'"}
+    with pytest.raises(FitsFormatError, match=f"{keyword}: found 'FREQ-TAB', expected no table"):
+        settle_conventions(settled([*lines, *cards(name)], "", "a.fits"), "", "a.fits")
 
 
 # The shape of an image is that of its pixels
