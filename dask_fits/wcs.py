@@ -329,8 +329,16 @@ def to_pixels(
     if not wcs.has_celestial:
         raise FitsFormatError("WCS: expected celestial coordinates, found none")
     lon, lat = in_frame_of(wcs, positions)
-    units = [u.Unit(wcs.wcs.cunit[axis]) for axis in (wcs.wcs.lng, wcs.wcs.lat)]
+    units = [_angular_unit(wcs, axis) for axis in (wcs.wcs.lng, wcs.wcs.lat)]
     return from_sky(wcs, lon.to_value(units[0]), lat.to_value(units[1]), image, part)
+
+
+def _angular_unit(wcs: WCS, axis: int) -> u.UnitBase:
+    """Find the unit of an axis, from 0, that spans the sky; raise FitsFormatError if it cannot."""
+    unit = u.Unit(wcs.wcs.cunit[axis])
+    if unit.physical_type != "angle":
+        raise FitsFormatError(f"WCS: CUNIT{axis + 1}: found {str(unit)!r}, expected an angle")
+    return unit
 
 
 def from_sky(
@@ -487,7 +495,7 @@ def _length(side: Any, axis: int, wcs: WCS | None) -> int:
             # Cutout2D counts the height by the scale of the first axis, and the width by that of
             # the second.
             sky = celestial_of(wcs)
-            scale = u.Quantity(proj_plane_pixel_scales(sky)[axis], sky.wcs.cunit[axis])
+            scale = u.Quantity(proj_plane_pixel_scales(sky)[axis], _angular_unit(sky, axis))
             pixels = (side / scale).decompose().value
         else:
             raise ValueError(f"size: expected pixels or an angle, found {side.unit}")

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import xarray as xr
+from astropy import units as u
 from astropy.coordinates import SkyCoord
 
 import dask_fits
@@ -227,3 +228,15 @@ def test_a_sky_that_is_tied_to_another_axis() -> None:
     with pytest.raises(FitsFormatError, match="cannot separate"):
         dask_fits.cutouts(hdu.file, star.reshape(1), 3, fill_value=0)
     assert hdu.cutout((1, 1), 2).data.shape == (3, 2, 2)
+
+
+@pytest.mark.parametrize("unit", ["'RA---AIT'", "'Hz'", "'m'"])
+def test_a_sky_in_units_that_are_no_angles(unit: str) -> None:
+    star = SkyCoord(10.0, 20.0, unit="deg")
+    content = image_file(TAN, {"CUNIT1": unit})
+    with pytest.raises(FitsFormatError, match=r"found.fits: HDU 0 .*(CUNIT1|[uU]nit)"):
+        hdu_of(content).cutout(star, 3)
+    with pytest.raises(FitsFormatError, match=r"CUNIT1|[uU]nit"):
+        hdu_of(content).cutout((5, 4), 3 * u.arcsec)
+    with pytest.raises(FitsFormatError, match=r"CUNIT1|[uU]nit"):
+        dataset_of(content).fits.sel_sky(star)
