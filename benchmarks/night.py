@@ -68,7 +68,7 @@ _DAMAGE: dict[str, Damage] = {
     "a web page": lambda _: b"<!DOCTYPE html><html><body>504 Gateway Time-out</body></html>",
     "cut in the first header": lambda content: content[:1500],
     "cut in the pixels": lambda content: content[: content.index(b"XTENSION") + 5760 + 100],
-    "CTYPE1 without quotes": lambda content: _at(content, b"CTYPE1  =", b"CTYPE1  = RA---TAN"),
+    "CTYPE1 of a galaxy": lambda content: _at(content, b"CTYPE1  =", b"CTYPE1  = 'GLON-TAN'"),
     "CRVAL1 with a comma": lambda content: _at(content, b"CRVAL1  =", b"CRVAL1  = 1,5E+01"),
     "BITPIX of 12": lambda content: _at(content, b"BITPIX  ", b"BITPIX  = 12"),
     "zeros": lambda content: bytes(len(content)),

@@ -119,8 +119,11 @@ class WcsText:
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the image, NumPy order."""
-        found = dict(_NAXIS.findall(self.cards))
-        return tuple(int(found[str(axis)]) for axis in range(int(found.get("", 0)), 0, -1))
+        lengths: dict[int, int] = {}
+        for axis, length in _NAXIS.findall(self.cards):
+            lengths.setdefault(int(axis or 0), int(length))
+        # The WCS may have more axes, and there may be lengths of these.
+        return tuple(lengths[axis] for axis in range(lengths[0], 0, -1))
 
     def wcs(self, where: str) -> WCS:
         """Make the WCS, that of `HDU.wcs` to the bit; `where` is for messages.
@@ -134,7 +137,7 @@ class WcsText:
         return _make(header, base64.b64decode(self.tables), "", where)
 
 
-_NAXIS = re.compile(r"^NAXIS(\d*) *= *(\d+)", re.MULTILINE)
+_NAXIS = re.compile(r"^NAXIS([1-9]\d*)? *= *(\d+)", re.MULTILINE)
 
 
 def card_lines(header: fits.Header) -> str:
@@ -162,12 +165,13 @@ def _wcs_cards(hdu: HDU) -> list[str]:
     """List the cards that a WCS may depend on."""
     cards = wcs_cards(hdu.header_text.decode("latin-1"))
     if hdu.shape is not None:
-        # Of a compressed image those in the header are the table's; any may be there twice, or be
-        # of an axis that there is not.
+        # Of a compressed image those in the header are the table's; any may be there twice.
         axes = [("NAXIS", len(hdu.shape))]
         axes += [(f"NAXIS{n}", length) for n, length in enumerate(reversed(hdu.shape), 1)]
         own = [f"{keyword:<8}= {length:>20}".ljust(CARD) for keyword, length in axes]
-        cards = own + [card for card in cards if not card.startswith("NAXIS")]
+        compressed = hdu.kind == "compressed-image"
+        begin = "NAXIS" if compressed else tuple(card[:8] for card in own)
+        cards = own + [card for card in cards if not card.startswith(begin)]
     return cards
 
 
@@ -325,8 +329,16 @@ def to_pixels(
     if not wcs.has_celestial:
         raise FitsFormatError("WCS: expected celestial coordinates, found none")
     lon, lat = in_frame_of(wcs, positions)
-    units = [u.Unit(wcs.wcs.cunit[axis]) for axis in (wcs.wcs.lng, wcs.wcs.lat)]
+    units = [_angular_unit(wcs, axis) for axis in (wcs.wcs.lng, wcs.wcs.lat)]
     return from_sky(wcs, lon.to_value(units[0]), lat.to_value(units[1]), image, part)
+
+
+def _angular_unit(wcs: WCS, axis: int) -> u.UnitBase:
+    """Find the unit of an axis, from 0, that spans the sky; raise FitsFormatError if it cannot."""
+    unit = u.Unit(wcs.wcs.cunit[axis])
+    if unit.physical_type != "angle":
+        raise FitsFormatError(f"WCS: CUNIT{axis + 1}: found {str(unit)!r}, expected an angle")
+    return unit
 
 
 def from_sky(
@@ -483,7 +495,7 @@ def _length(side: Any, axis: int, wcs: WCS | None) -> int:
             # Cutout2D counts the height by the scale of the first axis, and the width by that of
             # the second.
             sky = celestial_of(wcs)
-            scale = u.Quantity(proj_plane_pixel_scales(sky)[axis], sky.wcs.cunit[axis])
+            scale = u.Quantity(proj_plane_pixel_scales(sky)[axis], _angular_unit(sky, axis))
             pixels = (side / scale).decompose().value
         else:
             raise ValueError(f"size: expected pixels or an angle, found {side.unit}")

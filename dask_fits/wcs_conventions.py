@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 
 from dask_fits.exceptions import FitsFormatError
 from dask_fits.format.header import parse_value
-from dask_fits.wcs_keywords import WcsCard
+from dask_fits.wcs_keywords import WcsCard, is_lookup
 
 _PLATE = re.compile(
     r"CNPIX[12]|PPO[36]|[XY]PIXELSZ|PLTRA[HMS]|PLTDECSN|PLTDEC[DMS]|PLATEID|AMD[XY]\d{1,2}"
@@ -87,6 +87,14 @@ def settle_conventions(cards: Sequence[WcsCard], letter: str, where: str) -> lis
         raise FitsFormatError(
             f"{where}: the keywords make no WCS: found two distortions of one axis, expected "
             "one of a plate solution (PLTRAH, ...), WAT1_001 and CQDISi"
+        )
+    lookups = [card for card in found if is_lookup(card)]
+    if lookups and (has_plate or has_surface):
+        # wcslib makes another axis of it, and then has a table without one.
+        raise FitsFormatError(
+            f"{where}: the keywords make no WCS: {lookups[0].keyword}: found "
+            f"{lookups[0].field.strip()}, expected no table of coordinates beside a plate solution "
+            "(PLTRAH, ...) or WAT1_001"
         )
     return found
 

@@ -338,10 +338,11 @@ def _without_other_lookup(cards: Sequence[WcsCard], letter: str) -> list[WcsCard
     """Leave out that axes of the primary WCS are looked up (-TAB) if it is not the one wanted."""
     if not letter:
         return [*cards]
-    return [card for card in cards if not (_is_lookup(card) and _kind(card.keyword).letter == "")]
+    return [card for card in cards if not (is_lookup(card) and _kind(card.keyword).letter == "")]
 
 
-def _is_lookup(card: WcsCard) -> bool:
+def is_lookup(card: WcsCard) -> bool:
+    """Tell whether a card is the CTYPEn of an axis whose coordinates are in a table (-TAB)."""
     return card.keyword.startswith("CTYPE") and "-TAB" in card.field
 
 
@@ -351,7 +352,7 @@ def _check_lookup(cards: Sequence[WcsCard], letter: str, where: str) -> None:
     tables = defaultdict(list)
     for card in cards:
         match = re.fullmatch(rf"CTYPE(\d+){letter}", card.keyword)
-        if match and _is_lookup(values[card.keyword]):
+        if match and is_lookup(values[card.keyword]):
             found = [_parameter(values, f"PV{match[1]}_{m}{letter}", where) for m in (1, 2, 3)]
             names = [values.get(f"PS{match[1]}_{m}{letter}") for m in (0, 1)]
             key = *(card and _text_of(card) for card in names), *found[:2]

@@ -20,6 +20,12 @@ Edit = tuple[Any, ...]
 TAN = {"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CRPIX1": 6.0, "CRPIX2": 4.0, "CRVAL1": 10.0}
 TAN |= {"CRVAL2": 20.0, "CDELT1": -1e-3, "CDELT2": 1e-3}
 
+SURFACE = "1. 2. 2. 0. -1. 20. -1. 20. 0.1 0.2 0.3 "
+"""A polynomial of TNX: its kind, orders, cross terms, range and coefficients."""
+
+AXES = ["NAXES: 2", "AXIS.1: 1", "AXIS.2: 2"]
+"""What the records of a lookup table begin with."""
+
 HEADERS: dict[str, dict[str, Any]] = {
     "tan": {**TAN, "RADESYS": "FK5", "EQUINOX": 2000.0, "LONPOLE": 180.0, "DATE-OBS": "2026-11-01"},
     "sip": {
@@ -64,16 +70,17 @@ HEADERS: dict[str, dict[str, Any]] = {
         "CNPIX2": 20,
         "AMDX1": 67.2,
         "AMDX2": 0.01,
+        "AMDX3": -7.0,
         "AMDY1": 67.1,
         "AMDY2": -0.01,
+        "AMDY3": 5.0,
     },
     "tnx": {
         **TAN,
         "CTYPE1": "RA---TNX",
         "CTYPE2": "DEC--TNX",
         "WAT0_001": "system=image",
-        "WAT1_001": "wtype=tnx axtype=ra lngcor = '3. 2. 2. 0. 0. 1. 0. 1. 0.1 0.2 0.3'",
-        "WAT2_001": "wtype=tnx axtype=dec latcor = '3. 2. 2. 0. 0. 1. 0. 1. 0.1 0.2 0.3'",
+        **{f"WAT{n}_001": f'wtype=tnx lngcor = "{SURFACE}"' for n in (1, 2)},
     },
     "plate carree": {
         **TAN,
@@ -124,14 +131,26 @@ HEADERS: dict[str, dict[str, Any]] = {
         "CDELT3": 1.0,
         "CUNIT3": "m",
     },
+    "plane of a table": {
+        "CTYPE1": "RA---TAB",
+        "CTYPE2": "DEC--TAB",
+        **{f"PS{n}_{m}": text for n in (1, 2) for m, text in enumerate(["WCS-TAB", "COORDS"])},
+        "PS2_2": "INDEX",
+        "PV1_3": 1,
+        "PV2_3": 2,
+        **{f"CRPIX{n}": 1.0 for n in (1, 2)},
+        **{f"CRVAL{n}": 1.0 for n in (1, 2)},
+        **{f"CDELT{n}": 0.1 for n in (1, 2)},
+        **{f"CUNIT{n}": "deg" for n in (1, 2)},
+    },
     "lookup": {
         **TAN,
         "CPDIS1": "LOOKUP",
-        "DP1": "EXTVER: 1.0",
+        "DP1": ["EXTVER: 1.0", *AXES],
         "CPDIS2": "LOOKUP",
-        "DP2": "EXTVER: 2.0",
+        "DP2": ["EXTVER: 2.0", *AXES],
         "D2IMDIS1": "LOOKUP",
-        "D2IM1": "EXTVER: 1.0",
+        "D2IM1": ["EXTVER: 1.0", *AXES],
     },
 }
 """Keywords of world coordinates."""
@@ -163,7 +182,6 @@ RECORDS = [
     *(b"'AUX.1.COEFF.0: 1'", b"'AUX.1.POWER.1: 2'", b"'DOCORR: 0'", b"'MAXERR: 1'"),
     *(b"'POLYNOMIAL.1: 1'", b"'TPV.1: 1.0'", b"'EXTVER: 2'", b"'EXTVER: 9'", b"'NAXES: 1'"),
 ]
-SURFACE = b"'wtype=%s axtype=ra lngcor = \"%s\"'"
 
 Cards = list[tuple[str, bytes]]
 
@@ -233,12 +251,15 @@ def _looked_up(rng: random.Random) -> Cards:
 
 
 def _in_text(rng: random.Random) -> Cards:
-    numbers = b"3. %d. %d. %d. 0. 1. 0. 1. " % tuple(rng.choice([0, 1, 2, 3, 4]) for _ in range(3))
-    numbers += b"0.1 " * rng.choice([0, 1, 3, 9])
-    kinds = [b"tnx", b"zpx", b"linear"]
-    first, second = (SURFACE % (rng.choice(kinds), numbers) for _ in range(2))
-    found = [("WAT0_001", b"'system=image'"), ("WAT1_001", first), ("WAT2_001", second)]
-    found += _some(rng, ["WAT1_002", "WAT2_002", "WAT1_003"], [b"'0.1 0.2 \"'", b"'%s'" % numbers])
+    counts = "3. {}. {}. {}. 0. 1. 0. 1. ".format(*(rng.choice([0, 1, 2, 3, 4]) for _ in range(3)))
+    numbers = rng.choice([SURFACE, counts + "0.1 " * rng.choice([0, 1, 3, 4, 9])])
+    found = []
+    for n in (1, 2):
+        kind = rng.choice(["tnx", "tnx", "tnx", "zpx", "linear"])
+        text = f'wtype={kind} axtype=ra lngcor = "{numbers}"'
+        pieces = [text[start : start + 68] for start in range(0, len(text), 68)]
+        found += [(f"WAT{n}_00{m}", f"'{piece:<68}'".encode()) for m, piece in enumerate(pieces, 1)]
+    found += _some(rng, ["WAT1_002", "WAT2_003"], [b"'0.1 0.2 \"'", b"''", b"5"])
     ctypes = [b"'RA---TNX'", b"'DEC--TNX'", b"'RA---ZPX'", b"'DEC--ZPX'"]
     return found + _some(rng, ["CTYPE1", "CTYPE2"], ctypes)
 
@@ -297,13 +318,21 @@ def _world() -> dict[str, bytes]:
     for name, keywords in HEADERS.items():
         cube = "CTYPE3" in keywords
         axes = (12, 8, 3, 1)[: 4 if "CTYPE4" in keywords else 3 if cube else 2]
-        extra = [card(keyword, value) for keyword, value in keywords.items()]
+        items = [
+            (keyword, value)
+            for keyword, values in keywords.items()
+            for value in (values if isinstance(values, list) else [values])
+        ]
+        extra = [card(*item) for item in items]
         pixels = np.arange(math.prod(axes), dtype=">i2").tobytes()
         content = primary(*axes, bitpix=16, extra=extra) + blocks(pixels)
-        if name == "table":
+        if "PV2_3" in keywords or "PV3_3" in keywords:
             buffer = io.BytesIO()
+            coordinates, dim = ([[1e-7, 2e-7, 4e-7]], "(1,3)")
+            if "PV2_3" in keywords:
+                coordinates, dim = ([np.arange(12) / 10 + 10], "(2,2,3)")
             columns = [
-                fits.Column("COORDS", "3D", array=[[1e-7, 2e-7, 4e-7]], dim="(1,3)"),
+                fits.Column("COORDS", f"{len(coordinates[0])}D", array=coordinates, dim=dim),
                 fits.Column("INDEX", "3D", array=[[1.0, 2.0, 3.0]]),
             ]
             table = fits.BinTableHDU.from_columns(columns, name="WCS-TAB", ver=1)
@@ -319,7 +348,7 @@ def _world() -> dict[str, bytes]:
         files[name] = content
         if name in ("tan", "sip", "lookup"):
             image = np.arange(96, dtype="i2").reshape(8, 12)
-            parts = tiled_parts(image, zcmptype="RICE_1", cards=list(keywords.items()))
+            parts = tiled_parts(image, zcmptype="RICE_1", cards=extra)
             tables = content.partition(b"XTENSION")
             files[f"compressed, {name}"] = parts.build() + tables[1] + tables[2]
     return files

@@ -41,6 +41,7 @@ from dask_fits import (
     TruncatedFileError,
 )
 from dask_fits.format import boxes as planner
+from dask_fits.many_cutouts import tasks
 from dask_fits.wcs import sky_axes
 from tests.fits_files import same_bits
 from tests.recording import RecordingFileSystem, put
@@ -1282,6 +1283,26 @@ def test_a_cluster_says_which_file_is_damaged(tmp_path: Path, client: Client) ->
     found = dask_fits.cutouts(path, [(50, 15), (10, 5)], 8)
     with pytest.raises(FitsFormatError, match=r"bad\.fits"):
         client.compute(found.data).result()
+
+
+def test_a_scheduler_holds_tasks_as_bytes(tmp_path: Path) -> None:
+    header = WCS(naxis=2).to_header()
+    paths = [tmp_path / f"{n}.fits" for n in range(64)]
+    for n, path in enumerate(paths):
+        fits.PrimaryHDU(np.full((40, 30), n, "i2"), header).writeto(path)
+    found = dask_fits.cutouts(paths, [(10, 20), (15, 15)], 8, fill_value=0)
+    bundles = [task[1] for task in dict(found.data.dask).values() if task[0] is tasks.fetch]
+    assert len(bundles) == 4
+    packed = pickle.dumps(bundles)
+    assert len(packed) < 64 * 500
+    # What it does with them: neither taking them in nor handing them on makes the plans again.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tasks.zlib, "decompress", None)
+        patch.setattr(tasks.zlib, "compress", None)
+        assert pickle.dumps(pickle.loads(packed)) == packed
+    cut = found.data.compute(scheduler="processes", num_workers=1)
+    assert (cut == found.file[:, None, None]).all()
+    assert len(np.unique(found.file)) == 64
 
 
 def test_the_result_can_be_pickled(overlapping: tuple[list[str], list[Known]]) -> None:

@@ -14,6 +14,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+import dask_fits
+from tests.fuzz_files import WORLD
+from tests.recording import put
+
+pytestmark = pytest.mark.filterwarnings("ignore::astropy.utils.exceptions.AstropyWarning")
+
 FILES = int(os.environ.get("DASK_FITS_FUZZ", "250"))
 SECONDS = 5.0
 """Of the processor's time, for one operation on one file."""
@@ -50,6 +58,14 @@ def is_bad(outcome: dict[str, Any]) -> bool:
         or outcome["seconds"] > SECONDS
         or outcome["megabytes"] > MEGABYTES
     )
+
+
+@pytest.mark.parametrize("name", WORLD)
+def test_the_files_that_are_mutated_have_a_wcs(name: str) -> None:
+    wcs = dask_fits.open(put("whole.fits", WORLD[name])).first_image().wcs
+    assert any(wcs.wcs.ctype)
+    assert len(wcs.wcs.tab) == ("table" in name)
+    assert (wcs.cpdis1 is not None) == (wcs.det2im1 is not None) == ("lookup" in name)
 
 
 def test_mutated_files_give_errors_of_ours_soon_and_in_little_memory() -> None:

@@ -405,7 +405,7 @@ def _data(tasks: Sequence[tuple[Read, ...]], count: int, form: Form) -> da.Array
         places, count, length, form.slots, form.shape, str(form.dtype), repr(form.fill_value)
     )
     name = f"fits-cutouts-{token}"
-    bundles = [Bundle.of(some, [r.rows // length for r in some]) for some in tasks]
+    bundles = [Bundle(some, [r.rows // length for r in some]) for some in tasks]
     graph, parts = reading_tasks(token, bundles, len(blocks))
     for n, rows in enumerate(blocks):
         graph[name, n, *(0 for _ in form.row)] = assemble, rows, form, parts[n]

@@ -60,7 +60,7 @@ def run(
     block_of = np.full(count, -1, np.int64)
     for n, rows in enumerate(blocks):
         block_of[rows] = n
-    bundles = [Bundle.of(some, [block_of[r.rows] for r in some]) for some in bundled(reads)]
+    bundles = [Bundle(some, [block_of[r.rows] for r in some]) for some in bundled(reads)]
     token = uuid.uuid4().hex  # writing is never the same task again
     graph, parts = reading_tasks(f"write-{token}", bundles, len(blocks))
     name = f"fits-write-{token}"

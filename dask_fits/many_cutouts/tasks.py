@@ -5,10 +5,12 @@ from __future__ import annotations
 import itertools
 import math
 import operator
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import cloudpickle
 import numpy as np
 import numpy.typing as npt
 
@@ -101,20 +103,34 @@ def bundled(reads: Sequence[Read]) -> Iterator[tuple[Read, ...]]:
         yield tuple(held)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Bundle:
-    """What one task reads."""
+    """What one task reads; pickled, it is packed until the task runs.
 
-    reads: tuple[Read, ...]
-    blocks: tuple[int, ...]
-    """The blocks that need it."""
-    block: tuple[Integers, ...]
-    """Block of each row of each read."""
+    A scheduler holds the tasks of all files, unpickled: as bytes they are a tenth.
+    """
 
-    @classmethod
-    def of(cls, reads: tuple[Read, ...], block: Sequence[Integers]) -> Bundle:
+    __slots__ = ("_content", "blocks")
+
+    def __init__(self, reads: tuple[Read, ...], block: Sequence[Integers]) -> None:
         """Note the blocks that need a part of some reads, by the block of each of their rows."""
-        return cls(reads, tuple(np.unique(np.concatenate(block)).tolist()), tuple(block))
+        self.blocks: tuple[int, ...] = tuple(np.unique(np.concatenate(block)).tolist())
+        self._content: tuple[tuple[Read, ...], tuple[Integers, ...]] | bytes = reads, tuple(block)
+
+    def content(self) -> tuple[tuple[Read, ...], tuple[Integers, ...]]:
+        """Give what is read, and the block of each row of each read."""
+        if not isinstance(self._content, bytes):
+            return self._content
+        reads, block = cloudpickle.loads(zlib.decompress(self._content))
+        return reads, block
+
+    def __getstate__(self) -> tuple[tuple[int, ...], bytes]:
+        content = self._content
+        if not isinstance(content, bytes):
+            content = zlib.compress(cloudpickle.dumps(content), 1)
+        return self.blocks, content
+
+    def __setstate__(self, state: tuple[tuple[int, ...], bytes]) -> None:
+        self.blocks, self._content = state
 
 
 Part = tuple[int, int, tuple[slice, ...], Any]
@@ -123,13 +139,14 @@ Part = tuple[int, int, tuple[slice, ...], Any]
 
 def fetch(bundle: Bundle) -> dict[int, list[Part]]:
     """Read a bundle: what each block needs of it."""
-    if len(bundle.reads) == 1:
-        found = [list(bundle.reads[0].pieces())]
+    reads, block = bundle.content()
+    if len(reads) == 1:
+        found = [list(reads[0].pieces())]
     else:
-        with threads(len(bundle.reads)) as in_threads:
-            found = list(in_threads(lambda read: list(read.pieces()), bundle.reads))
+        with threads(len(reads)) as in_threads:
+            found = list(in_threads(lambda read: list(read.pieces()), reads))
     parts: dict[int, list[Part]] = {block: [] for block in bundle.blocks}
-    for read, blocks, pieces in zip(bundle.reads, bundle.block, found, strict=True):
+    for read, blocks, pieces in zip(reads, block, found, strict=True):
         block_of = dict(zip(read.rows.tolist(), blocks.tolist(), strict=True))
         for row, place, pixels in pieces:
             parts[block_of[row]].append((row, read.slot, place, pixels))
