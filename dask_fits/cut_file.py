@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import math
 import re
 import warnings
 from collections.abc import Iterable, Sequence
@@ -259,11 +260,13 @@ def _number(card: Card, hdu: HDU) -> int | float:
         raise FitsFormatError(f"{hdu.where}: {card.keyword}: {error}") from error
     if isinstance(value, Undefined):
         return 0
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value):
         raise FitsFormatError(
             f"{hdu.where}: {card.keyword}: found {value!r}, expected a number of pixels"
         )
-    return value
+    number: int | float = value
+    return number
 
 
 def _table(hdu: HDU, content: bytes, starts: list[int]) -> list[Bytes]:

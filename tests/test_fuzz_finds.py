@@ -240,3 +240,16 @@ def test_a_sky_in_units_that_are_no_angles(unit: str) -> None:
         hdu_of(content).cutout((5, 4), 3 * u.arcsec)
     with pytest.raises(FitsFormatError, match=r"CUNIT1|[uU]nit"):
         dataset_of(content).fits.sel_sky(star)
+
+
+@pytest.mark.parametrize("keyword", ["CRPIX1A", "LTV1", "CNPIX1"])
+@pytest.mark.parametrize("value", ["1.0E400", "-1.0E400"])
+def test_files_of_cutouts_whose_keywords_cannot_be_moved(
+    tmp_path: Path, keyword: str, value: str
+) -> None:
+    path = tmp_path / "found.fits"
+    path.write_bytes(image_file({keyword: value}))
+    found = dask_fits.cutouts(path, [(5, 4)], 2).to_files(tmp_path / "files")
+    assert found.status.tolist() == ["failed"]
+    assert f"found.fits: HDU 0 (PRIMARY): {keyword}: found" in str(found.error[0])
+    assert not [*(tmp_path / "files").glob("*.fits")]
