@@ -11,8 +11,6 @@ import pytest
 from distributed import Client, LocalCluster
 from hypothesis import settings
 
-from dask_fits.readers import row_cache, tiled
-from dask_fits.readers.row_cache import RowCache
 from tests.patience import until
 from tests.servers.caddy import CaddyServer
 from tests.servers.caddy import caddy_server as run_caddy_server
@@ -36,6 +34,18 @@ if os.environ.get("CI"):
     settings.load_profile("ci")
 
 DATA = Path(__file__).parent / "data"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Make this package's warnings errors, unless a test says otherwise.
+
+    In the settings of pytest they would import the package, before coverage is measured in the
+    processes that run tests in parallel.
+    """
+    for item in items:
+        for name in ("FitsWarning", "UnstampedFileWarning"):
+            mark = pytest.mark.filterwarnings(f"error::dask_fits.{name}")
+            item.add_marker(mark, append=False)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +81,10 @@ def serving(directory: Path) -> Iterator[RangeServer]:
 @pytest.fixture
 def server(serving: RangeServer, monkeypatch: pytest.MonkeyPatch) -> RangeServer:
     """The same with an empty log, and a process that has read no rows of tables yet."""
-    monkeypatch.setattr(tiled, "ROWS", RowCache(row_cache.CACHE_BYTES))
+    # Not above, for the reason that pytest_collection_modifyitems gives.
+    from dask_fits.readers import row_cache, tiled
+
+    monkeypatch.setattr(tiled, "ROWS", row_cache.RowCache(row_cache.CACHE_BYTES))
     until(lambda: serving.busy == 0)
     serving.clear()
     return serving

@@ -6,7 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
-import time
+import tracemalloc
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -39,15 +39,15 @@ def huge_hdu(path: Path, shape: tuple[int, ...]) -> HDU:
         return dask_fits.open(path)[0]
 
 
-def test_a_million_chunks_build_fast_pickle_small_and_cull_well(tmp_path: Path) -> None:
+def test_a_million_chunks_build_small_pickle_small_and_cull_well(tmp_path: Path) -> None:
     hdu = huge_hdu(tmp_path / "huge.fits", (100_000, 100_000))
-    seconds = []
-    for _ in range(5):
-        start = time.perf_counter()
-        array = hdu.to_dask((100, 100))
-        seconds.append(time.perf_counter() - start)
+    hdu.to_dask((100, 100))  # imports what it needs
+    tracemalloc.start()
+    array = hdu.to_dask((100, 100))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
     assert array.npartitions == 1_000_000
-    assert min(seconds) < 0.010
+    assert peak < 1_000_000, "nothing is made of each chunk"
     assert len(cloudpickle.dumps(array)) < 20_000
     (cutout,) = dask.optimize(array[100:110, 100:120])
     assert len(dict(cutout.dask)) <= 2

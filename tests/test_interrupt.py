@@ -276,7 +276,8 @@ def test_a_command_that_is_told_to_end_while_it_writes(
     server: RangeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     number = getattr(signal, name)
-    before = signal.getsignal(number)
+    before = signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL
+    found = signal.signal(number, before)  # which nohup ignores
 
     def told(_: int) -> None:
         assert [path.suffix for path in tmp_path.iterdir()] == [".part"]
@@ -286,11 +287,14 @@ def test_a_command_that_is_told_to_end_while_it_writes(
     out = tmp_path / "cut.fits"
     argv = ["dask-fits", "cutout", urls(server)[0], "--x", "9", "--y", "9", "--size", "4"]
     monkeypatch.setattr(sys, "argv", [*argv, "-o", str(out)])
-    with pytest.raises(SystemExit) as ended:
-        main()
+    try:
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert signal.getsignal(number) is before
+    finally:
+        signal.signal(number, found)
     assert ended.value.code == 128 + number
     assert not [*tmp_path.iterdir()]
-    assert signal.getsignal(number) is before
 
 
 def test_a_signal_that_is_ignored_stays_so(server: RangeServer, monkeypatch: Any) -> None:
