@@ -183,7 +183,7 @@ def chunk_grid(reader: PixelReader, chunks: Any = "auto") -> tuple[tuple[int, ..
     if isinstance(chunks, str) and chunks != "auto":
         chunks, limit = "auto", parse_bytes(chunks)
     slab = reader.slab(limit)
-    for asked in (slab, slab if isinstance(chunks, str) else chunks):
+    for asked in [slab] if isinstance(chunks, str) else [slab, chunks]:
         _check_count(asked, reader, limit)
     whole = _normalized(slab, reader)
     if isinstance(chunks, str):

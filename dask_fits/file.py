@@ -346,19 +346,22 @@ class HDU:
             options=options,
         )
 
-    def __repr__(self) -> str:
-        name = printable(self.store.name)
-        return f"<HDU {self.index} of {name}: {hdu_summary(self.layout, self._chunk())}>"
+    def largest_chunk(self) -> tuple[int, ...] | None:
+        """Return the shape of the largest chunk of `data`; None where there are no pixels.
 
-    def _repr_html_(self) -> str:
-        name = printable(self.store.name)
-        return hdu_summary_html(self.index, name, self.layout, self._chunk())
-
-    def _chunk(self) -> tuple[int, ...] | None:
-        """Shape of the largest chunk of `data`; of a damaged header there may be too many."""
+        It is known where a damaged header has too many chunks for `chunks` to list them.
+        """
         from dask_fits.banded import chunk_limit
 
         return self.reader().slab(chunk_limit()) if self.layout.image else None
+
+    def __repr__(self) -> str:
+        name = printable(self.store.name)
+        return f"<HDU {self.index} of {name}: {hdu_summary(self.layout, self.largest_chunk())}>"
+
+    def _repr_html_(self) -> str:
+        name = printable(self.store.name)
+        return hdu_summary_html(self.index, name, self.layout, self.largest_chunk())
 
     if not TYPE_CHECKING:  # an attribute that is missing is a mistake to a type checker
 
@@ -466,12 +469,6 @@ class FitsFile:
         Those whose pixels cannot be read because of damage are among them.
         """
         return [hdu for hdu in self if _has_pixels(hdu)]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in vars(self).items() if key != "_lock"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, _lock=ProcessLock())
 
     def first_image(self) -> HDU:
         """Find the first HDU that holds an image, tile-compressed ones included.

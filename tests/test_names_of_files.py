@@ -315,8 +315,10 @@ def test_a_relative_archive_is_that_of_the_directory(
             packed.writestr(zipfile.ZipInfo("a.fits"), file_of(n))
         images.append(dask_fits.from_fits("zip://a.fits", storage_options={"fo": "a.zip"}))
         images.append(dask_fits.from_fits("zip://a.fits::a.zip"))
+        found = dask_fits.cutouts("zip://*.fits", (0, 0), 1, storage_options={"fo": "a.zip"})
+        images.append(found.data)
     monkeypatch.chdir(here)
-    assert dask.compute(*(image.max() for image in images)) == (1, 1, 2, 2)
+    assert dask.compute(*(image.max() for image in images)) == (1, 1, 1, 2, 2, 2)
 
 
 @pytest.mark.parametrize("name", ["a.fits", "a+1.fits", "https://host/a?b=1", "m31_v2.fits+", ""])

@@ -78,6 +78,18 @@ def test_a_condition_that_is_refused_though_it_holds_is_left_out(
             assert len(server.log) == 1 + PARTS, "what a server does is remembered"
 
 
+def test_what_one_server_refuses_is_asked_of_others() -> None:
+    def answers(asked: Asked) -> Told:
+        return Told(412) if "if-match" in asked.headers else part_of(CONTENT, asked)
+
+    with serving(answers) as one, serving(lambda asked: part_of(CONTENT, asked)) as other:
+        for server in (one, other):
+            image = dask_fits.from_fits(f"{server.url}/m::31.fits", transfer=QUICK)
+            assert np.array_equal(image.compute(), PIXELS)
+        assert len(other.log) == 1 + PARTS
+        assert all("if-match" in asked.headers for asked in other.log[1:])
+
+
 def test_one_refusal_is_no_change() -> None:
     refusals = iter([412])
 

@@ -159,10 +159,6 @@ def preview(file: FitsFile, *, hdu: HduKey | None, output: str) -> None:
 
 
 def _record(hdu: HDU) -> dict[str, Any]:
-    from dask_fits.banded import chunk_limit
-
-    pixels = hdu.layout.image is not None
-    chunks = hdu.reader().slab(chunk_limit()) if pixels else None
     return {
         "index": hdu.index,
         "name": hdu.name,
@@ -173,7 +169,7 @@ def _record(hdu: HDU) -> dict[str, Any]:
         "data_offset": hdu.data_range.start,
         "data_bytes": hdu.data_range.nbytes,
         "compression": hdu.compression,
-        "chunks": chunks,
+        "chunks": hdu.largest_chunk(),
     }
 
 

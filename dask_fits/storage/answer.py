@@ -35,10 +35,15 @@ _SUCCESS = (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT)
 PASSING = frozenset((408, 425, 429, 500, 502, 503, 504))
 """Statuses of faults that may be over at the next attempt."""
 
-_DENIED = (
+DENIED = (
     *(HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN),
     *(HTTPStatus.PROXY_AUTHENTICATION_REQUIRED, HTTPStatus.NETWORK_AUTHENTICATION_REQUIRED),
 )
+"""Statuses of a server, or a proxy on the way to it, that wants credentials or other ones."""
+
+MISSING = (HTTPStatus.NOT_FOUND, HTTPStatus.GONE)
+"""Statuses of a server that has no such file."""
+
 _BAD_CREDENTIALS = frozenset(
     (
         *("ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired"),
@@ -381,7 +386,7 @@ def _refusal(answer: Answer, request: Request) -> Exception:
         return PreconditionFailedError(told)
     if _is_denied(answer):
         return AccessDeniedError(f"{name}: access denied ({told}){_by(answer, request)}")
-    if status in (HTTPStatus.NOT_FOUND, HTTPStatus.GONE):
+    if status in MISSING:
         return FitsFileNotFoundError(f"{name}: no such file ({told})")
     if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
         return _unsatisfied(answer, request, told)
@@ -392,7 +397,7 @@ def _is_denied(answer: Answer) -> bool:
     """Whether a refusal is for want of credentials, or of better ones."""
     if answer.status == HTTPStatus.BAD_REQUEST:
         return answer.said in _BAD_CREDENTIALS or "www-authenticate" in answer.headers
-    return answer.status in _DENIED
+    return answer.status in DENIED
 
 
 def _by(answer: Answer, request: Request) -> str:

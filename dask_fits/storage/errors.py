@@ -14,14 +14,12 @@ from dask_fits.exceptions import (
     MissingDriverError,
     StorageError,
 )
+from dask_fits.storage.answer import DENIED, MISSING
 from dask_fits.storage.redaction import scrubbed, shown
 
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "http": "http", "https": "http"}
 _ANONYMOUS: dict[str, dict[str, Any]] = {"s3": {"anon": True}, "gcs": {"token": "anon"}}
 """Storage options for access without credentials, by extra; the two stores name it differently."""
-
-_DENIED = (401, 403, 407, 511)
-"""Statuses of a server, or a proxy on the way to it, that wants credentials or other ones."""
 
 _NO_CREDENTIALS = frozenset(
     (
@@ -94,14 +92,14 @@ def _translated(error: Exception, url: str, options: Mapping[str, Any]) -> FitsE
     if isinstance(ours := error.__cause__, FitsError):  # which a driver has put into one of its own
         return type(ours)(*ours.args)
     status = status_of(error)
-    if isinstance(error, FileNotFoundError) or status in (404, 410):
+    if isinstance(error, FileNotFoundError) or status in MISSING:
         return FitsFileNotFoundError(f"{shown(url)}: no such file")
     if not _NO_CREDENTIALS.isdisjoint(cls.__name__ for cls in type(error).__mro__):
         said = (
             f"access denied, no credentials: {told(error, url, options)} ({type(error).__name__})"
         )
         return AccessDeniedError(f"{shown(url)}: {said}{access_hint(url)}")
-    if isinstance(error, PermissionError) or status in _DENIED:
+    if isinstance(error, PermissionError) or status in DENIED:
         return AccessDeniedError(f"{shown(url)}: access denied{access_hint(url)}")
     if isinstance(error, ImportError):
         return MissingDriverError(_driver_hint(url, error))

@@ -125,7 +125,7 @@ def places_of(
     if "*" not in text:
         return [place_of(given, storage_options, filesystem)]
     with storage_errors(text, options):
-        fs, path = (filesystem, text) if filesystem is not None else find(text, options)
+        fs, path = (filesystem, text) if filesystem is not None else find(*settled(text, options))
         found = glob(fs, path)
     if not found:
         raise FitsFileNotFoundError(f"{shown(text)}: found no file that matches")

@@ -18,6 +18,9 @@ class ProcessLock:
     def __init__(self) -> None:
         self._of_process = {os.getpid(): threading.Lock()}
 
+    def __reduce__(self) -> tuple[type[ProcessLock], tuple[()]]:
+        return ProcessLock, ()  # what is unpickled has a lock of its own
+
     def _own(self) -> threading.Lock:
         return self._of_process.setdefault(os.getpid(), threading.Lock())
 

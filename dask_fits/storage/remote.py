@@ -139,9 +139,8 @@ def open_remote(place: Place, transfer: TransferConfig, *, count: int) -> tuple[
         stamp = Stamp(stamp.size)
     elif stamp.size and not stamp.kind and transfer.warn_without_stamp:
         # Of the server, not of the file: so Python's filters show it once for all of its files.
-        server = urlsplit(links(shown(url))[-1])
         warnings.warn(
-            f"{server.scheme}://{server.netloc} tells neither ETag nor modification time: that a "
+            f"{_server(shown(url))} tells neither ETag nor modification time: that a "
             "file is replaced by one of the same length while it is read cannot be noticed there "
             "(silence this with transfer=TransferConfig(warn_without_stamp=False))",
             UnstampedFileWarning,
@@ -150,6 +149,12 @@ def open_remote(place: Place, transfer: TransferConfig, *, count: int) -> tuple[
     parallel = file.transport.parallel
     store = RemoteStore(url, stamp, options, transfer, parallel, place.filesystem)
     return store, bytes(first)
+
+
+def _server(name: str) -> str:
+    """Scheme and host of a URL as it may be shown; of a chained one, of the last."""
+    server = urlsplit(links(name)[-1])
+    return f"{server.scheme}://{server.netloc}"
 
 
 def _has_room(ahead: int, coming: int, most: int) -> bool:
@@ -172,8 +177,7 @@ class _RemoteFile:
         self._hint = access_hint(url)
         self._options = options
         self._transfer = transfer
-        step = urlsplit(self._name.rpartition("::")[2])
-        self._place = f"{step.scheme}://{step.netloc} {options.get('endpoint_url', '')}"
+        self._place = f"{_server(self._name)} {options.get('endpoint_url', '')}"
         self._looking = asyncio.Lock()
         self._now: Stamp | None = None
 
