@@ -8,10 +8,9 @@ from typing import Any, cast
 import dask.array as da
 import numpy as np
 from dask.array.core import normalize_chunks
-from dask.base import tokenize
 from dask.utils import parse_bytes
 
-from dask_fits.banded import BandedArray, bands_of, chunk_limit, read_plan, warn_of
+from dask_fits.banded import BandedArray, array_name, bands_of, chunk_limit, read_plan, warn_of
 from dask_fits.computations import watch_computations
 from dask_fits.exceptions import FitsFormatError
 from dask_fits.file import HDU, HduKey
@@ -103,22 +102,22 @@ def to_dask(hdu: HDU, *, chunks: Any = "auto", mask_and_scale: bool = True) -> d
     window = Window.whole(chunk_grid(reader, chunks))
     bands = bands_of(reader, window)
     if bands is None:
-        return _of_grid(reader, window.chunks)
+        return _of_window(reader, window)
     warn_of(reader, window, bands)
     return BandedArray.of(reader, window, bands)
 
 
 def lazy_array(reader: PixelReader, chunks: Any = "auto") -> da.Array:
     """Make a lazy Dask array of a reader's pixels, each chunk read by itself."""
-    return _of_grid(reader, chunk_grid(reader, chunks))
+    return _of_window(reader, Window.whole(chunk_grid(reader, chunks)))
 
 
-def _of_grid(reader: PixelReader, grid: tuple[tuple[int, ...], ...]) -> da.Array:
+def _of_window(reader: PixelReader, window: Window) -> da.Array:
     watch_computations()
     array: da.Array = da.from_array(
         reader,
-        chunks=grid,
-        name="fits-" + tokenize(reader, [np.asarray(lengths, np.int64) for lengths in grid]),
+        chunks=window.chunks,
+        name=array_name(reader, window),
         inline_array=True,
         asarray=True,
         lock=False,
@@ -157,9 +156,9 @@ def plan(hdu: HDU, *, key: Any = ..., chunks: Any = None) -> ReadPlan:
     """
     reader = hdu.reader()
     selection = select(key, reader.shape)
-    reader.check(selection)
     if chunks is None:
         return reader.plan(selection.axes)
+    reader.check(selection)
     window = Window.whole(chunk_grid(reader, chunks))
     if bands_of(reader, window) is not None:
         return read_plan(reader, window, selection)

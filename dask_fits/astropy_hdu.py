@@ -27,28 +27,24 @@ _OF_THE_FILE = (
 """Keywords that are right for the bytes of the file alone; astropy leaves out the first of each."""
 
 
-class LazyPrimaryHDU(fits.PrimaryHDU):  # type: ignore[misc] # astropy has no types
+class _LazyPixels(fits.hdu.image._ImageBaseHDU):  # type: ignore[misc] # noqa: SLF001 (as below)
+    """What both kinds of HDU have of their own: a Dask array is written band by band."""
+
+    def _writedata_internal(self, fileobj: Any) -> int:
+        lazy = isinstance(self.data, da.Array)
+        return _write(self.data, fileobj) if lazy else super()._writedata_internal(fileobj)
+
+    def _calculate_datasum(self) -> int:
+        lazy = self._has_data and isinstance(self.data, da.Array)
+        return _datasum(self.data) if lazy else super()._calculate_datasum()
+
+
+class LazyPrimaryHDU(_LazyPixels, fits.PrimaryHDU):  # type: ignore[misc] # astropy has no types
     """astropy's PrimaryHDU, which writes a Dask array band by band; see `to_hdu`."""
 
-    def _writedata_internal(self, fileobj: Any) -> int:
-        lazy = isinstance(self.data, da.Array)
-        return _write(self.data, fileobj) if lazy else super()._writedata_internal(fileobj)
 
-    def _calculate_datasum(self) -> int:
-        lazy = self._has_data and isinstance(self.data, da.Array)
-        return _datasum(self.data) if lazy else super()._calculate_datasum()
-
-
-class LazyImageHDU(fits.ImageHDU):  # type: ignore[misc] # astropy has no types
+class LazyImageHDU(_LazyPixels, fits.ImageHDU):  # type: ignore[misc] # astropy has no types
     """astropy's ImageHDU, which writes a Dask array band by band; see `to_hdu`."""
-
-    def _writedata_internal(self, fileobj: Any) -> int:
-        lazy = isinstance(self.data, da.Array)
-        return _write(self.data, fileobj) if lazy else super()._writedata_internal(fileobj)
-
-    def _calculate_datasum(self) -> int:
-        lazy = self._has_data and isinstance(self.data, da.Array)
-        return _datasum(self.data) if lazy else super()._calculate_datasum()
 
 
 def to_hdu(hdu: HDU) -> fits.PrimaryHDU | fits.ImageHDU:

@@ -25,10 +25,10 @@ from dask.utils import format_bytes, parse_bytes
 
 from dask_fits.computations import watch_computations
 from dask_fits.format.band_reads import Index, Part, divide
-from dask_fits.format.bands import Bands, Box, Costs, Window, find_bands, uncut
+from dask_fits.format.bands import Bands, Box, Costs, Window, find_bands, hull, uncut
 from dask_fits.format.chunks import ReadPlan
 from dask_fits.format.selection import Selection, select
-from dask_fits.readers.reader import HduReader
+from dask_fits.readers.reader import HduReader, PixelReader
 
 HELD_CHUNKS = 8
 """A full read holds no more at once than this many times Dask's array.chunk-size, if it can."""
@@ -140,18 +140,14 @@ class BandLayer(Layer):
             return source
         if key is None:
             key = (f"fits-piece-{token}", *self._place(part.source), *self._place(part.box))
-        within = self.window.key_within(part.box, (low for low, _ in part.source))
+        within = self.window.key_within(part.box, part.source)
         tasks[key] = Task(key, _cut, TaskRef(source), within)
         return key
 
     def _joining(self, key: Any, boxes: list[Box], pieces: list[Any]) -> Task:
-        along = list(zip(*boxes, strict=True))
-        corner = [min(low for low, _ in spans) for spans in along]
-        whole = tuple(
-            (low, max(high for _, high in spans)) for low, spans in zip(corner, along, strict=True)
-        )
-        shape = tuple(item.stop for item in self.window.key_within(whole, corner))
-        places = [self.window.key_within(box, corner) for box in boxes]
+        whole = hull(boxes)
+        shape = tuple(item.stop for item in self.window.key_within(whole, whole))
+        places = [self.window.key_within(box, whole) for box in boxes]
         return Task(key, partial(_join, shape, places), *map(TaskRef, pieces))
 
     def _place(self, box: Box) -> tuple[int, ...]:
@@ -194,7 +190,7 @@ class BandedArray(da.Array):
     ) -> BandedArray:
         """Make the array of a window of an image."""
         watch_computations()
-        name = name or _name(reader, window)
+        name = name or array_name(reader, window)
         graph = HighLevelGraph({name: BandLayer(name, reader, window, bands)}, {name: set()})
         chunks = tuple(itertools.compress(window.chunks, window.kept))
         meta = np.empty((0,) * len(chunks), reader.dtype)
@@ -241,7 +237,7 @@ class BandedArray(da.Array):
             return None
 
 
-def _name(reader: HduReader, window: Window) -> str:
+def array_name(reader: PixelReader, window: Window) -> str:
     """Name the array of a window by all that tells its pixels and chunks apart."""
     chunks = [np.asarray(lengths, np.int64) for lengths in window.chunks]
     if window.lengths == reader.shape and all(window.kept):

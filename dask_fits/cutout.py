@@ -123,7 +123,7 @@ def cutout(
     >>> hdu.cutout((150, 100), (20, 30))
     <Cutout [90:110, 135:165] shape=(20, 30) dtype=float32>
     """
-    whole = _shape(hdu)
+    whole = shape_of(hdu)
     plane = read_plane(hdu, len(whole))
     box = box_around(whole, plane, (position, size), mode=mode, where=hdu.where)
     reader = hdu.reader()
@@ -139,19 +139,22 @@ def find_box(hdu: HDU, position: Any, size: Any, *, mode: Mode = "trim") -> Box:
 
     Parameters and errors are those of `cutout`.
     """
-    whole = _shape(hdu)
-    if len(whole) > 2 or needs_sky(position, size):
-        plane = read_plane(hdu, len(whole))
-    else:
-        plane = Plane.of_pixels(len(whole))
+    whole = shape_of(hdu)
+    plane = plane_for(hdu, len(whole), sky=needs_sky(position, size))
     return box_around(whole, plane, (position, size), mode=mode, where=hdu.where)
 
 
-def _shape(hdu: HDU) -> tuple[int, ...]:
+def shape_of(hdu: HDU) -> tuple[int, ...]:
+    """Find the shape of the image that a cutout is of; raises NotAnImageError below two axes."""
     whole = hdu.reader().shape
     if len(whole) < 2:
         raise NotAnImageError(f"{hdu.where}: a cutout needs two axes, found shape {whole}")
     return whole
+
+
+def plane_for(hdu: HDU, ndim: int, *, sky: bool) -> Plane:
+    """Find the axes that are cut; makes no WCS where pixels alone tell."""
+    return read_plane(hdu, ndim) if sky or ndim > 2 else Plane.of_pixels(ndim)
 
 
 def needs_sky(position: Any, size: Any) -> bool:

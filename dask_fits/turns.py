@@ -70,6 +70,11 @@ class Extent:
         return found
 
 
+def is_distorted(wcs: WCS) -> bool:
+    """Whether a WCS has a distortion, be it a detector's of one axis, which astropy leaves out."""
+    return wcs.has_distortion or wcs.det2im1 is not None or wcs.det2im2 is not None
+
+
 def nearest_pixels(sky: WCS, pixels: Floats, image: Extent, part: Extent | None = None) -> Floats:
     """Find the pixels of positions that lie on an image, among those that are turns apart.
 
@@ -148,8 +153,7 @@ class _Turns:
     @classmethod
     def of(cls, sky: WCS, image: Extent) -> _Turns | None:
         """Make them; None where turns lead nowhere else, or there is a distortion."""
-        distortions = sky.sip, sky.cpdis1, sky.cpdis2, sky.det2im1, sky.det2im2
-        if sky.naxis != 2 or sky.wcs.cubeface >= 0 or any(d is not None for d in distortions):
+        if sky.naxis != 2 or sky.wcs.cubeface >= 0 or is_distorted(sky):
             return None
         sky.wcs.set()
         known = sky.wcs.cel.prj

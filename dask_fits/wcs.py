@@ -240,10 +240,8 @@ def check_copies(wcs: WCS, where: str) -> None:
         raise FitsFormatError(f"{where}: astropy cannot copy the WCS: {one_line(error)}") from error
 
 
-def read_plane(hdu: HDU, ndim: int) -> Plane:
-    """Find the axes of an image of `ndim` axes that a cutout is of, whatever its WCS.
-
-    Those that span the sky, by the WCS of the image or of its celestial axes; else the last two.
+def wcs_or_error(hdu: HDU) -> WCS | FitsError:
+    """Make the WCS of an image, or tell why there is none.
 
     Raises
     ------
@@ -256,9 +254,26 @@ def read_plane(hdu: HDU, ndim: int) -> Plane:
     except (FileChangedError, StorageError):
         raise
     except FitsError as error:
-        part = _celestial(_wcs_cards(hdu), lambda header: _tables(hdu, header, ""), ndim, hdu.where)
-        found, axes = part or (None, (ndim - 2, ndim - 1))
-        return Plane(axes, None, found, error)
+        return error
+    return wcs
+
+
+def read_plane(hdu: HDU, ndim: int) -> Plane:
+    """Find the axes of an image of `ndim` axes that a cutout is of, whatever its WCS.
+
+    Those that span the sky, by the WCS of the image or of its celestial axes; else the last two.
+
+    Raises
+    ------
+    FileChangedError, StorageError
+        An HDU that the WCS refers to cannot be had now.
+    """
+    wcs = wcs_or_error(hdu)
+    if isinstance(wcs, FitsError):
+        cards = _wcs_cards(hdu)
+        return _of_celestial(
+            cards, lambda header: _tables(hdu, header, ""), ndim, error=wcs, where=hdu.where
+        )
     return Plane(sky_axes(wcs, ndim), wcs, wcs, None)
 
 
@@ -267,33 +282,35 @@ def plane_of(text: WcsText, error: FitsError, where: str) -> Plane:
 
     As `read_plane` does.
     """
-    ndim = len(text.shape)
     tables = base64.b64decode(text.tables)
-    part = _celestial(text.cards.split("\n"), lambda _: tables, ndim, where)
-    found, axes = part or (None, (ndim - 2, ndim - 1))
-    return Plane(axes, None, found, error)
+    cards = text.cards.split("\n")
+    return _of_celestial(cards, lambda _: tables, len(text.shape), error=error, where=where)
 
 
-def _celestial(
-    cards: Iterable[str], tables: Callable[[str], bytes], ndim: int, where: str
-) -> tuple[WCS, tuple[int, int]] | None:
-    """Make the WCS of the celestial axes of an image, and find these: y and x, NumPy order.
-
-    None where the keywords make none: then the error of the whole one tells why.
-    """
-    part = None
+def _of_celestial(
+    cards: Iterable[str],
+    tables: Callable[[str], bytes],
+    ndim: int,
+    *,
+    error: FitsError,
+    where: str,
+) -> Plane:
+    """Find the axes of an image by the WCS of its celestial axes, where these make one."""
+    nothing = Plane((ndim - 2, ndim - 1), None, None, error)
     try:
         header = fits.Header.fromstring("".join(card.ljust(CARD) for card in cards))
-        if part := celestial_part(header):
-            own = _settled(card_lines(part[0]).split("\n"), "", where)
-            wcs = _make(own, tables(own), "", where)
+        if (part := celestial_part(header)) is None:
+            return nothing
+        celestial, (low, high) = part
+        own = _settled(card_lines(celestial).split("\n"), "", where)
+        wcs = _make(own, tables(own), "", where)
     except (FileChangedError, StorageError):
         raise
     except Exception:  # noqa: BLE001 (astropy raises whatever it stumbles on, a bad card among it)
-        return None
-    if part is None or not wcs.has_celestial or part[1][1] > ndim:
-        return None
-    return wcs, (ndim - part[1][1], ndim - part[1][0])
+        return nothing
+    if not wcs.has_celestial or high > ndim:
+        return nothing
+    return Plane((ndim - high, ndim - low), None, wcs, error)
 
 
 def to_pixels(

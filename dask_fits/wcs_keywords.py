@@ -250,11 +250,10 @@ def _settled(card: WcsCard) -> WcsCard:
         Its value cannot be used.
     """
     kind = _kind(card.keyword)
-    is_plain = card.text[8:10] == "= " and _PLAIN.fullmatch(card.text) and not kind.whole
-    if is_plain and kind.role != "other":
-        return card
     if kind.role == "other":
         return _quoted(card)
+    if card.text[8:10] == "= " and _PLAIN.fullmatch(card.text) and not kind.whole:
+        return card
     if (match := _EQUINOX.fullmatch(card.text)) is not None:
         return _with(card, float(match[1])) if match[1] else _quoted(card)
     value = _number(card)

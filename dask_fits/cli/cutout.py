@@ -138,9 +138,7 @@ def cutout_command(opener: Opener, **options: Any) -> None:
     costs = window.plan(selection.axes)
     record = {"hdu": hdu.index, "origin": window.origin, "shape": window.shape}
     record |= plan_record(costs)
-    if output is None:
-        window.check(selection)
-    else:
+    if output is not None:
         _write(output, hdu, window, overwrite=asked.overwrite)
         record = {"output": output, **record}
     if asked.as_json:

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from dask_fits.format.bands import Bands, Box, Costs, Window
+from dask_fits.format.bands import Bands, Box, Costs, Window, hull
 
 Index = tuple[int, ...]
 """Position in a grid of chunks, or of bands."""
@@ -105,10 +105,7 @@ def _shared(window: Window, members: dict[Index, list[Box]], costs: Costs) -> di
     found = {}
     for band, boxes in members.items():
         if len(boxes) > 1:
-            hull = tuple(
-                (min(low for low, _ in along), max(high for _, high in along))
-                for along in zip(*boxes, strict=True)
-            )
-            if nbytes(hull) <= sum(map(nbytes, boxes)):
-                found[band] = hull
+            around = hull(boxes)
+            if nbytes(around) <= sum(map(nbytes, boxes)):
+                found[band] = around
     return found

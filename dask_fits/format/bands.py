@@ -34,6 +34,14 @@ Edges = tuple[tuple[int, ...], ...]
 """Where one part of a window ends and the next begins, along each axis: from 0 to its length."""
 
 
+def hull(boxes: Iterable[Box]) -> Box:
+    """Find the smallest box that holds all of these."""
+    return tuple(
+        (min(low for low, _ in spans), max(high for _, high in spans))
+        for spans in zip(*boxes, strict=True)
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Window:
     """A box of an image, or every n-th pixel of it, in chunks. Positions in it count from 0."""
@@ -91,11 +99,11 @@ class Window:
             for axis, kept in zip(self.indices(box), self.kept, strict=True)
         )
 
-    def key_within(self, box: Box, corner: Iterable[int]) -> tuple[slice, ...]:
-        """Make the key for a box of the window of an array that begins at a corner of it."""
+    def key_within(self, box: Box, outer: Box) -> tuple[slice, ...]:
+        """Make the key for a box of the window of an array that holds another box of it."""
         return tuple(
             slice(low - first, high - first)
-            for (low, high), first, kept in zip(box, corner, self.kept, strict=True)
+            for (low, high), (first, _), kept in zip(box, outer, self.kept, strict=True)
             if kept
         )
 

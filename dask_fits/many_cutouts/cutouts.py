@@ -9,15 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import dask
 import dask.array as da
 import numpy as np
 import numpy.typing as npt
 from astropy.wcs import WCS
 from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
-from dask.utils import parse_bytes
 
+from dask_fits.banded import chunk_limit
 from dask_fits.computations import watch_computations
 from dask_fits.cutout import Mode, check_fill, check_mode
 from dask_fits.exceptions import FitsError, MissingDriverError
@@ -391,7 +390,7 @@ def _failures(
 def _data(tasks: Sequence[tuple[Read, ...]], count: int, form: Form) -> da.Array:
     """Make the lazy array: tasks that read, and tasks that put the rows of a chunk together."""
     watch_computations()
-    limit = parse_bytes(dask.config.get("array.chunk-size")) // max(form.row_bytes, 1)
+    limit = chunk_limit() // max(form.row_bytes, 1)
     # Few rows, for those who look at some of them; more of very many, of which each chunk may need
     # a part of every file.
     length = max(1, min(limit, max(_CHUNK_ROWS, count // _CHUNKS)))

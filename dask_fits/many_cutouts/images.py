@@ -11,15 +11,15 @@ from typing import Any, cast
 import numpy as np
 from astropy.wcs import WCS
 
-from dask_fits.cutout import Mode, check_pixels
-from dask_fits.exceptions import FitsError, FitsFormatError, NotAnImageError, one_line
+from dask_fits.cutout import Mode, check_pixels, plane_for, shape_of
+from dask_fits.exceptions import FitsError, FitsFormatError, one_line
 from dask_fits.file import HDU, FitsFile, HduKey
 from dask_fits.format.boxes import Boxes
 from dask_fits.format.selection import Integers
 from dask_fits.many_cutouts.targets import Placed, Targets, place
 from dask_fits.storage.cancellation import result_of, threads
 from dask_fits.storage.place import FilePath, Place, is_one_file, label_of, places_of
-from dask_fits.wcs import Plane, is_angular, moved, read_plane, size_in_pixels
+from dask_fits.wcs import is_angular, moved, read_plane, size_in_pixels, wcs_or_error
 from dask_fits.wcs_quiet import filters_kept, quiet
 
 AT_ONCE = 32
@@ -63,10 +63,8 @@ class Image:
 
     def wcs(self, number: int, mode: Mode) -> WCS | FitsError:
         """Make the WCS of one of the cutouts, or tell why the image has none."""
-        plane = read_plane(self.hdu, len(self.shape))
-        if plane.wcs is None:
-            return plane.error or FitsError(f"{self.hdu.where}: it has no WCS")
-        return moved(plane.wcs, *self.box(number, mode))
+        wcs = wcs_or_error(self.hdu)
+        return wcs if isinstance(wcs, FitsError) else moved(wcs, *self.box(number, mode))
 
     def box(self, number: int, mode: Mode) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Find the first pixel of one of the cutouts on the image, and its shape."""
@@ -125,17 +123,10 @@ class Search:
             return error
 
     def _image(self, hdu: HDU, box: tuple[int, int]) -> Image:
-        reader = hdu.reader()
-        if reader.ndim < 2:
-            raise NotAnImageError(
-                f"{hdu.where}: a cutout needs two axes, found shape {reader.shape}"
-            )
+        whole = shape_of(hdu)
         angular = is_angular(self.size)
         needs_sky = angular or self.targets.sky is not None
-        if needs_sky or reader.ndim > 2:
-            plane = read_plane(hdu, reader.ndim)
-        else:
-            plane = Plane.of_pixels(reader.ndim)
+        plane = plane_for(hdu, len(whole), sky=needs_sky)
         sky = plane.sky if needs_sky else None
         with _about(hdu):
             own = size_in_pixels(self.size, sky) if angular else box
@@ -145,9 +136,9 @@ class Search:
                     f"{box[0]} x {box[1]} of the first image"
                 )
             axes = plane.axes
-            image = reader.shape[axes[0]], reader.shape[axes[1]]
+            image = whole[axes[0]], whole[axes[1]]
             placed = place(self.targets, sky, image, box)
-        shape = list(reader.shape)
+        shape = list(whole)
         shape[axes[0]], shape[axes[1]] = box
         return Image(hdu, axes, tuple(shape), placed)
 

@@ -126,9 +126,11 @@ def _banded(lazy: Any, chunked: Any) -> da.Array | None:
         return None
     whole = Window.whole(tuple((length,) for length in image.shape))
     part, rest = narrow(whole, select(key, image.shape))
+    if rest is not None:
+        return None
     window = part.rechunk(chunked.chunks)
     bands = bands_of(image.reader, window)
-    if bands is None or rest is not None:
+    if bands is None:
         return None
     warn_of(image.reader, window, bands)
     return BandedArray.of(image.reader, window, bands, chunked.name)

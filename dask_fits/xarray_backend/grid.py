@@ -15,6 +15,7 @@ from astropy.coordinates import StokesCoord
 from astropy.wcs import WCS
 
 from dask_fits.exceptions import FitsFormatError, one_line
+from dask_fits.turns import is_distorted
 from dask_fits.wcs import WcsText, check_copies
 from dask_fits.wcs_quiet import quiet
 
@@ -162,11 +163,6 @@ def depends(wcs: WCS) -> npt.NDArray[np.bool_]:
         among = [axis for axis in group if 0 <= axis < wcs.naxis]
         found[among] = found[among].any(axis=0)
     return found
-
-
-def is_distorted(wcs: WCS) -> bool:
-    """Whether a WCS has a distortion, be it a detector's of one axis, which astropy leaves out."""
-    return wcs.has_distortion or wcs.det2im1 is not None or wcs.det2im2 is not None
 
 
 def is_described(wcs: WCS, axis: int) -> bool:

@@ -14,14 +14,13 @@ from astropy.wcs import WCS
 
 from dask_fits.cutout import box_around, needs_sky
 from dask_fits.exceptions import FitsFormatError, NotAnImageError
-from dask_fits.turns import Extent
+from dask_fits.turns import Extent, is_distorted
 from dask_fits.wcs import Plane, WcsText, plane_of, resampled, to_pixels
 from dask_fits.xarray_backend.attributes import WCS_CARDS, WCS_TABLES, attribute
 from dask_fits.xarray_backend.grid import (
     Grid,
     Pixels,
     depends,
-    is_distorted,
     make_grid,
     nearest,
     plain_grid,
