@@ -1161,9 +1161,7 @@ def test_the_images_of_a_real_file(entry: dict[str, Any]) -> None:
         for hdu in dask_fits.open(url):
             if hdu.layout.image is None:
                 continue
-            header = file[hdu.index].header.copy()
-            for axis in range(header["NAXIS"] + 1, 5):
-                header.remove(f"NAXIS{axis}", ignore_missing=True)  # of no axis of the image
+            header = file[hdu.index].header
             equal_in_astropy(
                 hdu, lambda header=header: WCS(header, fobj=file), lambda hdu=hdu: hdu.wcs
             )
