@@ -4,7 +4,9 @@ import gc
 import json
 import os
 import platform
+import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,6 +20,12 @@ PEERS = (
     *("numpy", "numba", "isal", "dask", "distributed", "fsspec", "aiohttp"),
     *("astropy", "fitsio", "astrocut", "cutout-fits", "xarray", "xradio", "xarray-fits"),
 )
+
+
+def max_rss() -> int:
+    """Most memory that this process had, in bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,5 @@
 """Peak memory of reading, each way in a process of its own."""
 
-import resource
-import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -12,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 import dask_fits
-from benchmarks.harness import Row, Table, ratio
+from benchmarks.harness import Row, Table, max_rss, ratio
 from benchmarks.images import MIB, ImageFile
 from benchmarks.reads import BAND, band_rows
 
@@ -61,13 +59,8 @@ def _peak(read: Callable[[Path, int], object], image: ImageFile) -> float:
     """Return how far reading raises the peak memory of this process, in MiB."""
     with dask.config.set(scheduler="threads", num_workers=2):
         dask_fits.from_fits(image.path)[:2, :2].mean().compute()  # warm-up
-        before = _max_rss()
+        before = max_rss()
         result = read(image.path, band_rows(image))
-        peak = _max_rss() - before
+        peak = max_rss() - before
         del result
     return peak / MIB
-
-
-def _max_rss() -> int:
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -9,8 +9,6 @@ no other one is.
 from __future__ import annotations
 
 import itertools
-import resource
-import sys
 import tempfile
 import time
 import warnings
@@ -26,7 +24,7 @@ from astropy.io import fits
 from distributed import Client, LocalCluster
 
 import dask_fits
-from benchmarks.harness import Check, Row, Table
+from benchmarks.harness import Check, Row, Table, max_rss
 from benchmarks.images import MIB
 from benchmarks.server import ServerProcess
 from dask_fits.many_cutouts.cutouts import Cutouts
@@ -144,12 +142,12 @@ def _job(server: ServerProcess, folder: Path, files: int, damaged: set[int]) -> 
         Client(cluster) as client,
     ):  # fmt: skip
         warnings.simplefilter("ignore")
-        before, start = _max_rss(), time.perf_counter()
+        before, start = max_rss(), time.perf_counter()
         found = dask_fits.cutouts(urls, positions, SIZE, hdus="SCI", fill_value=0)
         planned = time.perf_counter() - start
         done = found.to_zarr(folder / "night.zarr")
         seconds = time.perf_counter() - start
-        client_memory, workers = _max_rss(), max(client.run(_max_rss).values())
+        client_memory, workers = max_rss(), max(client.run(max_rss).values())
     cost = server.cost()
     pixels = zarr.open_group(folder / "night.zarr", mode="r")["data"][...]
     counts = _compare(pixels, done, files, damaged)
@@ -204,8 +202,3 @@ def _compare(
         "not reported": len(damaged - told),
         "lost": lost,
     }
-
-
-def _max_rss() -> int:
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

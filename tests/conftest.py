@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -62,6 +62,18 @@ def client() -> Iterator[Client]:
         Client(cluster, set_as_default=False) as client,
     ):
         yield client
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[bytes], Path]:
+    """Write a file of some bytes."""
+
+    def to_file(content: bytes) -> Path:
+        path = tmp_path / "bad.fits"
+        path.write_bytes(content)
+        return path
+
+    return to_file
 
 
 @pytest.fixture

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from io import BytesIO
 from typing import Any
 
 import numpy as np
+from astropy.io import fits
 
 from dask_fits.format.layout import ImageLayout
 from dask_fits.format.scaling import Scaling
@@ -64,6 +66,13 @@ def extension(
     """An extension's header."""
     counts = [card("PCOUNT", pcount), card("GCOUNT", gcount)]
     return header(card("XTENSION", xtension), *size_cards(bitpix, axes), *counts, *extra)
+
+
+def fits_bytes(*hdus: fits.hdu.base._BaseHDU) -> bytes:
+    """The file that astropy writes of some HDUs."""
+    buffer = BytesIO()
+    fits.HDUList(list(hdus)).writeto(buffer)
+    return buffer.getvalue()
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import random
 from collections.abc import Callable
@@ -11,9 +10,10 @@ from typing import Any
 import numpy as np
 from astropy.io import fits
 
-from tests.fits_files import blocks, card, extension, primary
+from tests.fits_files import blocks, card, extension, fits_bytes, primary
 from tests.test_fuzz import COMPRESSED, EDITS, HOSTILE, MADE, REAL, STRUCTURAL, TILED, TILING, real
 from tests.tiled_files import tiled_parts
+from tests.wcs_headers import surface
 
 Edit = tuple[Any, ...]
 
@@ -256,9 +256,7 @@ def _in_text(rng: random.Random) -> Cards:
     found = []
     for n in (1, 2):
         kind = rng.choice(["tnx", "tnx", "tnx", "zpx", "linear"])
-        text = f'wtype={kind} axtype=ra lngcor = "{numbers}"'
-        pieces = [text[start : start + 68] for start in range(0, len(text), 68)]
-        found += [(f"WAT{n}_00{m}", f"'{piece:<68}'".encode()) for m, piece in enumerate(pieces, 1)]
+        found += [(key, value.encode()) for key, value in surface(n, kind, numbers).items()]
     found += _some(rng, ["WAT1_002", "WAT2_003"], [b"'0.1 0.2 \"'", b"''", b"5"])
     ctypes = [b"'RA---TNX'", b"'DEC--TNX'", b"'RA---ZPX'", b"'DEC--ZPX'"]
     return found + _some(rng, ["CTYPE1", "CTYPE2"], ctypes)
@@ -327,7 +325,6 @@ def _world() -> dict[str, bytes]:
         pixels = np.arange(math.prod(axes), dtype=">i2").tobytes()
         content = primary(*axes, bitpix=16, extra=extra) + blocks(pixels)
         if "PV2_3" in keywords or "PV3_3" in keywords:
-            buffer = io.BytesIO()
             coordinates, dim = ([[1e-7, 2e-7, 4e-7]], "(1,3)")
             if "PV2_3" in keywords:
                 coordinates, dim = ([np.arange(12) / 10 + 10], "(2,2,3)")
@@ -336,8 +333,7 @@ def _world() -> dict[str, bytes]:
                 fits.Column("INDEX", "3D", array=[[1.0, 2.0, 3.0]]),
             ]
             table = fits.BinTableHDU.from_columns(columns, name="WCS-TAB", ver=1)
-            fits.HDUList([fits.PrimaryHDU(), table]).writeto(buffer)
-            content += buffer.getvalue()[2880:]
+            content += fits_bytes(fits.PrimaryHDU(), table)[2880:]
         if name == "lookup":
             grid = np.full((2, 3), 0.25, ">f4").tobytes()
             for kind, version in (("WCSDVARR", 1), ("WCSDVARR", 2), ("D2IMARR", 1)):

@@ -17,7 +17,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from unittest.mock import patch
 
@@ -260,16 +260,7 @@ def main() -> None:
         for seed in range(first, first + count):
             print(json.dumps({"begun": seed}), flush=True)  # noqa: T201 (whose reader is a program)
             outcome = use(seed, Path(folder) / "mutated.fits")
-            print(  # noqa: T201
-                json.dumps({
-                    "seed": outcome.seed,
-                    "seconds": outcome.seconds,
-                    "slowest": outcome.slowest,
-                    "megabytes": outcome.megabytes,
-                    "strange": outcome.strange,
-                }),
-                flush=True,
-            )  # fmt: skip
+            print(json.dumps(asdict(outcome)), flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -26,11 +26,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dask_fits
-from dask_fits import HDU, ByteRange
+from dask_fits import HDU, ByteRange, ReadPlan
 from dask_fits.array import lazy_array
 from dask_fits.banded import HELD_CHUNKS, BandedArray
 from dask_fits.file import FitsFile
-from tests.fits_files import WatchedStore, blocks, card, primary, same_bits
+from tests.fits_files import WatchedStore, blocks, card, fits_bytes, primary, same_bits
 from tests.servers.range_server import RangeServer
 from tests.test_graph import huge_hdu
 from tests.test_properties import dask_indexes
@@ -107,6 +107,19 @@ GRIDS: dict[str, tuple[tuple[int, ...], Any, int]] = {
 }
 
 
+def read_as_planned(
+    hdu: HDU, lazy: da.Array, chunks: Any, expected: np.ndarray
+) -> tuple[ReadPlan, list[ByteRange]]:
+    """Read all: what is fetched is what was planned, and no byte twice."""
+    plan = hdu.plan(chunks=chunks)
+    asked(hdu)
+    assert same_bits(computed(lazy), expected)
+    found = asked(hdu)
+    assert found == sorted(plan.ranges)
+    assert no_byte_twice(found)
+    return plan, found
+
+
 @pytest.mark.parametrize("name", GRIDS)
 @pytest.mark.parametrize("dtype", ["f4", "i2"])
 def test_a_full_read_fetches_each_byte_once(name: str, dtype: str) -> None:
@@ -116,12 +129,7 @@ def test_a_full_read_fetches_each_byte_once(name: str, dtype: str) -> None:
     lazy = hdu.to_dask(chunks)
     assert isinstance(lazy, BandedArray)
     assert lazy.chunks == da.zeros(shape, chunks=chunks).chunks
-    plan = hdu.plan(chunks=chunks)
-    asked(hdu)
-    assert same_bits(computed(lazy), array)
-    found = asked(hdu)
-    assert found == sorted(plan.ranges)
-    assert no_byte_twice(found)
+    plan, found = read_as_planned(hdu, lazy, chunks, array)
     assert nbytes(found) == array.nbytes == plan.bytes == plan.useful_bytes
     assert len(plan.chunks) == reads
     assert plan.over_read == 1.0
@@ -164,9 +172,7 @@ TILES = {
 def packed(pixels: np.ndarray, tile: tuple[int, ...]) -> tuple[bytes, np.ndarray, int]:
     """A compressed image, astropy's pixels of it, and how many bytes its tiles have."""
     hdu = fits.CompImageHDU(pixels, compression_type="RICE_1", tile_shape=tile)
-    with BytesIO() as buffer:
-        fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(buffer)
-        content = buffer.getvalue()
+    content = fits_bytes(fits.PrimaryHDU(), hdu)
     with fits.open(BytesIO(content), disable_image_compression=True) as file:
         count = sum(len(row) for row in file[1].data["COMPRESSED_DATA"])
     return content, fits.getdata(BytesIO(content)), count
@@ -374,12 +380,7 @@ def test_any_key_and_chunks_of_tiles(data: Any, tile: tuple[int, int]) -> None:
     lazy = hdu.to_dask(chunks)
     if not dask_indexes(expected, key, lazy.chunks):
         return
-    plan = hdu.plan(chunks=chunks)
-    asked(hdu)
-    assert same_bits(computed(lazy), expected)
-    found = asked(hdu)
-    assert found == sorted(plan.ranges)
-    assert no_byte_twice(found)
+    read_as_planned(hdu, lazy, chunks, expected)
     assert same_bits(computed(lazy[key]), expected[key])
     ours = nbytes(asked(hdu))
     computed(lazy_array(hdu.reader(), chunks)[key])

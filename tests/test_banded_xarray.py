@@ -16,7 +16,7 @@ from astropy.io import fits
 
 import dask_fits
 from dask_fits.banded import BandedArray
-from tests.fits_files import same_bits
+from tests.fits_files import fits_bytes, same_bits
 from tests.recording import RecordingFileSystem, put
 from tests.test_xarray import sky
 
@@ -29,9 +29,7 @@ PART = {"y": slice(40, 60), "x": slice(290, 310)}
 
 
 def stored(name: str, *hdus: fits.hdu.base._BaseHDU) -> str:
-    buffer = BytesIO()
-    fits.HDUList(list(hdus)).writeto(buffer)
-    return put(name, buffer.getvalue())
+    return put(name, fits_bytes(*hdus))
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from dask_fits.format.tile_plan import tile_box, tile_cost
 from dask_fits.format.tiles import TiledLayout
 from dask_fits.storage.byte_range import ByteRange
 from dask_fits.storage.cost import DEFAULT_COST
-from tests.fits_files import WatchedStore
+from tests.fits_files import WatchedStore, fits_bytes
 
 MANY = 1 << 60
 
@@ -139,11 +138,10 @@ def test_chunks_that_are_advised_need_no_bands(
 
 
 def tiled_layout(shape: tuple[int, ...], tile: tuple[int, ...]) -> TiledLayout:
-    buffer = BytesIO()
     packed = fits.CompImageHDU(np.zeros(shape, np.int16), tile_shape=tile)
-    fits.HDUList([fits.PrimaryHDU(), packed]).writeto(buffer)
-    store = WatchedStore(buffer.getvalue(), ByteRange(0, len(buffer.getvalue())))
-    layout = FitsFile(store, buffer.getvalue())[1].layout.image
+    content = fits_bytes(fits.PrimaryHDU(), packed)
+    store = WatchedStore(content, ByteRange(0, len(content)))
+    layout = FitsFile(store, content)[1].layout.image
     assert isinstance(layout, TiledLayout)
     return layout
 

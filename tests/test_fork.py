@@ -10,7 +10,7 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +38,6 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     packed = fits.CompImageHDU(PIXELS, compression_type="RICE_1")
     fits.HDUList([fits.PrimaryHDU(), packed]).writeto(found / "packed.fits")
     return found
-
-
-@pytest.fixture(scope="module")
-def server(directory: Path) -> Iterator[RangeServer]:
-    with RangeServer(directory) as running:
-        yield running
 
 
 def in_child(act: Callable[[], Any]) -> None:

@@ -16,7 +16,6 @@ import re
 import subprocess
 import sys
 import time
-import tracemalloc
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from hypothesis import strategies as st
 import dask_fits
 from dask_fits import HDU, FitsError, FitsFile, TruncatedFileError
 from tests.fits_files import BLOCK, CARD, blocks, card, extension, primary, same_bits
+from tests.memory import peak_below
 from tests.test_oracle import CORPUS, FILES, needs_corpus
 from tests.tiled_files import Quantize, tiled_extension, tiled_parts
 
@@ -729,13 +729,8 @@ def check_memory(path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        tracemalloc.start()
-        try:
+        with peak_below(MEMORY):
             use(path)
-            peak = tracemalloc.get_traced_memory()[1]
-        finally:
-            tracemalloc.stop()
-    assert peak < MEMORY
 
 
 @settings(max_examples=EXAMPLES // 6, parent=some)
@@ -773,6 +768,7 @@ def test_damaged_compressed_images_without_numba() -> None:
     code = f"""
 import sys
 sys.modules["numba"] = None
+from tests.memory import peak_below
 import pytest
 sys.exit(pytest.main({[*options, __file__]}))
 """

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import tracemalloc
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import dask_fits
 from dask_fits import FitsError, FitsFormatError
 from dask_fits.wcs_conventions import settle_conventions
 from dask_fits.wcs_keywords import settled
+from tests.memory import peak_below
 from tests.recording import put
 from tests.test_wcs_keywords import TNX
 from tests.wcs_headers import IMAGE, PLATE, TAN, card, cards, file_of, image_file
@@ -37,17 +37,6 @@ def dataset_of(content: bytes, **options: Any) -> xr.Dataset:
     found = xr.open_dataset(put("found.fits", content), engine="fits", **options)
     assert isinstance(found, xr.Dataset)
     return found
-
-
-@contextlib.contextmanager
-def little_memory(most: int = 10_000_000) -> Iterator[None]:
-    """Fail where more bytes than that are in use at a time."""
-    tracemalloc.start()
-    try:
-        yield
-        assert tracemalloc.get_traced_memory()[1] < most
-    finally:
-        tracemalloc.stop()
 
 
 # One card costs no other one
@@ -172,7 +161,7 @@ def test_a_long_axis_costs_no_memory(tmp_path: Path, keywords: dict[str, str]) -
     with path.open("r+b") as file:
         file.truncate(2880 + 8 * 100_000_000_000)
     dataset_of(image_file(keywords)).fits.cutout((1, 1), 2)  # what is imported, counts for nothing
-    with little_memory():
+    with peak_below(10_000_000):
         found = xr.open_dataset(path, engine="fits", world_coords=True)
         assert found.fits.wcs.pixel_shape == (100_000_000_000, 8)
         part = found.isel(x=slice(7, None, 2))

@@ -31,6 +31,7 @@ from tests.fits_files import (
     blocks,
     card,
     extension,
+    fits_bytes,
     header,
     primary,
     size_cards,
@@ -41,16 +42,6 @@ SIZE = size_cards(16, [100, 80])
 EXTENDED = [card("XTENSION", "IMAGE"), *SIZE, card("PCOUNT", 0), card("GCOUNT", 1)]
 
 Write = Callable[[bytes], Path]
-
-
-@pytest.fixture
-def write(tmp_path: Path) -> Write:
-    def to_file(content: bytes) -> Path:
-        path = tmp_path / "odd.fits"
-        path.write_bytes(content)
-        return path
-
-    return to_file
 
 
 # END with something behind it
@@ -147,9 +138,7 @@ def several(*later: bytes) -> bytes:
         fits.ImageHDU(np.arange(12.0).reshape(3, 4) + number, name=name)
         for number, name in enumerate(("SCI", "ERR"))
     ]
-    buffer = io.BytesIO()
-    fits.HDUList([fits.PrimaryHDU(), *images]).writeto(buffer)
-    return buffer.getvalue() + b"".join(later)
+    return fits_bytes(fits.PrimaryHDU(), *images) + b"".join(later)
 
 
 STARTS = [hdu._header_offset for hdu in fits.open(io.BytesIO(several()))]

@@ -28,6 +28,7 @@ from dask_fits.storage.identity import identity_of
 from dask_fits.storage.remote import RemoteStore
 from dask_fits.storage.stamp import Stamp
 from dask_fits.storage.transfer import TransferConfig
+from tests.fits_files import fits_bytes
 from tests.recording import put
 from tests.servers.range_server import RangeServer
 
@@ -35,9 +36,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::dask_fits.UnstampedFileWarning"
 
 
 def file_of(value: int) -> bytes:
-    buffer = BytesIO()
-    fits.PrimaryHDU(np.full((8, 8), value, "i2")).writeto(buffer)
-    return buffer.getvalue()
+    return fits_bytes(fits.PrimaryHDU(np.full((8, 8), value, "i2")))
 
 
 def tar_of(path: Path, content: bytes) -> Path:

@@ -9,9 +9,7 @@ import struct
 import subprocess
 import sys
 import time
-import tracemalloc
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,21 +25,11 @@ from dask_fits.format.chunks import count_chunks
 from dask_fits.format.descriptors import FREE_PIXELS
 from dask_fits.readers import tiled
 from tests.fits_files import CARD, card, extension, header, primary, same_bits, size_cards
+from tests.memory import peak_below
 from tests.tiled_files import TiledParts, tiled_parts
 
 PIXELS = np.arange(16, dtype="i4").reshape(4, 4)
 SIDE = 4096
-
-
-@contextlib.contextmanager
-def peak_below(limit: int) -> Iterator[None]:
-    tracemalloc.start()
-    try:
-        yield
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert peak < limit
 
 
 # Tiles that claim more pixels than their bytes can say

@@ -8,7 +8,6 @@ import pickle
 import subprocess
 import sys
 import zipfile
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -31,6 +30,7 @@ from dask_fits.storage.errors import protocol_of
 from dask_fits.storage.filesystem import find, links
 from dask_fits.storage.local import LocalStore
 from dask_fits.xarray_backend.entrypoint import FitsBackendEntrypoint
+from tests.fits_files import fits_bytes
 from tests.servers.gcs import GcsServer
 from tests.servers.range_server import RangeServer
 from tests.servers.s3 import S3Server
@@ -45,9 +45,7 @@ NAMES = [
 
 
 def file_of(value: int) -> bytes:
-    buffer = BytesIO()
-    fits.PrimaryHDU(np.full((8, 8), value, "i2")).writeto(buffer)
-    return buffer.getvalue()
+    return fits_bytes(fits.PrimaryHDU(np.full((8, 8), value, "i2")))
 
 
 @pytest.fixture

@@ -33,6 +33,7 @@ from dask_fits.storage.place import place_of
 from dask_fits.storage.remote import RemoteStore
 from dask_fits.storage.transfer import TransferConfig
 from dask_fits.xarray_backend.entrypoint import FitsBackendEntrypoint
+from tests.fits_files import fits_bytes
 from tests.servers.range_server import RangeServer
 from tests.servers.s3 import S3Server
 
@@ -186,9 +187,8 @@ def test_a_filesystem_of_s3_gets_our_connections_and_event_loop(
 def test_a_filesystem_that_no_url_makes_is_kept(tmp_path: Path) -> None:
     for n, root in enumerate(("one", "two")):
         MemoryFileSystem().pipe_file(f"/{root}/a.fits", M13.read_bytes())
-        buffer = io.BytesIO()
-        fits.PrimaryHDU(PIXELS + n).writeto(buffer)
-        MemoryFileSystem().pipe_file(f"/{root}/a.fits", buffer.getvalue())
+        content = fits_bytes(fits.PrimaryHDU(PIXELS + n))
+        MemoryFileSystem().pipe_file(f"/{root}/a.fits", content)
     images = [
         dask_fits.from_fits("a.fits", filesystem=RootedFileSystem(root)) for root in ("one", "two")
     ]
@@ -206,9 +206,8 @@ def test_a_filesystem_that_no_url_makes_is_kept(tmp_path: Path) -> None:
 
 def test_filesystems_with_different_roots_are_apart() -> None:
     for n in (1, 2):
-        buffer = io.BytesIO()
-        fits.PrimaryHDU(PIXELS + n).writeto(buffer)
-        MemoryFileSystem().pipe_file(f"/root{n}/a.fits", buffer.getvalue())
+        content = fits_bytes(fits.PrimaryHDU(PIXELS + n))
+        MemoryFileSystem().pipe_file(f"/root{n}/a.fits", content)
     roots = [DirFileSystem(f"/root{n}", MemoryFileSystem()) for n in (1, 2)]
     images = [dask_fits.from_fits("a.fits", filesystem=fs) for fs in roots]
     assert images[0].name != images[1].name

@@ -75,15 +75,8 @@ PLANE = np.arange(8000, dtype=np.float32).reshape(80, 100)
 CUBE = np.stack([PLANE, PLANE + 8000])
 
 
-def header(cards: Keywords) -> fits.Header:
-    found = fits.Header()
-    for key, value in cards.items():
-        found[key] = value
-    return found
-
-
 def file_of(root: Path, cards: Keywords, pixels: Any = PLANE, name: str = "a.fits") -> str:
-    fits.PrimaryHDU(pixels, header(cards)).writeto(root / name)
+    fits.PrimaryHDU(pixels, fits.Header(cards)).writeto(root / name)
     return str(root / name)
 
 
@@ -153,7 +146,9 @@ def test_many_cutouts_in_pixels(cards: Keywords, tmp_path: Path, wcs_made: list[
             assert str(error) == str(error_of(bad))
         else:
             assert error is None
-            whole = Cutout2D(pixels, positions[n], (6, 9), mode="partial", wcs=WCS(header(TAN)))
+            whole = Cutout2D(
+                pixels, positions[n], (6, 9), mode="partial", wcs=WCS(fits.Header(TAN))
+            )
             assert np.array_equal(wcs.wcs.crpix, whole.wcs.wcs.crpix)
 
 
@@ -296,7 +291,7 @@ def reordered(cards: Keywords, order: tuple[int, int, int]) -> Keywords:
 
 def celestial_cutout(cards: Keywords, position: SkyCoord, size: Any) -> Cutout2D:
     """By astropy, which makes a WCS of the axes that it is told."""
-    return Cutout2D(PLANE, position, size, wcs=WCS(header(cards), naxis=[1, 2]))
+    return Cutout2D(PLANE, position, size, wcs=WCS(fits.Header(cards), naxis=[1, 2]))
 
 
 @each(CUBES)
@@ -387,7 +382,7 @@ def test_all_that_positions_depend_on_is_kept(more: Keywords, tmp_path: Path) ->
     cards = TAN | FREQ | {"CDELT3": 0.0} | more
     path = file_of(tmp_path, cards, CUBE)
     error_of(path)
-    wcs = WCS(header({k: v for k, v in cards.items() if "3" not in k[-3:] or k == "PV2_3"}))
+    wcs = WCS(fits.Header({k: v for k, v in cards.items() if "3" not in k[-3:] or k == "PV2_3"}))
     sky = wcs.pixel_to_world([20, 61.3, 80], [10, 44.2, 70])
     for position in sky:
         expected = Cutout2D(PLANE, position, 7, wcs=wcs)
@@ -398,9 +393,9 @@ def test_all_that_positions_depend_on_is_kept(more: Keywords, tmp_path: Path) ->
 
 def test_the_size_of_the_pixels_of_a_camera_is_no_plate(tmp_path: Path) -> None:
     path = file_of(tmp_path, PLATE)
-    assert dask_fits.open(path)[0].wcs.to_header() == WCS(header(TAN)).to_header()
+    assert dask_fits.open(path)[0].wcs.to_header() == WCS(fits.Header(TAN)).to_header()
     sky = SkyCoord(10.013, 20.025, unit="deg")
-    expected = Cutout2D(PLANE, sky, 9, wcs=WCS(header(TAN)))
+    expected = Cutout2D(PLANE, sky, 9, wcs=WCS(fits.Header(TAN)))
     found = dask_fits.open(path)[0].cutout(sky, 9)
     assert same_bits(found.data.compute(), expected.data)
     assert dask_fits.cutouts(path, SkyCoord([sky]), 9).status.tolist() == ["ok"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from io import BytesIO
 from itertools import pairwise
 
 import dask
@@ -13,17 +12,12 @@ from astropy.io import fits
 import dask_fits
 from dask_fits.file import HEADER_READ
 from dask_fits.storage.cost import DEFAULT_COST
+from tests.fits_files import fits_bytes
 from tests.recording import RecordingFileSystem, put
 
 LOG = RecordingFileSystem.log
 CONFIRMED = ("info",)
 """After each read: a filesystem that takes no conditions is asked whether the file is the same."""
-
-
-def fits_bytes(*hdus: fits.hdu.base._BaseHDU) -> bytes:
-    buffer = BytesIO()
-    fits.HDUList(list(hdus)).writeto(buffer)
-    return buffer.getvalue()
 
 
 @pytest.fixture(scope="module")

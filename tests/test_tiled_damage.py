@@ -13,7 +13,6 @@ import struct
 import subprocess
 import sys
 import time
-import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -35,6 +34,7 @@ from dask_fits import (
 )
 from dask_fits.codecs import engine
 from tests.fits_files import BLOCK, blocks, card, extension, same_bits
+from tests.memory import peak_below
 from tests.test_malformed import raises
 from tests.tiled_files import JUNK, Quantize, TiledParts, tiled_parts
 
@@ -96,17 +96,6 @@ def decoders(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     engine.decoder.cache_clear()
     yield request.param
     engine.decoder.cache_clear()
-
-
-@contextlib.contextmanager
-def peak_below(limit: int) -> Iterator[None]:
-    tracemalloc.start()
-    try:
-        yield
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert peak < limit
 
 
 # Headers

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +18,7 @@ from dask_fits.exceptions import FileChangedError
 from dask_fits.readers import tiled
 from dask_fits.readers.row_cache import RowCache
 from dask_fits.storage import local
+from tests.fits_files import fits_bytes
 
 NOW = 1_700_000_000_000_000_000
 """Nanoseconds; the time that tests with a clock of their own begin at."""
@@ -227,10 +227,8 @@ def test_no_read_is_torn_by_a_file_that_is_rewritten_all_the_time(tmp_path: Path
 
 def test_what_came_of_a_read_is_the_file_as_it_was_opened(path: Path) -> None:
     before = dask_fits.open(path)[0]
-    buffer = BytesIO()
-    fits.PrimaryHDU(np.full((100, 100), 8, "f4")).writeto(buffer)
     with path.open("r+b") as file:
-        file.write(buffer.getvalue())
+        file.write(fits_bytes(fits.PrimaryHDU(np.full((100, 100), 8, "f4"))))
     with pytest.raises(FileChangedError):
         before.data.compute()
     assert dask_fits.open(path)[0].section[0, 0] == 8

@@ -115,17 +115,10 @@ def swapped(cards: Keywords) -> Keywords:
     return found
 
 
-def header(cards: Keywords) -> fits.Header:
-    found = fits.Header()
-    for key, value in cards.items():
-        found[key] = value
-    return found
-
-
 def file_of(root: Path, cards: Keywords, shape: tuple[int, ...], name: str = "map.fits") -> str:
     """A file whose pixels are their own numbers."""
     pixels = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
-    fits.PrimaryHDU(pixels, header(cards)).writeto(root / name)
+    fits.PrimaryHDU(pixels, fits.Header(cards)).writeto(root / name)
     return str(root / name)
 
 
@@ -136,11 +129,11 @@ def all_pixels(height: int, width: int) -> list[Array]:
 
 def sky_of(cards: Keywords, height: int, width: int) -> tuple[Array, Array]:
     """Longitude and latitude of all pixels by us."""
-    return to_sky(WCS(header(cards)), all_pixels(height, width), Extent.of(height, width))
+    return to_sky(WCS(fits.Header(cards)), all_pixels(height, width), Extent.of(height, width))
 
 
 def astropy_sky(cards: Keywords, height: int, width: int) -> tuple[Array, Array]:
-    wcs = WCS(header(cards))
+    wcs = WCS(fits.Header(cards))
     world = wcs.wcs_pix2world(np.stack(all_pixels(height, width), axis=-1), 0).T
     return world[wcs.wcs.lng], world[wcs.wcs.lat]
 
@@ -153,7 +146,7 @@ def degrees_apart(one: tuple[Array, Array], other: tuple[Array, Array]) -> Array
 
 def assert_there_and_back(cards: Keywords, height: int, width: int, share: float = 1.0) -> None:
     """That positions of pixels are found at these pixels; of at least a share of those with one."""
-    wcs, image = WCS(header(cards)), Extent.of(height, width)
+    wcs, image = WCS(fits.Header(cards)), Extent.of(height, width)
     x, y = all_pixels(height, width)
     lon, lat = to_sky(wcs, [x, y], image)
     on = np.isfinite(lon)
@@ -240,7 +233,7 @@ def test_the_formulae(projection: str, place: str, tmp_path: Path) -> None:
     assert on.sum() > 40
     x, y, phi, lat = x[on], y[on], phi[on], lat[on]
     sky = SkyCoord((123 + phi) % 360, lat, unit="deg", frame="galactic")
-    wcs, image = WCS(header(cards)), Extent.of(*shape)
+    wcs, image = WCS(fits.Header(cards)), Extent.of(*shape)
     assert np.allclose(to_pixels(wcs, sky, image), (x, y), rtol=0, atol=1e-7)
     found = to_sky(wcs, [x, y], image)
     assert degrees_apart(found, (sky.l.deg, sky.b.deg)).max() < 1e-9
@@ -316,7 +309,7 @@ def test_faces_of_a_cube_on_the_other_side(projection: str, kind: str) -> None:
 def test_faces_are_where_the_projection_has_them(projection: str) -> None:
     # Left of -315 degrees in the plane there is none, nor are poles a turn away from the front.
     for cards in (keywords(projection, (-157.5, 20.5)), keywords(projection, (-157.5, -22.5))):
-        wcs, image = WCS(header(cards)), Extent.of(40, 40)
+        wcs, image = WCS(fits.Header(cards)), Extent.of(40, 40)
         lon, lat = (v.ravel() for v in np.meshgrid(np.arange(0, 360, 3.7), np.arange(-88, 90, 5.3)))
         found = np.stack(from_sky(wcs, lon, lat, image))
         assert np.isnan(sky_of(cards, 40, 40)[0]).all()
@@ -362,7 +355,7 @@ def test_pixels_that_are_not_of_a_projection_have_no_sky(projection: str, frame:
 def test_positions_on_an_image_are_where_astropy_has_them(projection: str, frame: str) -> None:
     width, height, x, y = FRAMES[frame]
     cards = keywords(projection, (x, y))
-    wcs, image = WCS(header(cards)), Extent.of(height, width)
+    wcs, image = WCS(fits.Header(cards)), Extent.of(height, width)
     lon, lat = (
         values.ravel() for values in np.meshgrid(np.arange(0, 360, 7.1), np.arange(-88, 90, 8.3))
     )
@@ -585,7 +578,7 @@ def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_distortion_leaves_it_to_astropy() -> None:
     cards = keywords("CAR", (1.0, 11.0)) | {"CTYPE1": "GLON-CAR-SIP", "CTYPE2": "GLAT-CAR-SIP"}
     cards |= {"A_ORDER": 2, "B_ORDER": 2, "A_2_0": 1e-5, "B_0_2": 1e-5}
-    wcs, image = WCS(header(cards)), Extent.of(21, 180)
+    wcs, image = WCS(fits.Header(cards)), Extent.of(21, 180)
     assert np.isnan(to_sky(wcs, [np.array([150.0]), np.array([10.0])], image)).all()
 
 
