@@ -152,9 +152,7 @@ def test_a_file_cut_inside_a_later_header_lists_what_is_whole(write: Write, kept
         expected = [hdu.name for hdu in fits.open(path)]
     assert expected == ["PRIMARY", "SCI"]
     file = dask_fits.open(path)
-    with pytest.warns(
-        FitsWarning, match=rf"odd\.fits: HDU 2: .*END.*{kept}|.*found {kept}"
-    ) as told:
+    with pytest.warns(FitsWarning, match=rf"bad\.fits: HDU 2: .*\b{kept} bytes") as told:
         assert [hdu.name for hdu in file] == expected
     assert len(told) == 1
     assert len(file) == 2
@@ -165,7 +163,7 @@ def test_a_file_cut_inside_a_later_header_lists_what_is_whole(write: Write, kept
     assert "(2 HDUs)" in repr(file)
     for opened in (file, pickle.loads(pickle.dumps(file))):
         for _ in range(2):
-            with pytest.raises(TruncatedHeaderError, match=r"odd\.fits: HDU 2: .*file"):
+            with pytest.raises(TruncatedHeaderError, match=r"bad\.fits: HDU 2: .*file"):
                 opened[2]
         for missing in (3, "ERR", ("SCI", 2)):
             with pytest.raises(HduNotFoundError, match=r"1: SCI,1; what follows .*HDU 2"):
