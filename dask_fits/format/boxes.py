@@ -91,6 +91,8 @@ class BoxPlan:
 
     def part(self, low: int, high: int) -> BoxPlan:
         """Take the ranges ``low:high`` alone."""
+        if (low, high) == (0, len(self.ranges)):
+            return self
         whole, first, last = self.pieces, self.pieces.bounds[low], self.pieces.bounds[high]
         return BoxPlan(
             self.ranges[low:high],

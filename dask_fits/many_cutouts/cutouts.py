@@ -395,8 +395,8 @@ def _data(tasks: Sequence[tuple[Read, ...]], count: int, form: Form) -> da.Array
     # a part of every file.
     length = max(1, min(limit, max(_CHUNK_ROWS, count // _CHUNKS)))
     blocks = [np.arange(n, min(n + length, count)) for n in range(0, max(count, 1), length)]
-    places = [
-        (r.reader, r.boxes.first, r.boxes.stop, r.rows, r.corner, r.slot)
+    places = [  # a token of each: what Dask makes of all of them at once takes more than they do
+        tokenize(r.reader, r.boxes.first, r.boxes.stop, r.rows, r.corner, r.slot)
         for some in tasks
         for r in some
     ]
