@@ -90,11 +90,11 @@ class RawHeader:
 
     def integer(self, keyword: str, *, default: int | None = None) -> int:
         """Value of an integer keyword; `default`, where there is one, stands for a missing card."""
-        if keyword not in self.cards and default is not None:
-            return default
         value = self.value(keyword)
         if keyword not in self.cards:
-            raise FitsFormatError(f"{self.where}: {keyword} is missing; expected an integer")
+            if default is None:
+                raise FitsFormatError(f"{self.where}: {keyword} is missing; expected an integer")
+            return default
         if isinstance(value, bool) or not isinstance(value, int):
             raise self.bad(keyword, value, "an integer")
         return value

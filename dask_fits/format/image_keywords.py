@@ -30,9 +30,8 @@ def read_axes(header: RawHeader, *, prefix: str = "") -> tuple[int, ...]:
     return axes
 
 
-def read_shape(header: RawHeader, *, prefix: str = "") -> tuple[int, ...]:
-    """Read the shape of an image, in NumPy order; ``()`` where NAXIS = 0."""
-    axes = read_axes(header, prefix=prefix)
+def shape_of(axes: tuple[int, ...], header: RawHeader, *, prefix: str = "") -> tuple[int, ...]:
+    """Give the shape of an image of these NAXISn, in NumPy order; ``()`` where NAXIS = 0."""
     most = _MAX_NDIM - len(prefix)  # tiles are another axis while they are decoded
     if len(axes) > most:
         raise header.bad(f"{prefix}NAXIS", len(axes), f"at most {most} axes")

@@ -15,7 +15,7 @@ from dask_fits.format.image_keywords import (
     read_bitpix,
     read_blank,
     read_scaling,
-    read_shape,
+    shape_of,
 )
 from dask_fits.format.scaling import Scaling
 from dask_fits.format.tiles import TiledLayout, tiled_layout
@@ -117,7 +117,7 @@ def hdu_layout(header: RawHeader, *, index: int, start: int, file_size: int) -> 
             (axes, header.value("PCOUNT"), header.value("GCOUNT")),
             f"data ({nbytes} bytes) that fit the file ({file_size} bytes)",
         )
-    shape, image, defect = _pixels(header, index, kind, data_range)
+    shape, image, defect = _pixels(header, index, kind, axes, data_range)
     return HduLayout(
         name=_name(header, kind, primary=primary),
         ver=_version(header),
@@ -167,14 +167,16 @@ def _data_nbytes(header: RawHeader, kind: Kind, axes: tuple[int, ...]) -> int:
 _Pixels = tuple[tuple[int, ...] | None, ImageLayout | TiledLayout | None, FitsError | None]
 
 
-def _pixels(header: RawHeader, index: int, kind: Kind, data: ByteRange) -> _Pixels:
+def _pixels(
+    header: RawHeader, index: int, kind: Kind, axes: tuple[int, ...], data: ByteRange
+) -> _Pixels:
     """Shape and layout of an image, or what is wrong with it."""
     if kind not in ("image", "compressed-image"):
         return None, None, None
-    shape = read_shape(header) if kind == "image" else None
+    shape = shape_of(axes, header) if kind == "image" else None
     try:  # the HDUs after this one can be found all the same
         if shape is None:
-            shape = read_shape(header, prefix="Z")
+            shape = shape_of(read_axes(header, prefix="Z"), header, prefix="Z")
         if not shape:
             return (), None, None
         layout = _image_layout if kind == "image" else tiled_layout

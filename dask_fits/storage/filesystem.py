@@ -62,8 +62,8 @@ def local_file(text: str) -> str | None:
     """Absolute path of what exists on a mounted disk under the very name; None of a URL."""
     if text and not is_url(text):
         with suppress(OSError, ValueError):  # no such file, or nothing that can be a name of one
-            Path(text).stat()
-            return str(Path.cwd() / text)
+            (path := Path(text)).stat()
+            return str(path.absolute())
     return None
 
 

@@ -148,6 +148,8 @@ def readable(text: str) -> str:
 
     Bytes of a name that are no UTF-8 become ``\xff`` and the like.
     """
+    if text.isascii():
+        return text
     text = _BYTE.sub(lambda byte: rf"\x{ord(byte[0]) - 0xDC00:02x}", text)
     return text.encode("utf-8", "backslashreplace").decode()
 
