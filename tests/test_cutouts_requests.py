@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import tracemalloc
 from collections import defaultdict
@@ -388,6 +389,22 @@ def test_two_hundred_small_files(small: RangeServer) -> None:
     assert held < 12e6, "the headers as they were read are 11.5 MB"
     expected = PIXELS[40:60, 40:60] + np.arange(SMALL, dtype="i2")[:, None, None]
     assert same_bits(pixels, expected.astype("f4"))
+
+
+def test_little_is_held_of_each_file(small: RangeServer) -> None:
+    urls = [f"{small.url}/{number:03}.fits" for number in range(SMALL)]
+    few = dask_fits.cutouts(urls[:20], (50, 50), 20)
+    gc.collect()
+    tracemalloc.start()
+    try:
+        found = dask_fits.cutouts(urls, (50, 50), 20)
+        gc.collect()
+        held = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert len(found) == SMALL
+    assert len(few) == 20
+    assert held / SMALL < 9_500, "a header as it is read is 57,600 bytes"
 
 
 def test_a_row_of_many_files_costs_its_own_task_alone(small: RangeServer) -> None:
