@@ -368,6 +368,18 @@ def test_options_go_with_a_url_alone() -> None:
         dask_fits.open(fsspec.open(of_memory()), filesystem=MemoryFileSystem())
 
 
+@pytest.mark.parametrize("files", ["m13.fits", "m*.fits"])
+def test_a_filesystem_of_many_files_is_checked_as_that_of_one(files: str) -> None:
+    with pytest.raises(TypeError, match="storage_options are for a URL: filesystem has its own"):
+        dask_fits.cutouts(
+            files, [[9, 9]], 4, storage_options={"anon": True}, filesystem=MemoryFileSystem()
+        )
+    with pytest.raises(TypeError, match="filesystem must be one of fsspec, not str"):
+        dask_fits.cutouts(files, [[9, 9]], 4, filesystem="memory")
+    with pytest.raises(TypeError, match="takes a path or a URL, not OpenFile"):
+        dask_fits.cutouts(fsspec.open(of_memory()), [[9, 9]], 4, filesystem=MemoryFileSystem())
+
+
 def test_xarray_leaves_a_path_of_another_filesystem_as_it_is() -> None:
     MemoryFileSystem().pipe_file("/folder/m13.fits", M13.read_bytes())
     for path in ("folder/m13.fits", "/folder/m13.fits", "memory://folder/m13.fits"):

@@ -90,9 +90,7 @@ def place_of(
     if isinstance(given, Place):
         return given
     if filesystem is not None:
-        _check_alone(storage_options, "filesystem")
-        if not is_filesystem(filesystem):
-            raise TypeError(f"filesystem must be one of fsspec, not {type(filesystem).__name__}")
+        _check_filesystem(filesystem, storage_options)
         return _on(filesystem, _text(given))
     if (own := _own_place(given)) is not None:
         _check_alone(storage_options, type(given).__name__)
@@ -118,12 +116,14 @@ def places_of(
     AccessDeniedError, MissingDriverError, StorageError
     """
     if not isinstance(given, (str, os.PathLike)):
-        return [place_of(given, storage_options)]
+        return [place_of(given, storage_options, filesystem)]
     text, options = _text(given), dict(storage_options or {})
     if filesystem is None and ("*" not in text or local_file(text)):
         return [given]
     if "*" not in text:
         return [place_of(given, storage_options, filesystem)]
+    if filesystem is not None:
+        _check_filesystem(filesystem, storage_options)
     with storage_errors(text, options):
         fs, path = (filesystem, text) if filesystem is not None else find(*settled(text, options))
         found = glob(fs, path)
@@ -191,6 +191,12 @@ def _of_text(text: str, options: dict[str, Any]) -> Place:
             return _on(fs, path)
         on_disk = path_on_disk(fs, path, quoted=is_url(text))
     return Place(on_disk or text, is_local=on_disk is not None, options={} if on_disk else options)
+
+
+def _check_filesystem(filesystem: Any, storage_options: Mapping[str, Any] | None) -> None:
+    _check_alone(storage_options, "filesystem")
+    if not is_filesystem(filesystem):
+        raise TypeError(f"filesystem must be one of fsspec, not {type(filesystem).__name__}")
 
 
 def _check_alone(storage_options: Mapping[str, Any] | None, other: str) -> None:
