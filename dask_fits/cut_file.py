@@ -187,7 +187,15 @@ def _primary(hdu: HDU) -> list[Bytes]:
 
 def _leading(header: Header, values: dict[str, Any]) -> list[Card]:
     """Make cards, with the comments that their keywords had."""
-    return [Card(k, v, header.comments[k] if k in header else None) for k, v in values.items()]
+    return [Card(k, v, _comment(header, k) if k in header else None) for k, v in values.items()]
+
+
+def _comment(header: Header, keyword: str) -> str | None:
+    """Get the comment of a keyword; None where astropy cannot tell it, of a damaged card."""
+    try:
+        return str(header.comments[keyword])
+    except Exception:  # noqa: BLE001 (astropy raises whatever it stumbles on)
+        return None
 
 
 def _without(cards: Iterable[Card], keywords: re.Pattern[str]) -> list[Card]:

@@ -79,12 +79,15 @@ def _make(header: str, content: bytes, letter: str, where: str) -> WCS:
         if tables:
             check_coordinate_tables(fits.Header.fromstring(header), letter, tables, where)
         with without_log():
-            return WCS(header.encode("ascii"), fobj=tables, key=letter or " ")
+            wcs = WCS(header.encode("ascii"), fobj=tables, key=letter or " ")
+        # Parameters of some projections are looked at when a first pixel is transformed.
+        wcs.wcs.p2s(np.ones((1, wcs.naxis)), 1)
     except FitsFormatError:
         raise
     except Exception as error:  # astropy raises whatever it stumbles on
         what = f"alternate WCS {letter!r}" if letter else "WCS"
         raise FitsFormatError(f"{where}: the keywords make no {what}: {one_line(error)}") from error
+    return wcs
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,10 @@ import pytest
 import xarray as xr
 from astropy import units as u
 from astropy.coordinates import SkyCoord
+from astropy.io import fits
 
 import dask_fits
-from dask_fits import FitsError, FitsFormatError
+from dask_fits import FitsError, FitsFormatError, FitsWarning
 from dask_fits.wcs_conventions import settle_conventions
 from dask_fits.wcs_keywords import settled
 from tests.memory import peak_below
@@ -242,3 +243,38 @@ def test_files_of_cutouts_whose_keywords_cannot_be_moved(
     assert found.status.tolist() == ["failed"]
     assert f"found.fits: HDU 0 (PRIMARY): {keyword}: found" in str(found.error[0])
     assert not [*(tmp_path / "files").glob("*.fits")]
+
+
+@pytest.mark.parametrize("keyword", ["SIMPLE", "BITPIX", "NAXIS", "NAXIS2"])
+def test_files_of_cutouts_have_no_comment_of_a_damaged_card(tmp_path: Path, keyword: str) -> None:
+    """Astropy makes one card of it and the CONTINUE after it, and cannot tell its comment."""
+    lines = cards(IMAGE)
+    at = next(n for n, line in enumerate(lines) if line.split("=")[0].strip() == keyword)
+    path = tmp_path / "found.fits"
+    path.write_bytes(file_of([*lines[: at + 1], "CONTINUE  5", *lines[at + 1 :], *cards(TAN)]))
+    done = dask_fits.cutouts(path, [(5, 4)], 2).to_files(tmp_path / "files")
+    assert done.status.tolist() == ["ok"]
+    with fits.open(tmp_path / "files" / "0.fits") as file:
+        assert file[0].shape == (2, 2)
+        assert file[0].header["CRVAL1"] == 10.0
+        assert "CONTINUE" not in file[0].header
+
+
+@pytest.mark.parametrize("projection", ["ZPN", "ZPX"])
+@pytest.mark.parametrize("value", ["-1.0", "45.0", "1E300"])
+def test_a_projection_that_no_pixel_can_be_transformed_with(projection: str, value: str) -> None:
+    """Wcslib looks at some parameters when it is too late: here a polynomial of degree 0."""
+    keywords = {"CTYPE1": f"'RA---{projection}'", "CTYPE2": f"'DEC--{projection}'", "PV2_0": value}
+    content = image_file(TAN, keywords)
+    hdu = hdu_of(content)
+    with pytest.raises(FitsFormatError, match=r"found.fits: HDU 0 .*: the keywords make no WCS"):
+        _ = hdu.wcs
+    with pytest.raises(FitsFormatError, match=r"found.fits: HDU 0 .*: the keywords make no WCS"):
+        hdu.cutout(SkyCoord(10.0, 20.0, unit="deg"), 3)
+    cut = hdu.cutout((5, 4), 3)
+    assert cut.wcs is None
+    assert "Invalid parameter" in str(cut.wcs_error)
+    with pytest.warns(FitsWarning, match=r"found.fits: HDU 0 .*: the keywords make no WCS"):
+        found = dataset_of(content)
+    assert set(found.coords) == {"x", "y"}, "pixels"
+    assert found.PRIMARY.dims == ("y", "x")
