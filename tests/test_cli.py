@@ -29,7 +29,7 @@ from dask_fits.cli.cutouts import cutouts_command
 from dask_fits.preview import preview
 from dask_fits.readers import tiled
 from dask_fits.readers.row_cache import RowCache
-from tests.fits_files import same_bits
+from tests.fits_files import fits_bytes, same_bits
 from tests.recording import RecordingFileSystem, put
 from tests.servers.range_server import RangeServer
 
@@ -434,9 +434,7 @@ def served(name: str) -> bytes:
     pixels = np.random.default_rng(6).integers(0, 999, (300, 300)).astype(np.int32)
     large = {"compression_type": "RICE_1", "tile_shape": (4, 4)}
     image = fits.CompImageHDU(pixels, **large) if name == "large table" else fits.ImageHDU(pixels)
-    content = io.BytesIO()
-    fits.HDUList([fits.PrimaryHDU(), image]).writeto(content)
-    return content.getvalue()
+    return fits_bytes(fits.PrimaryHDU(), image)
 
 
 def test_the_plan_of_a_cutout_writes_nothing(run, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import pickle
 import subprocess
@@ -43,7 +42,7 @@ from dask_fits import (
 from dask_fits.format import boxes as planner
 from dask_fits.many_cutouts import tasks
 from dask_fits.wcs import sky_axes
-from tests.fits_files import same_bits
+from tests.fits_files import fits_bytes, same_bits
 from tests.recording import RecordingFileSystem, put
 from tests.servers.range_server import RangeServer
 from tests.test_oracle import COVERED, needs_corpus, placed, quiet_astropy
@@ -154,9 +153,7 @@ INTEGERS[4:9, 6:30] = 99
 def written(*hdus: Any) -> bytes:
     """A file of these HDUs, behind an empty primary HDU where they need one."""
     first = [] if isinstance(hdus[0], fits.PrimaryHDU) else [fits.PrimaryHDU()]
-    buffer = io.BytesIO()
-    fits.HDUList([*first, *hdus]).writeto(buffer)
-    return buffer.getvalue()
+    return fits_bytes(*first, *hdus)
 
 
 def content(pixels: np.ndarray, keywords: Keywords, **packing: Any) -> bytes:

@@ -21,6 +21,7 @@ from dask_fits import (
     TransferConfig,
     UnstampedFileWarning,
 )
+from tests.fits_files import fits_bytes
 from tests.places import KINDS, Place, place_of
 from tests.servers.range_server import RangeServer
 from tests.servers.s3 import VERSIONED, S3Server
@@ -33,9 +34,7 @@ QUICK = TransferConfig(attempts=2, backoff=0.01)
 def file_of(image: np.ndarray) -> bytes:
     """A file of three images, none of whose headers share a read."""
     hdus = [fits.PrimaryHDU(image[0]), *(fits.ImageHDU(part) for part in image[1:])]
-    buffer = BytesIO()
-    fits.HDUList(hdus).writeto(buffer)
-    return buffer.getvalue()
+    return fits_bytes(*hdus)
 
 
 @pytest.fixture(params=KINDS)

@@ -20,6 +20,7 @@ from tests.fits_files import (
     blocks,
     card,
     extension,
+    fits_bytes,
     header,
     primary,
     same_bits,
@@ -39,12 +40,6 @@ def make(tmp_path: Path) -> Make:
         return dask_fits.open(path)
 
     return open_bytes
-
-
-def written(*hdus: fits.hdu.base._BaseHDU) -> bytes:
-    buffer = io.BytesIO()
-    fits.HDUList(list(hdus)).writeto(buffer)
-    return buffer.getvalue()
 
 
 def assert_same_places(file: dask_fits.FitsFile, content: bytes) -> None:
@@ -150,7 +145,7 @@ def test_a_primary_array_has_no_groups_whatever_pcount_says(make: Make) -> None:
 def test_a_binary_table_with_a_heap(make: Make) -> None:
     column = fits.Column("V", "PE()", array=np.array([np.arange(3.0), np.arange(500.0)], object))
     table = fits.BinTableHDU.from_columns([column], name="T")
-    content = written(fits.PrimaryHDU(), table, fits.ImageHDU(np.arange(3.0)))
+    content = fits_bytes(fits.PrimaryHDU(), table, fits.ImageHDU(np.arange(3.0)))
     file = make(content)
     assert (file["T"].kind, file["T"].shape, file["T"].dtype) == ("bintable", None, None)
     assert file["T"].data_range.nbytes == 2 * 8 + 503 * 4
@@ -161,7 +156,7 @@ def test_a_binary_table_with_a_heap(make: Make) -> None:
 
 def test_an_ascii_table(make: Make) -> None:
     table = fits.TableHDU.from_columns([fits.Column("A", "I5", array=[1, 2])])
-    content = written(fits.PrimaryHDU(), table)
+    content = fits_bytes(fits.PrimaryHDU(), table)
     file = make(content)
     assert file[1].kind == "ascii-table"
     assert_same_places(file, content)
@@ -242,7 +237,7 @@ def test_simple_f_is_a_header_with_bytes_that_mean_nothing_to_us(make: Make, ext
 @pytest.mark.parametrize("dtype", ["u1", "i2", "i4", "f4", "f8", "u2", "u4"])
 def test_a_compressed_image_shows_the_images_shape_and_type(make: Make, dtype: str) -> None:
     image = np.arange(60).reshape(5, 4, 3).astype(dtype)
-    content = written(
+    content = fits_bytes(
         fits.PrimaryHDU(),
         fits.CompImageHDU(image, name="C", compression_type="GZIP_1", quantize_level=0),
     )

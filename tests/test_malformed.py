@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -32,6 +31,7 @@ from tests.fits_files import (
     blocks,
     card,
     extension,
+    fits_bytes,
     header,
     primary,
     same_bits,
@@ -407,11 +407,7 @@ def several_hdus() -> bytes:
     )
     scaled = fits.ImageHDU(image.astype("u2"), name="SCALED")
     compressed = fits.CompImageHDU(image, compression_type="RICE_1")
-    buffer = io.BytesIO()
-    fits.HDUList([fits.PrimaryHDU(image), scaled, table, compressed, fits.ImageHDU(image)]).writeto(
-        buffer
-    )
-    return buffer.getvalue()
+    return fits_bytes(fits.PrimaryHDU(image), scaled, table, compressed, fits.ImageHDU(image))
 
 
 SEVERAL = several_hdus()

@@ -30,7 +30,7 @@ def read_axes(header: RawHeader, *, prefix: str = "") -> tuple[int, ...]:
     return axes
 
 
-def shape_of(axes: tuple[int, ...], header: RawHeader, *, prefix: str = "") -> tuple[int, ...]:
+def image_shape(axes: tuple[int, ...], header: RawHeader, *, prefix: str = "") -> tuple[int, ...]:
     """Give the shape of an image of these NAXISn, in NumPy order; ``()`` where NAXIS = 0."""
     most = _MAX_NDIM - len(prefix)  # tiles are another axis while they are decoded
     if len(axes) > most:

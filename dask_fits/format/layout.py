@@ -11,11 +11,11 @@ import numpy as np
 from dask_fits.exceptions import FitsError, FitsFormatError
 from dask_fits.format.header import BLOCK, RawHeader, Value
 from dask_fits.format.image_keywords import (
+    image_shape,
     read_axes,
     read_bitpix,
     read_blank,
     read_scaling,
-    shape_of,
 )
 from dask_fits.format.scaling import Scaling
 from dask_fits.format.tiles import TiledLayout, tiled_layout
@@ -173,10 +173,10 @@ def _pixels(
     """Shape and layout of an image, or what is wrong with it."""
     if kind not in ("image", "compressed-image"):
         return None, None, None
-    shape = shape_of(axes, header) if kind == "image" else None
+    shape = image_shape(axes, header) if kind == "image" else None
     try:  # the HDUs after this one can be found all the same
         if shape is None:
-            shape = shape_of(read_axes(header, prefix="Z"), header, prefix="Z")
+            shape = image_shape(read_axes(header, prefix="Z"), header, prefix="Z")
         if not shape:
             return (), None, None
         layout = _image_layout if kind == "image" else tiled_layout
