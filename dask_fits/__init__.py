@@ -20,15 +20,15 @@ from dask_fits.exceptions import (
     UnstampedFileWarning,
     UnsupportedHduError,
 )
-from dask_fits.file import HDU, FitsFile, open  # noqa: A004 (the field's own word)
-from dask_fits.format.chunks import ReadPlan
+from dask_fits.file.fits_file import FitsFile, from_fits, open  # noqa: A004 (the field's own word)
+from dask_fits.file.hdu import HDU
 from dask_fits.hints import missing_of_module
-from dask_fits.storage.byte_range import ByteRange
-from dask_fits.storage.cost import CostModel
+from dask_fits.planning.chunks import ReadPlan
+from dask_fits.ranges.byte_range import ByteRange
+from dask_fits.ranges.cost import CostModel
 from dask_fits.storage.transfer import TransferConfig
 
 if TYPE_CHECKING:
-    from dask_fits.array import from_fits
     from dask_fits.many_cutouts.cutouts import cutouts
 
 __version__ = "0.1.0"
@@ -64,10 +64,6 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import what needs Dask or astropy when it is first used."""
-    if name == "from_fits":
-        from dask_fits.array import from_fits
-
-        return from_fits
     if name == "cutouts":
         from dask_fits.many_cutouts.cutouts import cutouts
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
+from astropy import units as u
 from astropy.coordinates import SkyCoord
+from astropy.wcs.utils import proj_plane_pixel_scales
 
-from dask_fits.array import lazy_array
+from dask_fits.arrays.lazy import lazy_array
 from dask_fits.exceptions import (
     FitsError,
     FitsFormatError,
@@ -18,10 +21,13 @@ from dask_fits.exceptions import (
     NotAnImageError,
     PartialOverlapError,
 )
-from dask_fits.file import HDU
+from dask_fits.readers.reader import PixelReader
 from dask_fits.readers.window import WindowReader
-from dask_fits.turns import Extent
-from dask_fits.wcs import Plane, is_angular, moved, read_plane, size_in_pixels, to_pixels
+from dask_fits.wcs.geometry import angular_unit, celestial_of, to_pixels
+from dask_fits.wcs.header import WcsHeader
+from dask_fits.wcs.plane import Plane, read_plane
+from dask_fits.wcs.resampling import moved
+from dask_fits.wcs.turns import Extent
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -77,84 +83,63 @@ class Box:
 
 
 def cutout(
-    hdu: HDU, position: Any, size: Any, *, mode: Mode = "trim", fill_value: Any = np.nan
+    reader: PixelReader,
+    header: WcsHeader,
+    position: Any,
+    size: Any,
+    *,
+    mode: Mode,
+    fill_value: Any,
 ) -> Cutout:
-    """Cut a box around a position out of an image; reads no pixels.
+    """Cut a box around a position out of an image; see `HDU.cutout`.
 
     Parameters
     ----------
-    hdu : HDU
-        An image of two axes or more. Of a cube the axes that span the sky are cut, the last two
-        where none do or their keywords make no WCS, and the others kept whole.
-    position : SkyCoord or (float, float)
-        Centre of the box: a position on the sky, or pixel coordinates ``(x, y)`` from 0.
-    size : number, Quantity, or two of them
-        Height and width, in pixels or as angles.
-    mode : "trim", "partial" or "strict"
-        What becomes of a box that reaches over the image's edge: what is on the image is returned;
-        the rest is filled; or it is an error.
-    fill_value : number
-        Of the pixels off the image, with ``"partial"``. Integers have no NaN.
-
-    Returns
-    -------
-    Cutout
-        Its pixels, their place and WCS are those of ``astropy.nddata.Cutout2D``. A position that
-        the image has at several pixels, a turn of its longitude apart, is at the one nearest to
-        the reference point; a box does not go on at the image's other edge.
-
-    Raises
-    ------
-    NoOverlapError
-        The box lies off the image, or the position is one that the image's projection has not.
-    PartialOverlapError
-        With ``"strict"``: a part of it does.
-    ValueError
-        The position is not finite, the size less than a pixel, or an angle or a position on the
-        sky is given where the WCS is not celestial; the fill value is none of the image's type.
-    NotAnImageError, UnsupportedHduError, FitsFormatError
-        The HDU has no pixels that can be read, or fewer than two axes; or an angle or a position on
-        the sky is given and the keywords of the celestial axes make no WCS.
-
-    Examples
-    --------
-    >>> import dask_fits
-    >>> hdu = dask_fits.open("tests/data/m13.fits")[0]
-    >>> hdu.cutout((150, 100), (20, 30))
-    <Cutout [90:110, 135:165] shape=(20, 30) dtype=float32>
+    reader : PixelReader
+        Of the image.
+    header : WcsHeader
+        Its world coordinates; it names the image in messages.
+    position, size, mode, fill_value
+        Those of `HDU.cutout`.
     """
-    whole = shape_of(hdu)
-    plane = read_plane(hdu, len(whole))
-    box = box_around(whole, plane, (position, size), mode=mode, where=hdu.where)
-    reader = hdu.reader()
+    check_axes(reader.shape, header.where)
+    plane = read_plane(header, reader.ndim)
+    box = box_around(reader.shape, plane, (position, size), mode=mode, where=header.where)
     if mode == "partial" and not box.lies_on(reader.shape):
-        check_fill(fill_value, reader.dtype, hdu.where)
+        check_fill(fill_value, reader.dtype, header.where)
     window = WindowReader(reader, box.origin, box.shape, fill_value)
     wcs = None if plane.wcs is None else moved(plane.wcs, box.origin, box.shape)
     return Cutout(lazy_array(window), wcs, box.slices, plane.error)
 
 
-def find_box(hdu: HDU, position: Any, size: Any, *, mode: Mode = "trim") -> Box:
+def find_box(
+    whole: tuple[int, ...], header: WcsHeader, position: Any, size: Any, *, mode: Mode
+) -> Box:
     """Find the box of a cutout; reads no pixels, and makes no WCS where none is needed.
 
-    Parameters and errors are those of `cutout`.
+    Parameters
+    ----------
+    whole : tuple of int
+        Shape of the image, NumPy order.
+    header : WcsHeader
+        Its world coordinates; it names the image in messages.
+    position, size, mode
+        Those of `HDU.cutout`, whose errors are those of this.
     """
-    whole = shape_of(hdu)
-    plane = plane_for(hdu, len(whole), sky=needs_sky(position, size))
-    return box_around(whole, plane, (position, size), mode=mode, where=hdu.where)
+    check_axes(whole, header.where)
+    plane = plane_for(header, len(whole), sky=needs_sky(position, size))
+    return box_around(whole, plane, (position, size), mode=mode, where=header.where)
 
 
-def shape_of(hdu: HDU) -> tuple[int, ...]:
-    """Find the shape of the image that a cutout is of; raises NotAnImageError below two axes."""
-    whole = hdu.reader().shape
+def check_axes(whole: tuple[int, ...], where: str) -> None:
+    """Raise NotAnImageError if an image has fewer axes than a cutout needs."""
     if len(whole) < 2:
-        raise NotAnImageError(f"{hdu.where}: a cutout needs two axes, found shape {whole}")
-    return whole
+        raise NotAnImageError(f"{where}: a cutout needs two axes, found shape {whole}")
 
 
-def plane_for(hdu: HDU, ndim: int, *, sky: bool) -> Plane:
+def plane_for(header: WcsHeader, ndim: int, *, sky: bool) -> Plane:
     """Find the axes that are cut; makes no WCS where pixels alone tell."""
-    return read_plane(hdu, ndim) if sky or ndim > 2 else Plane.of_pixels(ndim)
+    return read_plane(header, ndim) if sky or ndim > 2 else Plane.of_pixels(ndim)
 
 
 def needs_sky(position: Any, size: Any) -> bool:
@@ -252,6 +237,72 @@ def _pixel(position: Any, sky: WCS, image: Extent, part: Extent) -> tuple[float,
     if not (np.isfinite(x) and np.isfinite(y)):
         raise ValueError(f"position: expected finite pixel coordinates (x, y), found {position}")
     return x, y
+
+
+def size_in_pixels(size: Any, wcs: WCS | None) -> tuple[int, int]:
+    """Resolve the size of a cutout as `astropy.nddata.Cutout2D` does.
+
+    Parameters
+    ----------
+    size : number, Quantity, or two of them
+        Height and width, in pixels or as angles.
+    wcs : astropy.wcs.WCS, optional
+        Tells the pixels in an angle.
+
+    Returns
+    -------
+    height, width : int
+
+    Raises
+    ------
+    ValueError
+        It is not one or two finite lengths of at least one pixel.
+    """
+    height, width = (_length(side, axis, wcs) for axis, side in enumerate(_both_sides(size)))
+    return height, width
+
+
+def is_angular(size: Any) -> bool:
+    """Whether a size needs a WCS to be resolved: one of its sides is an angle."""
+    return any(
+        isinstance(side, u.Quantity) and side.unit.physical_type == "angle"
+        for side in _both_sides(size)
+    )
+
+
+def _both_sides(size: Any) -> Sequence[Any]:
+    """Take height and width apart."""
+    if np.isscalar(size):
+        return [size, size]
+    if isinstance(size, u.Quantity) and size.size == 1:
+        return [size.reshape(()), size.reshape(())]
+    sides = list(size)
+    if len(sides) != 2:
+        raise ValueError(f"size: expected one or two lengths, found {len(sides)}")
+    return sides
+
+
+def _length(side: Any, axis: int, wcs: WCS | None) -> int:
+    pixels = side
+    if isinstance(side, u.Quantity):
+        if side.unit == u.pixel:
+            pixels = side.value
+        elif side.unit.physical_type == "angle":
+            if wcs is None or not wcs.has_celestial:
+                raise ValueError("size: an angle needs celestial coordinates; give it in pixels")
+            # Cutout2D counts the height by the scale of the first axis, and the width by that of
+            # the second.
+            sky = celestial_of(wcs)
+            scale = u.Quantity(proj_plane_pixel_scales(sky)[axis], angular_unit(sky, axis))
+            pixels = (side / scale).decompose().value
+        else:
+            raise ValueError(f"size: expected pixels or an angle, found {side.unit}")
+    if not isinstance(pixels, int) and not np.isfinite(pixels):
+        raise ValueError(f"size: expected a finite length, found {side}")
+    found = pixels if isinstance(pixels, int) else int(np.round(pixels))
+    if found < 1:
+        raise ValueError(f"size: expected at least one pixel, found {side}")
+    return found
 
 
 def check_mode(mode: str) -> None:

@@ -8,6 +8,10 @@ Every error is a :class:`FitsError` and also the builtin that a caller would exp
 
 from __future__ import annotations
 
+from typing import TypeVar
+
+_Error = TypeVar("_Error", bound="FitsError")
+
 
 class FitsError(Exception):
     """Base of every error that dask_fits raises on purpose."""
@@ -84,6 +88,11 @@ class UnstampedFileWarning(UserWarning):
 
     def __str__(self) -> str:
         return printable(super().__str__())
+
+
+def renew(error: _Error) -> _Error:
+    """Make an error anew, to be raised again: an error keeps where it was raised before."""
+    return type(error)(*error.args)
 
 
 def one_line(error: Exception) -> str:

@@ -12,9 +12,9 @@ from astropy.io import fits
 
 from dask_fits.format.layout import ImageLayout
 from dask_fits.format.scaling import Scaling
+from dask_fits.ranges.byte_range import ByteRange, Coalescing
+from dask_fits.ranges.cost import DEFAULT_COST
 from dask_fits.readers.image import ImageReader
-from dask_fits.storage.byte_range import ByteRange, Coalescing
-from dask_fits.storage.cost import DEFAULT_COST
 from dask_fits.storage.stamp import Stamp
 
 BLOCK = 2880

@@ -27,9 +27,9 @@ from hypothesis import strategies as st
 
 import dask_fits
 from dask_fits import HDU, ByteRange, ReadPlan
-from dask_fits.array import lazy_array
-from dask_fits.banded import HELD_CHUNKS, BandedArray
-from dask_fits.file import FitsFile
+from dask_fits.arrays.banded import HELD_CHUNKS, BandedArray
+from dask_fits.arrays.lazy import lazy_array
+from dask_fits.file.fits_file import FitsFile
 from tests.fits_files import WatchedStore, blocks, card, fits_bytes, primary, same_bits
 from tests.servers.range_server import RangeServer
 from tests.test_graph import huge_hdu

@@ -15,7 +15,7 @@ import xarray as xr
 from astropy.io import fits
 
 import dask_fits
-from dask_fits.banded import BandedArray
+from dask_fits.arrays.banded import BandedArray
 from tests.fits_files import fits_bytes, same_bits
 from tests.recording import RecordingFileSystem, put
 from tests.test_xarray import sky

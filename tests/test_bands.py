@@ -12,14 +12,14 @@ from astropy.io import fits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dask_fits.file import FitsFile
-from dask_fits.format.band_reads import divide
-from dask_fits.format.bands import Costs, Window, find_bands, uncut
-from dask_fits.format.chunks import ReadCost, plan_box
-from dask_fits.format.tile_plan import tile_box, tile_cost
+from dask_fits.file.fits_file import FitsFile
 from dask_fits.format.tiles import TiledLayout
-from dask_fits.storage.byte_range import ByteRange
-from dask_fits.storage.cost import DEFAULT_COST
+from dask_fits.planning.band_reads import divide
+from dask_fits.planning.bands import Costs, Window, find_bands, uncut
+from dask_fits.planning.chunks import ReadCost, plan_box
+from dask_fits.planning.tile_plan import tile_box, tile_cost
+from dask_fits.ranges.byte_range import ByteRange
+from dask_fits.ranges.cost import DEFAULT_COST
 from tests.fits_files import WatchedStore, fits_bytes
 
 MANY = 1 << 60

@@ -19,15 +19,15 @@ from hypothesis import strategies as st
 
 import dask_fits
 from dask_fits import FitsFormatError, TruncatedFileError
-from dask_fits.format import boxes as planner
-from dask_fits.format.boxes import Boxes, cells, plan_boxes
-from dask_fits.format.tile_plan import pixel_counts
+from dask_fits.planning import boxes as planner
+from dask_fits.planning.boxes import Boxes, cells, plan_boxes
+from dask_fits.planning.tile_plan import pixel_counts
+from dask_fits.ranges.byte_range import ByteRange, Coalescing
 from dask_fits.readers import row_cache, tiled
 from dask_fits.readers.batch import Batch
 from dask_fits.readers.image import ImageReader
 from dask_fits.readers.row_cache import RowCache
 from dask_fits.readers.tiled import TiledReader
-from dask_fits.storage.byte_range import ByteRange, Coalescing
 from tests.fits_files import WatchedStore, blocks, card, coalescing, primary, same_bits
 from tests.tiled_files import Quantize, TiledParts, tiled_parts
 

@@ -26,7 +26,7 @@ from PIL import Image
 from dask_fits import FitsWarning, cli
 from dask_fits.cli import options
 from dask_fits.cli.cutouts import cutouts_command
-from dask_fits.preview import preview
+from dask_fits.cli.preview import preview
 from dask_fits.readers import tiled
 from dask_fits.readers.row_cache import RowCache
 from tests.fits_files import fits_bytes, same_bits

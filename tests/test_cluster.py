@@ -21,8 +21,8 @@ from astropy.io import fits
 from distributed import Client, LocalCluster
 
 import dask_fits
+from dask_fits.concurrency import cancellation
 from dask_fits.readers.reader import PixelReader
-from dask_fits.storage import cancellation
 from tests.patience import until
 from tests.places import KINDS, Place, place_of
 from tests.servers.range_server import RangeServer

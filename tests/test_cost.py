@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dask_fits import CostModel, TransferConfig
-from dask_fits.storage.byte_range import Coalescing, group_runs
+from dask_fits.ranges.byte_range import Coalescing, group_runs
 
 KIB = 1024
 

@@ -19,10 +19,10 @@ from astropy.wcs import WCS
 
 import dask_fits
 from dask_fits import HDU, FitsFormatError, NotAnImageError, TruncatedFileError
-from dask_fits.atomic import write_atomically
-from dask_fits.checksum import encoded, sum32
-from dask_fits.cut_file import cut_fits
-from dask_fits.stored_fill import stored_fill
+from dask_fits.format.checksum import encoded, sum32
+from dask_fits.writing.atomic import write_atomically
+from dask_fits.writing.box import cut_fits
+from dask_fits.writing.fill import stored_fill
 from tests.fits_files import BLOCK, blocks, card, extension, header, primary, same_bits
 from tests.recording import put
 from tests.test_oracle import COVERED, each, needs_corpus, placed, quiet_astropy

@@ -31,9 +31,9 @@ from hypothesis import strategies as st
 
 import dask_fits
 from dask_fits import HDU, CostModel, NotAnImageError, TransferConfig, TruncatedFileError
-from dask_fits.array import lazy_array
+from dask_fits.arrays.lazy import lazy_array
 from dask_fits.cutout import Cutout
-from dask_fits.format.selection import select
+from dask_fits.planning.selection import select
 from dask_fits.readers import row_cache, tiled
 from dask_fits.readers.row_cache import RowCache
 from dask_fits.readers.window import WindowReader

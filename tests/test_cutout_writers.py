@@ -28,8 +28,8 @@ from astropy.wcs import WCS
 
 import dask_fits
 from dask_fits import FileChangedError, FitsFormatError, MissingDriverError
-from dask_fits.format import boxes
 from dask_fits.many_cutouts import stream
+from dask_fits.planning import boxes
 from dask_fits.readers import tiled
 from dask_fits.readers.row_cache import RowCache
 from tests.fits_files import same_bits

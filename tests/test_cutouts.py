@@ -39,9 +39,9 @@ from dask_fits import (
     NotAnImageError,
     TruncatedFileError,
 )
-from dask_fits.format import boxes as planner
 from dask_fits.many_cutouts import tasks
-from dask_fits.wcs import sky_axes
+from dask_fits.planning import boxes as planner
+from dask_fits.wcs.geometry import sky_axes
 from tests.fits_files import fits_bytes, same_bits
 from tests.recording import RecordingFileSystem, put
 from tests.servers.range_server import RangeServer

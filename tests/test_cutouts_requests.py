@@ -20,7 +20,7 @@ from astropy.wcs import WCS
 
 import dask_fits
 from dask_fits import CostModel
-from dask_fits.file import HEADER_READ
+from dask_fits.file.header_reader import HEADER_READ
 from tests.fits_files import BLOCK, blocks, card, primary, same_bits
 from tests.patience import until
 from tests.servers.range_server import RangeServer

@@ -20,9 +20,10 @@ import xarray as xr
 from astropy.io import fits
 
 import dask_fits
-from dask_fits import StorageError, wcs_quiet
+from dask_fits import StorageError
+from dask_fits.concurrency.process_lock import ProcessLock
 from dask_fits.readers import tiled
-from dask_fits.storage.process_lock import ProcessLock
+from dask_fits.wcs import quiet
 from dask_fits.xarray_backend import grid
 from tests.patience import PATIENCE, until
 from tests.servers.range_server import RangeServer
@@ -120,7 +121,7 @@ def test_a_file_of_which_a_thread_reads_headers(server: RangeServer) -> None:
 
 
 def locks() -> dict[str, ProcessLock]:
-    return {"rows": tiled.ROWS._lock, "warnings": wcs_quiet._lock}
+    return {"rows": tiled.ROWS._lock, "warnings": quiet._lock}
 
 
 @pytest.mark.parametrize("name", ["rows", "warnings"])

@@ -15,8 +15,8 @@ from astropy.io import fits
 
 import dask_fits
 from dask_fits import FitsError, FitsFormatError, FitsWarning
-from dask_fits.wcs_conventions import settle_conventions
-from dask_fits.wcs_keywords import settled
+from dask_fits.wcs.conventions import settle_conventions
+from dask_fits.wcs.keywords import settled
 from tests.memory import peak_below
 from tests.recording import put
 from tests.test_wcs_keywords import TNX

@@ -18,8 +18,8 @@ from astropy.io import fits
 from dask.base import tokenize
 
 import dask_fits
-from dask_fits.array import to_dask
-from dask_fits.file import HDU
+from dask_fits.arrays.lazy import to_dask
+from dask_fits.file.hdu import HDU
 from tests.memory import peak_below
 from tests.recording import RecordingFileSystem, put
 
@@ -72,7 +72,7 @@ def test_the_name_is_the_same_by_every_road_and_in_every_process() -> None:
     names = {
         file[0].data.name,
         file[0].to_dask().name,
-        to_dask(file[0]).name,
+        to_dask(file[0].reader()).name,
         dask_fits.from_fits(M13).name,
         dask_fits.from_fits(str(M13), "PRIMARY").name,
         dask_fits.from_fits(f"file://{M13}", ("PRIMARY", 1)).name,

@@ -21,7 +21,7 @@ from astropy.wcs import WCS
 
 import dask_fits
 from dask_fits import HDU, FitsFile, HduNotFoundError, NotAnImageError
-from dask_fits.cut_file import cut_fits
+from dask_fits.writing.box import cut_fits
 from tests.places import place_of
 from tests.servers.range_server import RangeServer
 
@@ -414,7 +414,7 @@ def test_an_error_within_a_property_is_not_hidden(monkeypatch: pytest.MonkeyPatc
     def fail(*_: Any) -> None:
         raise AttributeError("of the inside")
 
-    monkeypatch.setattr("dask_fits.wcs.read_wcs", fail)
+    monkeypatch.setattr("dask_fits.wcs.header.read_wcs", fail)
     with pytest.raises(AttributeError, match="of the inside"):
         _ = dask_fits.open(M13)[0].wcs
 

@@ -23,7 +23,7 @@ from dask_fits import (
     TruncatedFileError,
     TruncatedHeaderError,
 )
-from dask_fits.storage.byte_range import ByteRange
+from dask_fits.ranges.byte_range import ByteRange
 from tests.fits_files import (
     BLOCK,
     CARD,

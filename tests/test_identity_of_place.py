@@ -21,7 +21,7 @@ from astropy.io import fits
 from fsspec.implementations.memory import MemoryFileSystem
 
 import dask_fits
-from dask_fits import file as file_module
+from dask_fits.file import header_reader
 from dask_fits.readers import tiled
 from dask_fits.readers.row_cache import RowCache
 from dask_fits.storage.identity import identity_of
@@ -162,7 +162,7 @@ def test_a_query_in_the_options_tells_files_apart(range_server: RangeServer) -> 
 def test_the_rows_of_two_archives_are_kept_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(file_module, "MAX_ROWS", 0)
+    monkeypatch.setattr(header_reader, "MAX_ROWS", 0)
     monkeypatch.setattr(tiled, "ROWS", RowCache(10**6))
     rng = np.random.default_rng(0)
     first = rng.integers(0, 2 ** rng.integers(1, 14, (64, 1)), (64, 32)).astype("i2")

@@ -26,9 +26,9 @@ from astropy.io import fits
 from distributed import Client, LocalCluster
 
 import dask_fits
-from dask_fits import atomic
-from dask_fits.array import watch_computations
+from dask_fits.arrays.lazy import watch_computations
 from dask_fits.cli import main
+from dask_fits.writing import atomic
 from tests.patience import until
 from tests.servers.range_server import RangeServer
 

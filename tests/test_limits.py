@@ -19,10 +19,10 @@ from astropy.io.fits.hdu.compressed import _compression
 
 import dask_fits
 from dask_fits import FitsError, FitsFormatError, TruncatedFileError, UnsupportedHduError
-from dask_fits.array import MAX_CHUNKS
+from dask_fits.arrays.lazy import MAX_CHUNKS
 from dask_fits.codecs import astropy_c
-from dask_fits.format.chunks import count_chunks
 from dask_fits.format.descriptors import FREE_PIXELS
+from dask_fits.planning.chunks import count_chunks
 from dask_fits.readers import tiled
 from tests.fits_files import CARD, card, extension, header, primary, same_bits, size_cards
 from tests.memory import peak_below

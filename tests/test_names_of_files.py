@@ -24,7 +24,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 import dask_fits
 from dask_fits.exceptions import FitsFileNotFoundError, StorageError
-from dask_fits.file import open as open_file
+from dask_fits.file.fits_file import open as open_file
 from dask_fits.format.extended_name import suggestion
 from dask_fits.storage.errors import protocol_of
 from dask_fits.storage.filesystem import find, links

@@ -21,10 +21,10 @@ from astropy.nddata import Cutout2D
 from astropy.wcs import WCS
 
 import dask_fits
-import dask_fits.wcs
+import dask_fits.wcs.plane
 from dask_fits import FitsError, FitsFormatError, StorageError, cli
 from dask_fits.cutout import find_box
-from dask_fits.file import HDU
+from dask_fits.wcs.header import WcsHeader
 from tests.fits_files import same_bits
 
 pytestmark = pytest.mark.filterwarnings(
@@ -95,13 +95,13 @@ def error_of(path: str) -> FitsError:
 def wcs_made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The HDUs of which a WCS was read."""
     made: list[str] = []
-    read = dask_fits.wcs.read_wcs
+    read = dask_fits.wcs.plane.read_wcs
 
-    def noted(hdu: HDU, key: str = " ") -> WCS:
-        made.append(hdu.where)
-        return read(hdu, key)
+    def noted(header: WcsHeader) -> WCS:
+        made.append(header.where)
+        return read(header)
 
-    monkeypatch.setattr(dask_fits.wcs, "read_wcs", noted)
+    monkeypatch.setattr(dask_fits.wcs.plane, "read_wcs", noted)
     return made
 
 
@@ -157,7 +157,9 @@ def test_thousands_of_cutouts_make_no_wcs(tmp_path: Path, wcs_made: list[str]) -
     positions = np.random.default_rng(1).uniform(5, 75, (10_000, 2))
     assert set(dask_fits.cutouts(path, positions, 4).status) == {"ok"}
     assert wcs_made == []
-    assert find_box(dask_fits.open(path)[0], (50, 40), 8).origin == (36, 46)
+    hdu = dask_fits.open(path)[0]
+    box = find_box(hdu.shape, hdu.wcs_header(), (50, 40), 8, mode="trim")
+    assert box.origin == (36, 46)
     assert wcs_made == [], "as of the command line"
     cube = file_of(tmp_path, TAN | FREQ, CUBE, "cube.fits")
     assert set(dask_fits.cutouts(cube, positions, 4).status) == {"ok"}
@@ -254,10 +256,10 @@ def test_the_sky_needs_a_wcs(cards: Keywords, tmp_path: Path) -> None:
 def test_what_cannot_be_had_now_is_not_a_wcs_that_is_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(hdu: HDU, key: str = " ") -> WCS:
-        raise StorageError(f"{hdu.where}: the server is busy")
+    def fails(header: WcsHeader) -> WCS:
+        raise StorageError(f"{header.where}: the server is busy")
 
-    monkeypatch.setattr(dask_fits.wcs, "read_wcs", fails)
+    monkeypatch.setattr(dask_fits.wcs.plane, "read_wcs", fails)
     with pytest.raises(StorageError, match="busy"):
         dask_fits.open(file_of(tmp_path, TAN))[0].cutout((9, 9), 3)
 

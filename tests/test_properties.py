@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 
 import dask_fits
 from dask_fits import ByteRange, ReadPlan
-from dask_fits.file import HDU, FitsFile
-from dask_fits.format.chunks import plan_box, slab_shape
-from dask_fits.format.selection import select
-from dask_fits.storage.byte_range import group_runs
+from dask_fits.file.fits_file import FitsFile
+from dask_fits.file.hdu import HDU
+from dask_fits.planning.chunks import plan_box, slab_shape
+from dask_fits.planning.selection import select
+from dask_fits.ranges.byte_range import group_runs
 from tests.fits_files import WatchedStore, blocks, coalescing, primary, same_bits, watched_reader
 from tests.test_selection import keys, pixels, shapes
 

@@ -10,8 +10,8 @@ import pytest
 from astropy.io import fits
 
 import dask_fits
-from dask_fits.file import HEADER_READ
-from dask_fits.storage.cost import DEFAULT_COST
+from dask_fits.file.header_reader import HEADER_READ
+from dask_fits.ranges.cost import DEFAULT_COST
 from tests.fits_files import fits_bytes
 from tests.recording import RecordingFileSystem, put
 

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 import dask_fits
 from dask_fits import HDU, NotAnImageError
-from dask_fits.section import Section
+from dask_fits.readers.section import Section
 from tests.fits_files import BLOCK, blocks, card, primary, same_bits
 from tests.patience import until
 from tests.recording import RecordingFileSystem, put

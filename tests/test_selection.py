@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from dask_fits.format.selection import select, select_outer
+from dask_fits.planning.selection import select, select_outer
 from tests.fits_files import same_bits, watched_reader
 
 DTYPES = ["u1", "i2", "i4", "i8", "f4", "f8"]

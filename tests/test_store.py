@@ -30,8 +30,8 @@ from dask_fits.exceptions import (
     StorageError,
     TruncatedFileError,
 )
+from dask_fits.ranges.byte_range import ByteRange, group_runs
 from dask_fits.storage import remote
-from dask_fits.storage.byte_range import ByteRange, group_runs
 from dask_fits.storage.local import LOCAL_BLOCK, LocalStore
 from dask_fits.storage.remote import RemoteStore
 from dask_fits.storage.stamp import Stamp

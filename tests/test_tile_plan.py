@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dask_fits.format.descriptors import Tiles
-from dask_fits.format.selection import Axis, select
-from dask_fits.format.tile_plan import TileBox, plan_heap, tile_runs, touched
+from dask_fits.planning.selection import Axis, select
+from dask_fits.planning.tile_plan import TileBox, plan_heap, tile_runs, touched
 from tests.fits_files import coalescing
 
 

@@ -28,17 +28,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import dask_fits
-import dask_fits.codecs.engine as codec_engine
 import dask_fits.codecs.gzip as codec_gzip
+import dask_fits.codecs.registry as codec_engine
 from dask_fits import ByteRange, FitsFormatError
-from dask_fits.file import HDU, FitsFile
-from dask_fits.format.selection import select
+from dask_fits.file.fits_file import FitsFile
+from dask_fits.file.hdu import HDU
 from dask_fits.format.tiles import TiledLayout
+from dask_fits.planning.selection import select
+from dask_fits.ranges.byte_range import Coalescing
+from dask_fits.ranges.cost import DEFAULT_COST
 from dask_fits.readers import tiled
 from dask_fits.readers.row_cache import RowCache
 from dask_fits.readers.tiled import TiledReader
-from dask_fits.storage.byte_range import Coalescing
-from dask_fits.storage.cost import DEFAULT_COST
 from tests.fits_files import WatchedStore, blocks, card, coalescing, primary, same_bits
 from tests.test_oracle import random_keys
 from tests.test_selection import keys

@@ -32,7 +32,7 @@ from dask_fits import (
     UnsupportedHduError,
     cli,
 )
-from dask_fits.codecs import engine
+from dask_fits.codecs import registry
 from tests.fits_files import BLOCK, blocks, card, extension, same_bits
 from tests.memory import peak_below
 from tests.test_malformed import raises
@@ -83,7 +83,7 @@ def use_astropy(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> Any:
         raise ImportError(name)
 
-    monkeypatch.setattr(engine, "_compiled", missing)
+    monkeypatch.setattr(registry, "_compiled", missing)
 
 
 @pytest.fixture(params=["numba", "astropy"])
@@ -93,9 +93,9 @@ def decoders(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
         pytest.importorskip("numba")
     else:
         use_astropy(monkeypatch)
-    engine.decoder.cache_clear()
+    registry.decoder.cache_clear()
     yield request.param
-    engine.decoder.cache_clear()
+    registry.decoder.cache_clear()
 
 
 # Headers
@@ -566,7 +566,7 @@ def test_a_damaged_size_costs_no_memory_beyond_the_pixels_without_numba(
     path: Path, monkeypatch: pytest.MonkeyPatch, zcmptype: str
 ) -> None:
     use_astropy(monkeypatch)
-    engine.decoder.cache_clear()
+    registry.decoder.cache_clear()
     image = np.zeros((4, 4), "i4")
     parts = tiled_parts(image, zcmptype=zcmptype, tile=image.shape)
     for keyword in ("ZNAXIS1", "ZTILE1"):
@@ -577,7 +577,7 @@ def test_a_damaged_size_costs_no_memory_beyond_the_pixels_without_numba(
         with peak_below(60_000_000), raises("HDU 1", "tile (0, 0)", "4 x 4"):
             reader[0, :5]
     finally:
-        engine.decoder.cache_clear()
+        registry.decoder.cache_clear()
 
 
 @pytest.mark.parametrize("zcmptype", ["RICE_1", "GZIP_1", "GZIP_2", "NOCOMPRESS"])
@@ -1226,7 +1226,7 @@ WITHOUT_NUMBA = """
 import sys
 sys.modules["numba"] = None
 import numpy as np
-from dask_fits.codecs import engine
+from dask_fits.codecs import registry
 from dask_fits.codecs.errors import DecodeError
 """
 
@@ -1257,7 +1257,7 @@ for rows, columns in {shapes}:
         data = np.frombuffer(stream + bytes([fill]) * 40, np.uint8)
         at = np.zeros(1, np.int64), np.array([len(data)], np.int64)
         try:
-            engine.decoder("HCOMPRESS_1").decode(data, *at, values, smooth=False)
+            registry.decoder("HCOMPRESS_1").decode(data, *at, values, smooth=False)
         except DecodeError:
             pass
 print("alive")
@@ -1293,7 +1293,7 @@ def decode(name, stream, npix, **options):
     data, values = np.frombuffer(stream, np.uint8), np.zeros((1, npix), np.int32)
     try:
         at = np.zeros(1, np.int64), np.array([len(data)], np.int64)
-        engine.decoder(name).decode(data, *at, values, **options)
+        registry.decoder(name).decode(data, *at, values, **options)
     except DecodeError:
         pass
 
@@ -1348,7 +1348,7 @@ streams = dict(
 )
 data, values = np.frombuffer(streams[name], np.uint8), np.empty((1, npix), np.int32)
 at = np.zeros(1, np.int64), np.array([len(data)], np.int64)
-decode = engine.decoder(name).decode
+decode = registry.decoder(name).decode
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 2 * npix, resource.RLIM_INFINITY))
 try:
@@ -1382,7 +1382,7 @@ for name, (good, options) in codes.items():
         for turn in range(14):
             try:
                 at = np.zeros(1, np.int64), np.array([len(data)], np.int64)
-                engine.decoder(name).decode(data, *at, values, **options)
+                registry.decoder(name).decode(data, *at, values, **options)
             except DecodeError:
                 pass
             used.append(int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize())

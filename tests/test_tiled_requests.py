@@ -15,10 +15,10 @@ from astropy.io import fits
 
 import dask_fits
 from dask_fits import HDU
-from dask_fits.file import HEADER_READ, MAX_ROWS
+from dask_fits.file.header_reader import HEADER_READ, MAX_ROWS
+from dask_fits.ranges.byte_range import ByteRange
 from dask_fits.readers import row_cache, tiled
 from dask_fits.readers.row_cache import RowCache
-from dask_fits.storage.byte_range import ByteRange
 from dask_fits.storage.local import LOCAL_BLOCK
 from dask_fits.storage.stamp import Stamp
 from tests.fits_files import WatchedStore

@@ -13,8 +13,8 @@ import pytest
 from astropy.io import fits
 
 import dask_fits
-from dask_fits import file as file_module
 from dask_fits.exceptions import FileChangedError
+from dask_fits.file import header_reader
 from dask_fits.readers import tiled
 from dask_fits.readers.row_cache import RowCache
 from dask_fits.storage import local
@@ -180,7 +180,7 @@ def test_rows_of_a_file_that_changed_while_they_were_read_are_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = RowCache(10**6)
-    monkeypatch.setattr(file_module, "MAX_ROWS", 0)
+    monkeypatch.setattr(header_reader, "MAX_ROWS", 0)
     monkeypatch.setattr(tiled, "ROWS", rows)
     packed = fits.CompImageHDU(np.arange(6400, dtype="i2").reshape(80, 80))
     packed.writeto(tmp_path / "packed.fits")

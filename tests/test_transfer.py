@@ -32,8 +32,8 @@ from dask_fits import (
     StorageError,
     TransferConfig,
 )
-from dask_fits.storage.byte_range import split_range
-from dask_fits.storage.cost import CostModel
+from dask_fits.ranges.byte_range import split_range
+from dask_fits.ranges.cost import CostModel
 from dask_fits.storage.s3 import s3_options
 from dask_fits.storage.transfer import retry_after
 from tests.patience import until

@@ -23,8 +23,8 @@ from astropy.wcs import WCS
 
 import dask_fits
 from dask_fits import NoOverlapError, cli
-from dask_fits.turns import Extent
-from dask_fits.wcs import from_sky, to_pixels, to_sky
+from dask_fits.wcs.geometry import from_sky, to_pixels, to_sky
+from dask_fits.wcs.turns import Extent
 from tests.fits_files import same_bits
 from tests.test_oracle import COVERED, each, needs_corpus, placed
 

@@ -23,8 +23,10 @@ from astropy.wcs.utils import skycoord_to_pixel
 
 import dask_fits
 from dask_fits import HDU, FitsError, FitsFormatError, FitsWarning, TransferConfig
-from dask_fits.file import HEADER_READ
-from dask_fits.wcs import moved, size_in_pixels, sky_axes, to_pixels
+from dask_fits.cutout import size_in_pixels
+from dask_fits.file.header_reader import HEADER_READ
+from dask_fits.wcs.geometry import sky_axes, to_pixels
+from dask_fits.wcs.resampling import moved
 from tests.fits_files import same_bits
 from tests.recording import RecordingFileSystem, put
 from tests.test_oracle import COVERED, each, needs_corpus, placed, quiet_astropy

@@ -22,8 +22,8 @@ from astropy.wcs.utils import skycoord_to_pixel
 
 import dask_fits
 from dask_fits import FitsFormatError
-from dask_fits.wcs import to_pixels
-from dask_fits.wcs_quiet import quiet
+from dask_fits.wcs.geometry import to_pixels
+from dask_fits.wcs.quiet import quiet
 from tests.wcs_headers import TAN, image_file
 
 pytestmark = pytest.mark.filterwarnings("ignore::astropy.utils.exceptions.AstropyWarning")
@@ -102,7 +102,7 @@ def test_no_header_makes_us_ask_a_server(tmp_path: Path, asked: list[str], date:
 def test_leap_seconds_are_not_asked_for(
     tmp_path: Path, asked: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dask_fits.wcs_frames._today", lambda: 99_000.0)
+    monkeypatch.setattr("dask_fits.wcs.frames._today", lambda: 99_000.0)
     found = everything(earth_file(tmp_path, "2001-01-01T00:00:00"), STAR)
     assert asked == []
     assert "the tables of leap seconds that astropy has are too old" in found[2]

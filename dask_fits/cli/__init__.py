@@ -15,8 +15,8 @@ from dask_fits.cli.cutout import cutout_command
 from dask_fits.cli.cutouts import cutouts_command
 from dask_fits.cli.output import say
 from dask_fits.cli.stop import stopped_by_signals, what_stopped
+from dask_fits.concurrency.cancellation import CancelScope, leave_soon
 from dask_fits.exceptions import FitsError
-from dask_fits.storage.cancellation import CancelScope, leave_soon
 
 _PROGRAM = "dask-fits"
 

@@ -26,7 +26,8 @@ from dask_fits.cli.output import (
     take_astropys_warnings,
 )
 from dask_fits.exceptions import FitsError, FitsWarning, one_line, printable
-from dask_fits.file import HDU, FitsFile, HduKey
+from dask_fits.file.fits_file import FitsFile
+from dask_fits.file.hdu import HDU, HduKey
 from dask_fits.format.header import CARD
 from dask_fits.format.listing import text_table
 
@@ -128,7 +129,7 @@ def stats(file: FitsFile, *, hdu: HduKey | None, as_json: bool) -> None:
     """Compute minimum, maximum, mean and standard deviation, and count NaN, in one pass."""
     from dask.diagnostics.progress import ProgressBar
 
-    from dask_fits.stats import statistics
+    from dask_fits.cli.statistics import statistics
 
     array = image(file, hdu).to_dask()
     with ProgressBar(out=sys.stderr):
@@ -150,8 +151,8 @@ def preview(file: FitsFile, *, hdu: HduKey | None, output: str) -> None:
     ZScale stretch, origin at the lower left. A larger image is thinned, so that only the rows
     that are drawn are read; of a cube the first plane is drawn.
     """
-    from dask_fits.preview import preview as draw
-    from dask_fits.preview import write_png
+    from dask_fits.cli.preview import preview as draw
+    from dask_fits.cli.preview import write_png
 
     picture = draw(image(file, hdu))
     write_png(picture, output)

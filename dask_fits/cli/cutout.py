@@ -30,8 +30,8 @@ from dask_fits.cli.output import (
     take_astropys_warnings,
 )
 from dask_fits.exceptions import FitsError, NoOverlapError
-from dask_fits.file import HDU, HduKey
-from dask_fits.format.selection import Selection, select
+from dask_fits.file.hdu import HDU, HduKey
+from dask_fits.planning.selection import Selection, select
 from dask_fits.readers.window import WindowReader
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def cutout_command(opener: Opener, **options: Any) -> None:
     dask-fits cutout URL --x 150 --y 100 --size 64x32 --plan
     dask-fits cutout URL --key 0,100:110,200:220 -o cut.fits
     """  # noqa: D301 (click wants the character that \b stands for)
-    from dask_fits.atomic import check_is_free
+    from dask_fits.writing.atomic import check_is_free
 
     asked = _Asked(**options)
     asked.check()
@@ -151,15 +151,15 @@ def cutout_command(opener: Opener, **options: Any) -> None:
 
 
 def _write(output: str, hdu: HDU, window: WindowReader, *, overwrite: bool) -> None:
-    from dask_fits.atomic import write_atomically
-    from dask_fits.cut_file import cut_fits
+    from dask_fits.writing.atomic import write_atomically
+    from dask_fits.writing.box import cut_fits
 
     write_atomically(output, cut_fits(hdu, window[...], window.origin), overwrite=overwrite)
 
 
 def _window(hdu: HDU, asked: _Asked) -> WindowReader:
     """Make the reader of the box that was asked for, with stored values."""
-    from dask_fits.stored_fill import stored_fill
+    from dask_fits.writing.fill import stored_fill
 
     box = _box(hdu, asked)
     reader = hdu.reader(mask_and_scale=False)
@@ -181,7 +181,8 @@ def _box(hdu: HDU, asked: _Asked) -> Box:
     if asked.key is not None:
         return _box_of_key(hdu, asked.key)
     try:
-        return find_box(hdu, _position(asked), asked.size, mode=asked.mode or "trim")
+        shape, header = hdu.reader().shape, hdu.wcs_header()
+        return find_box(shape, header, _position(asked), asked.size, mode=asked.mode or "trim")
     except FitsError:
         raise
     except ValueError as error:  # the image and what was asked of it do not go together

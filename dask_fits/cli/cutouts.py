@@ -27,7 +27,7 @@ from dask_fits.cli.output import (
     take_astropys_warnings,
 )
 from dask_fits.exceptions import FitsError
-from dask_fits.file import HduKey
+from dask_fits.file.hdu import HduKey
 from dask_fits.storage.redaction import shown
 
 if TYPE_CHECKING:
@@ -222,7 +222,7 @@ def _progress(label: str) -> Iterator[Any]:
 
 
 def _counts(found: Cutouts) -> dict[str, Any]:
-    from dask_fits.many_cutouts.table import STATUS
+    from dask_fits.many_cutouts.outcomes import STATUS
 
     counts = {name: int((found.status == name).sum()) for name in STATUS}
     return {**counts, "unreadable_files": len(found.failures)}

@@ -12,8 +12,9 @@ from typing import Any
 
 import click
 
-from dask_fits.file import HDU, FitsFile, HduKey
-from dask_fits.file import open as open_file
+from dask_fits.file.fits_file import FitsFile
+from dask_fits.file.fits_file import open as open_file
+from dask_fits.file.hdu import HDU, HduKey
 from dask_fits.storage.errors import anonymous_options, protocol_of
 
 Opener = Callable[[], FitsFile]

@@ -10,8 +10,8 @@ from typing import Any
 import click
 
 from dask_fits.exceptions import printable
-from dask_fits.format.chunks import ReadPlan
 from dask_fits.format.listing import text_table
+from dask_fits.planning.chunks import ReadPlan
 
 
 def say(text: str, *, err: bool = False) -> None:

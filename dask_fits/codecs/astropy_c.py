@@ -23,7 +23,7 @@ from astropy.io.fits.hdu.compressed._compression import (
 
 from dask_fits.codecs.errors import DecodeError
 from dask_fits.codecs.plain import tile_bytes
-from dask_fits.storage.process_lock import ProcessLock
+from dask_fits.concurrency.process_lock import ProcessLock
 
 _HCOMPRESS = ProcessLock()
 """The HCOMPRESS decoder keeps its place in C globals: one at a time in the process."""

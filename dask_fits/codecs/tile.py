@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dask_fits.codecs import gzip, plain
-from dask_fits.codecs.engine import decoder
+from dask_fits.codecs.registry import decoder
 from dask_fits.format.descriptors import Tiles
 from dask_fits.format.tiles import SOURCES, TiledLayout
 

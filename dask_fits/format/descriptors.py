@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dask_fits._typing import Integers
 from dask_fits.exceptions import FitsFormatError, TruncatedFileError
-from dask_fits.format.selection import Integers
 from dask_fits.format.tiles import SOURCES, TiledLayout
 
 _MAX_EXPANSION = 16

@@ -19,7 +19,7 @@ from dask_fits.format.image_keywords import (
 )
 from dask_fits.format.scaling import Scaling
 from dask_fits.format.tiles import TiledLayout, tiled_layout
-from dask_fits.storage.byte_range import ByteRange
+from dask_fits.ranges.byte_range import ByteRange
 
 Kind = Literal["image", "compressed-image", "bintable", "ascii-table", "random-groups", "other"]
 

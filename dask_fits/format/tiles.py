@@ -14,7 +14,6 @@ from typing import Any, Literal
 import numpy as np
 
 from dask_fits.exceptions import UnsupportedHduError
-from dask_fits.format.chunks import slab_shape
 from dask_fits.format.header import RawHeader
 from dask_fits.format.image_keywords import (
     read_bitpix,
@@ -23,7 +22,7 @@ from dask_fits.format.image_keywords import (
     read_scaling,
 )
 from dask_fits.format.scaling import STORED_DTYPES, Scaling
-from dask_fits.storage.byte_range import ByteRange
+from dask_fits.ranges.byte_range import ByteRange
 
 SOURCES = ("COMPRESSED_DATA", "GZIP_COMPRESSED_DATA", "UNCOMPRESSED_DATA")
 """Columns that may hold a tile; the first one that is not empty does (section 10.1.3)."""
@@ -123,20 +122,6 @@ class TiledLayout:
     def grid(self) -> tuple[int, ...]:
         """Number of tiles along each axis, NumPy order."""
         return _grid(self.shape, self.tile)
-
-    def slab(self, limit: int) -> tuple[int, ...]:
-        """Shape of the largest box of whole tiles, contiguous in the heap, of `limit` bytes.
-
-        Full-width bands of tiles; never less than one tile.
-        """
-        if 0 in self.shape:
-            return self.shape
-        tile_bytes = math.prod(self.tile) * self.dtype.itemsize
-        tiles = slab_shape(self.grid, itemsize=tile_bytes, limit=limit)
-        return tuple(
-            min(count * length, whole)
-            for count, length, whole in zip(tiles, self.tile, self.shape, strict=True)
-        )
 
 
 def tiled_layout(

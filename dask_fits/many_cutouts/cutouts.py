@@ -16,14 +16,13 @@ from astropy.wcs import WCS
 from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 
-from dask_fits.banded import chunk_limit
-from dask_fits.computations import watch_computations
+from dask_fits._typing import Integers
+from dask_fits.arrays.banded import chunk_limit
+from dask_fits.arrays.computations import watch_computations
 from dask_fits.cutout import Mode, check_fill, check_mode
 from dask_fits.exceptions import FitsError, MissingDriverError
-from dask_fits.file import HduKey
-from dask_fits.file import open as open_file
-from dask_fits.format.chunks import ReadPlan
-from dask_fits.format.selection import Integers
+from dask_fits.file.fits_file import open as open_file
+from dask_fits.file.hdu import HduKey
 from dask_fits.hints import explains_arguments
 from dask_fits.many_cutouts.images import (
     Image,
@@ -34,11 +33,12 @@ from dask_fits.many_cutouts.images import (
     label,
     resolved,
 )
+from dask_fits.many_cutouts.outcomes import STATUS, Table, tabulate
 from dask_fits.many_cutouts.reads import all_reads
 from dask_fits.many_cutouts.stream import Errors, run
-from dask_fits.many_cutouts.table import STATUS, Table, tabulate
 from dask_fits.many_cutouts.targets import as_targets
 from dask_fits.many_cutouts.tasks import Bundle, Form, Read, assemble, bundled, reading_tasks
+from dask_fits.planning.chunks import ReadPlan
 from dask_fits.storage.place import readable
 from dask_fits.storage.redaction import shown_apart
 from dask_fits.storage.transfer import TransferConfig
@@ -162,7 +162,7 @@ class Cutouts:
     ) -> Cutouts:
         """Write each cutout as a FITS file, in Dask's current scheduler.
 
-        Stored values, keywords kept, world coordinates moved; see `dask_fits.cut_file.cut_fits`.
+        Stored values, keywords kept, world coordinates moved; see `dask_fits.writing.box.cut_fits`.
         HDUs of one row make one file, which is written whole or, where one of them cannot be read,
         not at all. ``cutouts.csv`` lists what became of each.
 

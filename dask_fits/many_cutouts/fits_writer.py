@@ -13,18 +13,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dask_fits.atomic import check_is_free, write_atomically
-from dask_fits.cut_file import Template, cut_file
+from dask_fits._typing import Integers
+from dask_fits.concurrency.cancellation import check_wanted
 from dask_fits.cutout import Mode
 from dask_fits.exceptions import FitsError, FitsFormatError, printable
-from dask_fits.file import HDU
-from dask_fits.format.selection import Integers
+from dask_fits.file.hdu import HDU
 from dask_fits.many_cutouts.images import Image
+from dask_fits.many_cutouts.outcomes import Table
 from dask_fits.many_cutouts.stream import Errors
-from dask_fits.many_cutouts.table import Table
 from dask_fits.many_cutouts.tasks import Part
-from dask_fits.storage.cancellation import check_wanted
-from dask_fits.stored_fill import stored_fill
+from dask_fits.writing.atomic import check_is_free, write_atomically
+from dask_fits.writing.box import Template, cut_file
+from dask_fits.writing.fill import stored_fill
 
 SUMMARY = "cutouts.csv"
 """Name of the table that tells what became of each cutout."""

@@ -11,16 +11,18 @@ from typing import Any, cast
 import numpy as np
 from astropy.wcs import WCS
 
-from dask_fits.cutout import Mode, check_pixels, plane_for, shape_of
+from dask_fits._typing import Integers
+from dask_fits.concurrency.cancellation import result_of, threads
+from dask_fits.cutout import Mode, check_axes, check_pixels, is_angular, plane_for, size_in_pixels
 from dask_fits.exceptions import FitsError, FitsFormatError, one_line
-from dask_fits.file import HDU, FitsFile, HduKey
-from dask_fits.format.boxes import Boxes
-from dask_fits.format.selection import Integers
+from dask_fits.file.fits_file import FitsFile
+from dask_fits.file.hdu import HDU, HduKey
 from dask_fits.many_cutouts.targets import Placed, Targets, place
-from dask_fits.storage.cancellation import result_of, threads
+from dask_fits.planning.boxes import Boxes
 from dask_fits.storage.place import FilePath, Place, is_one_file, label_of, places_of
-from dask_fits.wcs import is_angular, moved, read_plane, size_in_pixels, wcs_or_error
-from dask_fits.wcs_quiet import filters_kept, quiet
+from dask_fits.wcs.plane import read_plane, wcs_or_error
+from dask_fits.wcs.quiet import filters_kept, quiet
+from dask_fits.wcs.resampling import moved
 
 AT_ONCE = 32
 """Files that are looked at at the same time."""
@@ -63,7 +65,7 @@ class Image:
 
     def wcs(self, number: int, mode: Mode) -> WCS | FitsError:
         """Make the WCS of one of the cutouts, or tell why the image has none."""
-        wcs = wcs_or_error(self.hdu)
+        wcs = wcs_or_error(self.hdu.wcs_header())
         return wcs if isinstance(wcs, FitsError) else moved(wcs, *self.box(number, mode))
 
     def box(self, number: int, mode: Mode) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -108,7 +110,7 @@ class Search:
     def box(self, hdu: HDU) -> tuple[int, int]:
         """Resolve the size of the cutouts by an image."""
         with quiet():
-            sky = read_plane(hdu, len(hdu.shape or ())).sky
+            sky = read_plane(hdu.wcs_header(), len(hdu.shape or ())).sky
             with _about(hdu):
                 return check_pixels(size_in_pixels(self.size, sky))
 
@@ -123,10 +125,11 @@ class Search:
             return error
 
     def _image(self, hdu: HDU, box: tuple[int, int]) -> Image:
-        whole = shape_of(hdu)
+        whole = hdu.reader().shape
+        check_axes(whole, hdu.where)
         angular = is_angular(self.size)
         needs_sky = angular or self.targets.sky is not None
-        plane = plane_for(hdu, len(whole), sky=needs_sky)
+        plane = plane_for(hdu.wcs_header(), len(whole), sky=needs_sky)
         sky = plane.sky if needs_sky else None
         with _about(hdu):
             own = size_in_pixels(self.size, sky) if angular else box

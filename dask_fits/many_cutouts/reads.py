@@ -7,17 +7,17 @@ from functools import partial
 
 import numpy as np
 
+from dask_fits._typing import Integers
+from dask_fits.concurrency.cancellation import threads
 from dask_fits.cutout import Mode
 from dask_fits.exceptions import FitsError, FitsFormatError, TruncatedFileError
-from dask_fits.format.boxes import BATCH_BYTES, Boxes
-from dask_fits.format.selection import Integers
 from dask_fits.many_cutouts.images import AT_ONCE, Image
-from dask_fits.many_cutouts.table import Table
+from dask_fits.many_cutouts.outcomes import Table
 from dask_fits.many_cutouts.tasks import Read
+from dask_fits.planning.boxes import BATCH_BYTES, Boxes
+from dask_fits.ranges.byte_range import Coalescing
 from dask_fits.readers.batch import Batch
 from dask_fits.readers.reader import HduReader
-from dask_fits.storage.byte_range import Coalescing
-from dask_fits.storage.cancellation import threads
 
 _LEAST = 256 * 1024
 """Bytes that a task fetches at least, where there are so many, however much it makes of them."""

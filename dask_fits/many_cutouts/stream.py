@@ -10,9 +10,9 @@ import numpy as np
 from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph
 
-from dask_fits.computations import watch_computations
+from dask_fits._typing import Integers
+from dask_fits.arrays.computations import watch_computations
 from dask_fits.exceptions import FitsError
-from dask_fits.format.selection import Integers
 from dask_fits.many_cutouts.tasks import (
     Bundle,
     Part,

@@ -12,11 +12,11 @@ from astropy.coordinates import SkyCoord
 from astropy.wcs import WCS
 from astropy.wcs.utils import proj_plane_pixel_scales
 
+from dask_fits._typing import Integers
 from dask_fits.cutout import corners, overlap
-from dask_fits.format.selection import Integers
-from dask_fits.turns import Extent
-from dask_fits.wcs import celestial_of, to_pixels
-from dask_fits.wcs_frames import check_offline, frame_of
+from dask_fits.wcs.frames import check_offline, frame_of
+from dask_fits.wcs.geometry import celestial_of, to_pixels
+from dask_fits.wcs.turns import Extent
 
 _WIDE = np.deg2rad(60)
 """Radius of an image from which on all positions are looked at."""

@@ -14,12 +14,13 @@ import cloudpickle
 import numpy as np
 import numpy.typing as npt
 
+from dask_fits._typing import Integers
+from dask_fits.concurrency.cancellation import threads
 from dask_fits.exceptions import FitsError, FitsFormatError
-from dask_fits.format.boxes import BATCH_BYTES, Boxes
-from dask_fits.format.selection import Integers, Selection
+from dask_fits.planning.boxes import BATCH_BYTES, Boxes
+from dask_fits.planning.selection import Selection
 from dask_fits.readers.batch import Batch, Piece
 from dask_fits.readers.reader import HduReader
-from dask_fits.storage.cancellation import threads
 
 _BUNDLE = 16
 """Batches of different images that one task reads, at the same time."""

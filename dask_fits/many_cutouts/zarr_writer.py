@@ -13,10 +13,10 @@ import numpy.typing as npt
 import zarr
 from zarr.errors import ContainsArrayError, ContainsGroupError
 
-from dask_fits.format.selection import Integers
+from dask_fits._typing import Integers
+from dask_fits.concurrency.cancellation import check_wanted
 from dask_fits.many_cutouts.stream import Errors
 from dask_fits.many_cutouts.tasks import Form, Part, put_together
-from dask_fits.storage.cancellation import check_wanted
 from dask_fits.storage.errors import storage_errors
 from dask_fits.storage.filesystem import links, local_path
 from dask_fits.storage.redaction import shown

@@ -9,16 +9,17 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from dask_fits._typing import Integers
 from dask_fits.codecs.tile import run_limit
-from dask_fits.format.boxes import Boxes, BoxPlan
-from dask_fits.format.chunks import ReadPlan
 from dask_fits.format.descriptors import Tiles
 from dask_fits.format.layout import ImageLayout
-from dask_fits.format.selection import Axis, Integers
-from dask_fits.format.tile_plan import HeapPlan, TileBox, tile_box, tile_runs
 from dask_fits.format.tiles import TiledLayout
+from dask_fits.planning.boxes import Boxes, BoxPlan
+from dask_fits.planning.chunks import ReadPlan
+from dask_fits.planning.selection import Axis
+from dask_fits.planning.tile_plan import HeapPlan, TileBox, tile_box, tile_runs
+from dask_fits.ranges.byte_range import split_range
 from dask_fits.readers.tile_decoder import TileDecoder
-from dask_fits.storage.byte_range import split_range
 from dask_fits.storage.store import Store
 
 Piece = tuple[int, tuple[slice, ...], npt.NDArray[Any]]

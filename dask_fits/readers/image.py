@@ -9,13 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from dask_fits.exceptions import TruncatedFileError
-from dask_fits.format.boxes import Boxes, batches, plan_boxes
-from dask_fits.format.chunks import ReadCost, ReadPlan, Runs, plan_box, slab_shape
 from dask_fits.format.layout import ImageLayout
-from dask_fits.format.selection import Axis, Selection, select
+from dask_fits.planning.boxes import Boxes, batches, plan_boxes
+from dask_fits.planning.chunks import ReadCost, ReadPlan, Runs, plan_box, slab_shape
+from dask_fits.planning.selection import Axis, Selection, select
+from dask_fits.ranges.byte_range import Coalescing
 from dask_fits.readers.batch import Batch, ImageBatch
 from dask_fits.readers.reader import read_selection
-from dask_fits.storage.byte_range import Coalescing
 from dask_fits.storage.store import Store, version_token
 
 

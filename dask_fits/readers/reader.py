@@ -8,11 +8,11 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from dask_fits.format.boxes import Boxes
-from dask_fits.format.chunks import ReadCost, ReadPlan
-from dask_fits.format.selection import Axis, Selection
+from dask_fits.planning.boxes import Boxes
+from dask_fits.planning.chunks import ReadCost, ReadPlan
+from dask_fits.planning.selection import Axis, Selection
+from dask_fits.ranges.byte_range import Coalescing
 from dask_fits.readers.batch import Batch
-from dask_fits.storage.byte_range import Coalescing
 from dask_fits.storage.store import Store
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from dask_fits.storage.byte_range import ByteRange
-from dask_fits.storage.process_lock import ProcessLock
+from dask_fits.concurrency.process_lock import ProcessLock
+from dask_fits.ranges.byte_range import ByteRange
 from dask_fits.storage.store import Store
 
 CACHE_BYTES = 16 * 1024 * 1024

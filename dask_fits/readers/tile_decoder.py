@@ -20,8 +20,8 @@ from dask_fits.codecs.tile import (
 from dask_fits.exceptions import FitsFormatError
 from dask_fits.format.descriptors import Tiles, tile_name
 from dask_fits.format.scaling import Scaling
-from dask_fits.format.tile_plan import TileRun
 from dask_fits.format.tiles import TiledLayout
+from dask_fits.planning.tile_plan import TileRun
 
 
 class _Scratch:

@@ -12,11 +12,12 @@ import numpy.typing as npt
 
 from dask_fits.codecs.tile import run_limit
 from dask_fits.exceptions import TruncatedFileError, UnsupportedHduError
-from dask_fits.format.boxes import Boxes, batches
-from dask_fits.format.chunks import ReadCost, ReadPlan
 from dask_fits.format.descriptors import Tiles, locate
-from dask_fits.format.selection import Axis, Selection, select
-from dask_fits.format.tile_plan import (
+from dask_fits.format.tiles import TiledLayout
+from dask_fits.planning.boxes import Boxes, batches
+from dask_fits.planning.chunks import ReadCost, ReadPlan
+from dask_fits.planning.selection import Axis, Selection, select
+from dask_fits.planning.tile_plan import (
     HeapPlan,
     TileBox,
     pixel_counts,
@@ -25,14 +26,14 @@ from dask_fits.format.tile_plan import (
     tile_box,
     tile_cost,
     tile_runs,
+    tile_slab,
     touched_tiles,
 )
-from dask_fits.format.tiles import TiledLayout
+from dask_fits.ranges.byte_range import Coalescing, split_range
 from dask_fits.readers.batch import Batch, TiledBatch
 from dask_fits.readers.reader import read_selection
 from dask_fits.readers.row_cache import ROWS
 from dask_fits.readers.tile_decoder import TileDecoder
-from dask_fits.storage.byte_range import Coalescing, split_range
 from dask_fits.storage.store import Store, version_token
 
 MAX_TILES = 1 << 26
@@ -77,7 +78,7 @@ class TiledReader:
 
     def slab(self, limit: int) -> tuple[int, ...]:
         """Shape of the largest chunk of at most `limit` bytes; see `PixelReader`."""
-        return self.layout.slab(limit)
+        return tile_slab(self.layout, limit)
 
     def check(self, selection: Selection) -> None:
         """Raise where the wanted tiles cannot be there; reads their rows of the table."""

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dask_fits.format.chunks import ReadPlan, slab_shape
-from dask_fits.format.selection import Axis, Selection, select
+from dask_fits.planning.chunks import ReadPlan, slab_shape
+from dask_fits.planning.selection import Axis, Selection, select
 from dask_fits.readers.reader import PixelReader, read_selection
 
 

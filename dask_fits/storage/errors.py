@@ -14,8 +14,8 @@ from dask_fits.exceptions import (
     MissingDriverError,
     StorageError,
 )
-from dask_fits.storage.answer import DENIED, MISSING
 from dask_fits.storage.redaction import scrubbed, shown
+from dask_fits.storage.response import DENIED, MISSING
 
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "http": "http", "https": "http"}
 _ANONYMOUS: dict[str, dict[str, Any]] = {"s3": {"anon": True}, "gcs": {"token": "anon"}}

@@ -23,9 +23,9 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.registry import known_implementations, registry
 
 from dask_fits.exceptions import StorageError
-from dask_fits.storage.answer import Transport
 from dask_fits.storage.flight import Flight
 from dask_fits.storage.redaction import shown
+from dask_fits.storage.response import Transport
 from dask_fits.storage.transfer import TransferConfig
 
 _TRANSPORTS = {

@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, Self, TypeVar, cast
 
-from dask_fits.storage.cancellation import check_wanted, result_of
+from dask_fits.concurrency.cancellation import check_wanted, result_of
 
 _T = TypeVar("_T")
 

@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-from dask_fits.storage.answer import Answer, Request, read_answer, read_first
 from dask_fits.storage.http import ask, passing_in_aiohttp
 from dask_fits.storage.redirects import verbatim
+from dask_fits.storage.response import Answer, Request, read_answer, read_first
 from dask_fits.storage.stamp import Stamp
 
 

@@ -18,7 +18,6 @@ import aiohttp
 import yarl
 
 from dask_fits.exceptions import StorageError
-from dask_fits.storage.answer import Answer, Request, read_answer, read_first, told_size
 from dask_fits.storage.redaction import shown
 from dask_fits.storage.redirects import (
     MAX_REDIRECTS,
@@ -29,6 +28,7 @@ from dask_fits.storage.redirects import (
     same_origin,
     verbatim,
 )
+from dask_fits.storage.response import Answer, Request, read_answer, read_first, told_size
 from dask_fits.storage.stamp import Stamp
 
 _CERTAIN = (aiohttp.ClientSSLError, aiohttp.ServerFingerprintMismatch)

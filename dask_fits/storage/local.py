@@ -10,8 +10,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from dask_fits.exceptions import TruncatedFileError
-from dask_fits.storage.byte_range import ByteRange, Coalescing
-from dask_fits.storage.cost import DEFAULT_COST
+from dask_fits.ranges.byte_range import ByteRange, Coalescing
+from dask_fits.ranges.cost import DEFAULT_COST
 from dask_fits.storage.errors import storage_errors
 from dask_fits.storage.place import readable
 from dask_fits.storage.stamp import Stamp, changed, check_within

@@ -10,9 +10,9 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from dask_fits.storage.answer import PASSING, Request, no_size
-from dask_fits.storage.byte_range import ByteRange
+from dask_fits.ranges.byte_range import ByteRange
 from dask_fits.storage.errors import status_of
+from dask_fits.storage.response import PASSING, Request, no_size
 from dask_fits.storage.stamp import Stamp, changed
 from dask_fits.storage.transfer import PassingFaultError
 

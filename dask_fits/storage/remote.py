@@ -14,16 +14,16 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from dask_fits.concurrency.cancellation import result_of
 from dask_fits.exceptions import FitsError, UnstampedFileWarning
-from dask_fits.storage.answer import PreconditionFailedError, Request
-from dask_fits.storage.byte_range import ByteRange, Coalescing, split_range
-from dask_fits.storage.cancellation import result_of
+from dask_fits.ranges.byte_range import ByteRange, Coalescing, split_range
 from dask_fits.storage.errors import access_hint, storage_errors, told
 from dask_fits.storage.filesystem import connect, links
 from dask_fits.storage.flight import Flight
 from dask_fits.storage.identity import identity_of
 from dask_fits.storage.place import Place
 from dask_fits.storage.redaction import shown
+from dask_fits.storage.response import PreconditionFailedError, Request
 from dask_fits.storage.stamp import Stamp, changed, check_within
 from dask_fits.storage.transfer import PassingFaultError, TransferConfig, retrying
 

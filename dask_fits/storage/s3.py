@@ -23,8 +23,8 @@ from botocore.exceptions import (
 from botocore.parsers import ResponseParserError
 
 from dask_fits.exceptions import StorageError
-from dask_fits.storage.answer import Answer, Request, read_answer, read_first
 from dask_fits.storage.redirects import MAX_REDIRECTS, REDIRECTS, redirected, same_origin
+from dask_fits.storage.response import Answer, Request, read_answer, read_first
 from dask_fits.storage.stamp import Stamp
 from dask_fits.storage.transfer import TransferConfig
 

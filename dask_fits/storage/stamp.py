@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dask_fits.exceptions import FileChangedError, TruncatedFileError
-from dask_fits.storage.byte_range import ByteRange
+from dask_fits.ranges.byte_range import ByteRange
 
 
 @dataclass(frozen=True, slots=True)

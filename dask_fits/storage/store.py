@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from dask_fits.storage.byte_range import ByteRange, Coalescing
+from dask_fits.ranges.byte_range import ByteRange, Coalescing
 from dask_fits.storage.local import open_local
 from dask_fits.storage.place import FilePath, Place, place_of
 from dask_fits.storage.remote import RemoteStore, open_remote

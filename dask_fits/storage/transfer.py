@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Any, TypeVar
 
 from dask_fits.exceptions import StorageError
-from dask_fits.storage.cost import DEFAULT_COST, CostModel
+from dask_fits.ranges.cost import DEFAULT_COST, CostModel
 
 _T = TypeVar("_T")
 

@@ -58,7 +58,7 @@ class _Fits(Generic[T]):
             coordinates that tell which they are; or a dimension is gone on which the world
             coordinates along another one depend.
         """
-        from dask_fits.xarray_backend.place import current_wcs
+        from dask_fits.xarray_backend.subset import current_wcs
 
         return current_wcs(self._obj, self._image, self._where)
 
@@ -86,7 +86,7 @@ class _Fits(Generic[T]):
         NoOverlapError, PartialOverlapError, ValueError
             As for `dask_fits.cutout.cutout` and `wcs`.
         """
-        from dask_fits.xarray_backend.place import cutout_slices
+        from dask_fits.xarray_backend.subset import cutout_slices
 
         return self._obj.isel(
             cutout_slices(self._obj, self._image, self._where, position, size, mode)
@@ -107,7 +107,7 @@ class _Fits(Generic[T]):
         ValueError
             It is not one position, or the WCS is not celestial; and as for `wcs`.
         """
-        from dask_fits.xarray_backend.place import nearest_pixel
+        from dask_fits.xarray_backend.subset import nearest_pixel
 
         return self._obj.isel(nearest_pixel(self._obj, self._image, self._where, position))
 

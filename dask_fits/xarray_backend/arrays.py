@@ -17,12 +17,12 @@ from dask.base import tokenize
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
-from dask_fits.banded import BandedArray, bands_of, narrow, warn_of
-from dask_fits.computations import watch_computations
-from dask_fits.format.bands import Window
-from dask_fits.format.selection import Selection, select, select_outer
+from dask_fits.arrays.banded import BandedArray, bands_of, narrow, warn_of
+from dask_fits.arrays.computations import watch_computations
+from dask_fits.concurrency.cancellation import CancelScope
+from dask_fits.planning.bands import Window
+from dask_fits.planning.selection import Selection, select, select_outer
 from dask_fits.readers.reader import HduReader
-from dask_fits.storage.cancellation import CancelScope
 from dask_fits.storage.transfer import TransferConfig
 
 TOKEN = "dask_token"  # noqa: S105 (Dask's)
@@ -98,7 +98,7 @@ class FitsVariable(xr.Variable):
     the size of chunks, would give arrays with the names of those before, and a cluster that still
     holds these would hand out the old pixels. The name is made before the engine can say anything,
     and given to `xarray.Variable.chunk`: so this one adds to it. Chunks that share bytes are
-    divided out of bands, as those of `dask_fits.array.to_dask`.
+    divided out of bands, as those of `dask_fits.arrays.lazy.to_dask`.
     """
 
     __slots__ = ()

@@ -10,10 +10,11 @@ from typing import Any
 import pandas as pd
 import xarray as xr
 
-from dask_fits.array import chunk_grid
-from dask_fits.banded import chunk_limit
-from dask_fits.file import HDU, FitsFile, HduKey
-from dask_fits.wcs import card_lines
+from dask_fits.arrays.banded import chunk_limit
+from dask_fits.arrays.lazy import chunk_grid
+from dask_fits.file.fits_file import FitsFile
+from dask_fits.file.hdu import HDU, HduKey
+from dask_fits.wcs.header import card_lines
 from dask_fits.xarray_backend.arrays import FitsArray, lazy_variable
 from dask_fits.xarray_backend.attributes import HEADER, PRIMARY_HEADER, WCS_CARDS, WCS_TABLES
 from dask_fits.xarray_backend.grid import Coordinate, Sky
@@ -96,7 +97,7 @@ def _dataset(group: Group, options: Options, attrs: Mapping[str, Any]) -> xr.Dat
         if name not in options.drop
     }
     found = xr.Dataset(variables, coords, attrs)
-    found.encoding["source"] = reference.hdu.file.url
+    found.encoding["source"] = reference.hdu.store.name
     for variable in (found[name].variable for name in found.coords):
         if variable.ndim > 1 and variables:
             known = next(iter(variables.values())).encoding["preferred_chunks"]
@@ -127,7 +128,7 @@ def _variable(image: Image, reference: Image, *, scaled: bool) -> xr.Variable:
     if unit:
         attrs = {"units": unit, **attrs}
     chunks = {dim: lengths[0] for dim, lengths in zip(dims, chunk_grid(reader), strict=True)}
-    encoding = {"preferred_chunks": chunks, "source": hdu.file.url}
+    encoding = {"preferred_chunks": chunks, "source": hdu.store.name}
     return lazy_variable(dims, FitsArray(reader), attrs, encoding)
 
 

@@ -14,7 +14,7 @@ from dask_fits.hints import explains_arguments
 if TYPE_CHECKING:
     import xarray as xr
 
-    from dask_fits.file import HduKey
+    from dask_fits.file.hdu import HduKey
     from dask_fits.storage.place import FilePath
     from dask_fits.storage.transfer import TransferConfig
 
@@ -163,7 +163,7 @@ class FitsBackendEntrypoint(BackendEntrypoint):
 
 
 def _open(url: Any, storage_options: Any, transfer: Any, filesystem: Any) -> Any:
-    from dask_fits.file import open as open_file
+    from dask_fits.file.fits_file import open as open_file
 
     if filesystem is not None and isinstance(url, str):
         url = _as_given(url)

@@ -15,9 +15,10 @@ from astropy.coordinates import StokesCoord
 from astropy.wcs import WCS
 
 from dask_fits.exceptions import FitsFormatError, one_line
-from dask_fits.turns import is_distorted
-from dask_fits.wcs import WcsText, check_copies
-from dask_fits.wcs_quiet import quiet
+from dask_fits.wcs.geometry import check_copies
+from dask_fits.wcs.header import WcsText
+from dask_fits.wcs.quiet import quiet
+from dask_fits.wcs.turns import is_distorted
 
 _NAMES: Mapping[str, str] = {
     "em.freq": "freq",

@@ -13,9 +13,10 @@ from astropy.wcs import WCS, WCSCOMPARE_ANCILLARY
 from astropy.wcs.utils import proj_plane_pixel_scales
 
 from dask_fits.exceptions import FitsFormatError, FitsWarning, printable
-from dask_fits.file import HDU
+from dask_fits.file.hdu import HDU
 from dask_fits.format.header import CARD
-from dask_fits.wcs import WcsText, celestial_of
+from dask_fits.wcs.geometry import celestial_of
+from dask_fits.wcs.header import WcsText
 from dask_fits.xarray_backend.grid import Grid, has_wcs, make_grid, plain_grid
 
 _NEAR = 0.1
@@ -72,7 +73,7 @@ class Group:
 
 def image_of(hdu: HDU) -> Image:
     """Find the pixel grid of an image HDU; a WCS that cannot be made is told of and left out."""
-    text = WcsText.of(hdu)
+    text = WcsText.of(hdu.wcs_header())
     try:
         grid = make_grid(text, hdu.where)
     except FitsFormatError as error:

@@ -13,9 +13,10 @@ from dask.base import tokenize
 from xarray.core.indexing import IndexSelResult
 from xarray.indexes import CoordinateTransform, CoordinateTransformIndex
 
-from dask_fits.format.selection import Selection
-from dask_fits.turns import Extent, extent_of
-from dask_fits.wcs import WcsText, from_sky, to_sky
+from dask_fits.planning.selection import Selection
+from dask_fits.wcs.geometry import from_sky, to_sky
+from dask_fits.wcs.header import WcsText
+from dask_fits.wcs.turns import Extent, extent_of
 from dask_fits.xarray_backend.arrays import LazyArray, renewed
 from dask_fits.xarray_backend.grid import Pixels, Sky, make_grid, nearest
 

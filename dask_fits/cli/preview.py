@@ -1,0 +1,75 @@
+"""A small grey picture of an image HDU."""
+
+from __future__ import annotations
+
+import io
+import os
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dask_fits.exceptions import NotAnImageError
+from dask_fits.file.hdu import HDU
+from dask_fits.writing.atomic import write_atomically
+
+SIZE = 1024
+"""Pixels that the longer side of a picture has at most."""
+
+
+def preview(hdu: HDU, *, size: int = SIZE) -> npt.NDArray[np.uint8]:
+    """Draw an image HDU with the ZScale stretch.
+
+    Every n-th pixel of every n-th row is taken, and only those rows are read; of an image with
+    more than two axes, the first plane.
+
+    Parameters
+    ----------
+    hdu : HDU
+        An image of at least two axes.
+    size : int
+        Pixels that the longer side may have.
+
+    Returns
+    -------
+    (height, width) uint8 array
+        Grey levels, the first row of the image at the bottom; NaN is black.
+
+    Raises
+    ------
+    NotAnImageError
+        The HDU has no pixels, or fewer than two axes.
+    """
+    reader = hdu.reader()
+    if reader.ndim < 2 or 0 in reader.shape:
+        raise NotAnImageError(
+            f"{hdu.store.name}: HDU {hdu.index}: a picture needs two axes with pixels, "
+            f"found shape {reader.shape}"
+        )
+    step = -(-max(reader.shape[-2:]) // size)
+    first_plane = (0,) * (reader.ndim - 2)
+    pixels = reader[(*first_plane, slice(None, None, step), slice(None, None, step))]
+    return _stretch(pixels)[::-1]
+
+
+def write_png(picture: npt.NDArray[np.uint8], path: str | os.PathLike[str]) -> None:
+    """Write grey levels as a PNG file, whole or not at all."""
+    from PIL import Image
+
+    content = io.BytesIO()
+    Image.fromarray(picture).save(content, format="PNG")
+    write_atomically(path, content.getvalue(), overwrite=True)
+
+
+def _stretch(pixels: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    from astropy.visualization import ZScaleInterval
+
+    values = pixels.astype(np.float64)
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        return np.zeros(values.shape, np.uint8)
+    low, high = ZScaleInterval().get_limits(finite)
+    span = (high - low) or 1.0
+    grey = np.nan_to_num((values - low) / span, nan=0.0, posinf=1.0, neginf=0.0)
+    levels: npt.NDArray[np.uint8] = (np.clip(grey, 0.0, 1.0) * 255).astype(np.uint8)
+    return levels

@@ -1,0 +1,1 @@
+"""Opening a FITS file, and its HDUs."""

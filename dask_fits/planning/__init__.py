@@ -1,0 +1,1 @@
+"""From a key to byte ranges: selections, chunks, boxes, tiles; pure."""

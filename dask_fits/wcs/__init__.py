@@ -1,0 +1,1 @@
+"""World coordinates, through astropy's WCS."""

@@ -1,0 +1,1 @@
+"""FITS files written: whole or not at all."""
