@@ -22,7 +22,7 @@ LAYERS = [
     {"arrays"},
     {"cutout"},
     {"file"},
-    {"writing", "xarray_backend"},
+    {"writing", "xarray_backend", "collections"},
     {"many_cutouts"},
     {"cli"},
     {"__init__"},

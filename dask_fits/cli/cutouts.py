@@ -222,7 +222,7 @@ def _progress(label: str) -> Iterator[Any]:
 
 
 def _counts(found: Cutouts) -> dict[str, Any]:
-    from dask_fits.many_cutouts.outcomes import STATUS
+    from dask_fits.many_cutouts.rows import STATUS
 
     counts = {name: int((found.status == name).sum()) for name in STATUS}
     return {**counts, "unreadable_files": len(found.failures)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -19,22 +19,16 @@ from dask.highlevelgraph import HighLevelGraph
 from dask_fits._typing import Integers
 from dask_fits.arrays.banded import chunk_limit
 from dask_fits.arrays.computations import watch_computations
+from dask_fits.collections.outcome import Outcome, values
+from dask_fits.collections.sources import Progress, Source, find_sources, label
 from dask_fits.cutout import Mode, check_fill, check_mode
 from dask_fits.exceptions import FitsError, MissingDriverError
 from dask_fits.file.fits_file import open as open_file
 from dask_fits.file.hdu import HduKey
 from dask_fits.hints import explains_arguments
-from dask_fits.many_cutouts.images import (
-    Image,
-    Search,
-    Source,
-    alike,
-    find_images,
-    label,
-    resolved,
-)
-from dask_fits.many_cutouts.outcomes import STATUS, Table, tabulate
+from dask_fits.many_cutouts.images import Image, Search, find_images, reject_other_shapes
 from dask_fits.many_cutouts.reads import all_reads
+from dask_fits.many_cutouts.rows import STATUS, Rows, tabulate
 from dask_fits.many_cutouts.stream import Errors, run
 from dask_fits.many_cutouts.targets import as_targets
 from dask_fits.many_cutouts.tasks import Bundle, Form, Read, assemble, bundled, reading_tasks
@@ -75,7 +69,7 @@ class Cutouts:
     plan: ReadPlan
     """What reading all of `data` costs; its chunks are the tasks that read. The headers, and the
     tables of compressed images, have been read."""
-    _table: Table = field(repr=False)
+    _rows: Rows = field(repr=False)
     _reads: tuple[Read, ...] = field(repr=False)
     _form: Form = field(repr=False)
     _mode: Mode = field(repr=False)
@@ -89,7 +83,7 @@ class Cutouts:
 
         ``wcs.error(row)`` tells why a cutout has none, where its image's keywords make no WCS.
         """
-        return WcsView(self._table, self._mode)
+        return WcsView(self._rows, self._mode)
 
     def to_zarr(
         self,
@@ -193,13 +187,13 @@ class Cutouts:
         """
         from dask_fits.many_cutouts.fits_writer import FitsWriter
 
-        writer = FitsWriter.of(self._table, self._mode, Path(directory), names, fill_value)
+        writer = FitsWriter.of(self._rows, self._mode, Path(directory), names, fill_value)
         writer.prepare(overwrite=overwrite)
-        reads, errors = all_reads(self._table, self._mode, mask_and_scale=False)
-        errors |= self._table.errors
+        reads, errors = all_reads(self._rows, self._mode, mask_and_scale=False)
+        errors |= self._rows.errors
         errors |= run(reads, len(self), self._form.row_bytes, partial(writer.block, errors))
         errors = writer.of_whole_rows(errors)
-        writer.summarize(self._table.after(errors), self._written_names())
+        writer.summarize(self._rows.after(errors), self._written_names())
         return self._after(errors)
 
     def _written_names(self) -> list[str]:
@@ -207,18 +201,18 @@ class Cutouts:
         return [readable(name) for name in self.files]
 
     def _corners(self) -> Integers:
-        found = np.zeros((*self._table.status.shape, 2), np.int64)
-        for row, slot in np.ndindex(self._table.status.shape):
-            if at := self._table.image(row, slot):
+        found = np.zeros((*self._rows.status.shape, 2), np.int64)
+        for row, slot in np.ndindex(self._rows.status.shape):
+            if at := self._rows.image(row, slot):
                 found[row, slot] = at[0].origin(at[1], self._mode)
         return found.reshape(*self.status.shape, 2)
 
     def _after(self, errors: Errors) -> Cutouts:
         """Note what turned out to be unreadable."""
-        table = self._table.after(errors)
+        rows = self._rows.after(errors)
         shape = self.status.shape
-        status, error = table.status.reshape(shape), table.error.reshape(shape)
-        return replace(self, status=status, error=error, _table=table)
+        status, error = rows.status.reshape(shape), rows.error.reshape(shape)
+        return replace(self, status=status, error=error, _rows=rows)
 
     def __repr__(self) -> str:
         names, counts = np.unique(self.status, return_counts=True)
@@ -233,11 +227,11 @@ class Cutouts:
 class WcsView:
     """The world coordinates of cutouts, each made when it is asked for."""
 
-    table: Table
+    rows: Rows
     mode: Mode
 
     def __len__(self) -> int:
-        return len(self.table.file)
+        return len(self.rows.file)
 
     def __getitem__(self, index: int | tuple[int, int]) -> WCS | None:
         """Make the WCS of one cutout; None where it is off or failed, or its image has no WCS."""
@@ -251,7 +245,7 @@ class WcsView:
 
     def _find(self, index: int | tuple[int, int]) -> WCS | FitsError | None:
         row, slot = index if isinstance(index, tuple) else (index, 0)
-        found = self.table.image(row, slot)
+        found = self.rows.image(row, slot)
         return found[0].wcs(found[1], self.mode) if found else None
 
 
@@ -266,7 +260,7 @@ def cutouts(  # noqa: PLR0913 (each is a question that a caller has)
     fill_value: Any = np.nan,
     storage_options: Mapping[str, Any] | None = None,
     transfer: TransferConfig | None = None,
-    progress: Callable[[int, int], object] | None = None,
+    progress: Progress | None = None,
     filesystem: Any = None,
 ) -> Cutouts:
     """Plan cutouts around many positions out of many files, as one job; reads no pixels.
@@ -331,34 +325,34 @@ def cutouts(  # noqa: PLR0913 (each is a question that a caller has)
         raise ValueError("hdus: expected at least one")
     opener = partial(open_file, storage_options=storage_options, transfer=transfer)
     search = Search(as_targets(positions), size, keys, opener)
-    sources = list(resolved(files, storage_options, filesystem))
+    sources = list(find_sources(files, storage_options, filesystem))
     names = shown_apart([label(source) for source in sources])
-    found = find_images(sources, search, progress)
-    first = alike(found)
-    table = tabulate(found, search.targets, len(keys))
-    reads, errors = all_reads(table, mode)
-    table = table.after(errors)
-    dtype = np.result_type(*(image.hdu.dtype for image in _images(found)))
+    outcomes = reject_other_shapes(find_images(sources, search, progress))
+    rows = tabulate(outcomes, search.targets, len(keys))
+    reads, errors = all_reads(rows, mode)
+    rows = rows.after(errors)
+    images = values(outcomes)
+    dtype = np.result_type(*(image.hdu.dtype for image in images))
     try:
         check_fill(fill_value, dtype, "cutouts that are partial, off or failed are filled")
     except ValueError:
-        if (table.status != "ok").any():
+        if (rows.status != "ok").any():
             raise
         fill_value = 0  # which no pixel gets, unless one turns out to be damaged
-    form = Form(len(keys) if several else None, first.shape, dtype, fill_value)
+    form = Form(len(keys) if several else None, images[0].shape, dtype, fill_value)
     tasks = list(bundled(reads))
     plans = (ReadPlan.of_chunks(read.batch.plan for read in some) for some in tasks)
     index = slice(None) if several else 0
     return Cutouts(
-        data=_data(tasks, len(table.file), form),
-        position=table.position,
-        file=table.file,
+        data=_data(tasks, len(rows.file), form),
+        position=rows.position,
+        file=rows.file,
         files=names,
-        status=table.status[:, index],
-        error=table.error[:, index],
-        failures=_failures(names, found),
+        status=rows.status[:, index],
+        error=rows.error[:, index],
+        failures=_failures(names, outcomes),
         plan=ReadPlan.of_chunks(plans),
-        _table=table,
+        _rows=rows,
         _reads=tuple(reads),
         _form=form,
         _mode=mode,
@@ -372,18 +366,12 @@ def _is_pair(hdus: Sequence[Any]) -> bool:
     return isinstance(hdus[0], str) and hasattr(hdus[1], "__index__")
 
 
-def _images(found: Sequence[Sequence[Image | FitsError]]) -> list[Image]:
-    return [image for some in found for image in some if isinstance(image, Image)]
-
-
-def _failures(
-    names: Sequence[str], found: Sequence[Sequence[Image | FitsError]]
-) -> dict[str, FitsError]:
-    failed = {}
-    for name, some in zip(names, found, strict=True):
-        errors = [image for image in some if isinstance(image, FitsError)]
-        if errors:
-            failed[name] = errors[0]
+def _failures(names: Sequence[str], outcomes: Iterable[Outcome[Image]]) -> dict[str, FitsError]:
+    """Tell why files could not be used: the first error of each."""
+    failed: dict[str, FitsError] = {}
+    for outcome in outcomes:
+        if outcome.error is not None:
+            failed.setdefault(names[outcome.file], outcome.error)
     return failed
 
 

@@ -19,7 +19,7 @@ from dask_fits.cutout import Mode
 from dask_fits.exceptions import FitsError, FitsFormatError, printable
 from dask_fits.file.hdu import HDU
 from dask_fits.many_cutouts.images import Image
-from dask_fits.many_cutouts.outcomes import Table
+from dask_fits.many_cutouts.rows import Rows
 from dask_fits.many_cutouts.stream import Errors
 from dask_fits.many_cutouts.tasks import Part
 from dask_fits.writing.atomic import check_is_free, write_atomically
@@ -51,7 +51,7 @@ class _Piece:
 class FitsWriter:
     """Writes the cutouts of a table, those of each row into one file."""
 
-    table: Table
+    table: Rows
     mode: Mode
     paths: tuple[Path, ...]
     """File of each row."""
@@ -62,7 +62,7 @@ class FitsWriter:
     @classmethod
     def of(
         cls,
-        table: Table,
+        table: Rows,
         mode: Mode,
         directory: Path,
         names: Sequence[str] | None,
@@ -153,7 +153,7 @@ class FitsWriter:
                     found.setdefault((row, slot), error)
         return found
 
-    def summarize(self, table: Table, files: Sequence[str]) -> None:
+    def summarize(self, table: Rows, files: Sequence[str]) -> None:
         """Write the table that tells what became of each cutout."""
         text = io.StringIO()
         lines = csv.writer(text, lineterminator="\n")

@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, cast
+from functools import partial
+from typing import Any
 
 import numpy as np
 from astropy.wcs import WCS
 
 from dask_fits._typing import Integers
-from dask_fits.concurrency.cancellation import result_of, threads
+from dask_fits.collections.outcome import Outcome, errors, values
+from dask_fits.collections.sources import Progress, Source, look_at_files
+from dask_fits.concurrency.cancellation import result_of
 from dask_fits.cutout import Mode, check_axes, check_pixels, is_angular, plane_for, size_in_pixels
 from dask_fits.exceptions import FitsError, FitsFormatError, one_line
 from dask_fits.file.fits_file import FitsFile
 from dask_fits.file.hdu import HDU, HduKey
 from dask_fits.many_cutouts.targets import Placed, Targets, place
 from dask_fits.planning.boxes import Boxes
-from dask_fits.storage.place import FilePath, Place, is_one_file, label_of, places_of
+from dask_fits.storage.place import FilePath, Place
 from dask_fits.wcs.plane import read_plane, wcs_or_error
 from dask_fits.wcs.quiet import filters_kept, quiet
 from dask_fits.wcs.resampling import moved
-
-AT_ONCE = 32
-"""Files that are looked at at the same time."""
-
-Source = FilePath | Place | FitsFile
-"""A file: by its path or URL, by an object that has one, or opened."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,11 +52,11 @@ class Image:
             corner[:, axis] = first[:, axis] - begin
         return Boxes(first, stop), corner
 
-    def number(self, position: int) -> int | None:
+    def box_index(self, position: int) -> int | None:
         """Find the box around one of the positions; None where it is off the image."""
-        numbers = self.placed.numbers
-        found = int(np.searchsorted(numbers, position))
-        if found == len(numbers) or numbers[found] != position or not self.placed.on[found]:
+        positions = self.placed.positions
+        found = int(np.searchsorted(positions, position))
+        if found == len(positions) or positions[found] != position or not self.placed.on[found]:
             return None
         return found
 
@@ -93,19 +90,15 @@ class Search:
     hdus: tuple[HduKey | None, ...]
     open: Callable[[FilePath | Place], FitsFile]
 
-    def find(self, source: Source) -> list[HDU | FitsError]:
-        """Find the HDUs of a file, or why there are none."""
+    def find(self, number: int, source: Source) -> list[Outcome[HDU]]:
+        """Find the HDUs of a file, `number` of all files."""
         try:
             file = source if isinstance(source, FitsFile) else self.open(source)
         except FitsError as error:
-            return [error] * len(self.hdus)
-        found: list[HDU | FitsError] = []
-        for key in self.hdus:
-            try:
-                found.append(file.first_image() if key is None else file[key])
-            except FitsError as error:
-                found.append(error)
-        return found
+            return [Outcome(number, slot, None, error) for slot in range(len(self.hdus))]
+        return [
+            Outcome.of(number, slot, partial(_hdu, file, key)) for slot, key in enumerate(self.hdus)
+        ]
 
     def box(self, hdu: HDU) -> tuple[int, int]:
         """Resolve the size of the cutouts by an image."""
@@ -114,15 +107,16 @@ class Search:
             with _about(hdu):
                 return check_pixels(size_in_pixels(self.size, sky))
 
-    def image(self, hdu: HDU | FitsError, box: tuple[int, int] | None) -> Image | FitsError:
-        """Place the boxes on an image; without their size, tell why it does not resolve it."""
-        if isinstance(hdu, FitsError):
-            return hdu
-        try:
-            with quiet():
-                return self._image(hdu, box or self.box(hdu))
-        except FitsError as error:
-            return error
+    def image(self, hdu: HDU, box: tuple[int, int] | None) -> Image:
+        """Place the boxes on an image, whose WCS resolves their size if no `box` gives it.
+
+        Raises
+        ------
+        FitsError
+            It cannot be used.
+        """
+        with quiet():
+            return self._image(hdu, box or self.box(hdu))
 
     def _image(self, hdu: HDU, box: tuple[int, int]) -> Image:
         whole = hdu.reader().shape
@@ -157,66 +151,36 @@ def _about(hdu: HDU) -> Iterator[None]:
         raise FitsFormatError(f"{hdu.where}: {one_line(error)}") from error
 
 
-def resolved(
-    files: Source | Iterable[Source],
-    storage_options: Mapping[str, Any] | None,
-    filesystem: Any,
-) -> Iterator[Source]:
-    """List the files, those that match for a path or URL with a ``*``."""
-    several = [files] if isinstance(files, FitsFile) or is_one_file(files) else files
-    for file in cast("Iterable[Source]", several):
-        if isinstance(file, FitsFile):
-            yield file
-        else:
-            yield from places_of(file, storage_options, filesystem)
-
-
-def label(source: Source) -> str:
-    """Name a file as it was given, or as it was found; secrets included."""
-    return source[0].store.url if isinstance(source, FitsFile) else label_of(source)
+def _hdu(file: FitsFile, key: HduKey | None) -> HDU:
+    return file.first_image() if key is None else file[key]
 
 
 def find_images(
-    sources: Sequence[Source], search: Search, progress: Callable[[int, int], object] | None
-) -> list[list[Image | FitsError]]:
-    """Look at all files, many at the same time: the image or the error of each HDU of each.
+    sources: Sequence[Source], search: Search, progress: Progress | None
+) -> list[Outcome[Image]]:
+    """Look at all files: what became of each HDU of each.
 
     Raises
     ------
     ValueError
         There is no file.
     """
-    if not sources:
-        raise ValueError("files: expected at least one, found none")
-    look = _Look(search, _Box(search, len(sources)))
-    found = []
-    with filters_kept(), threads(AT_ONCE) as in_threads:
-        for images in in_threads(look, enumerate(sources)):
-            found.append(images)
-            if progress:
-                progress(len(found), len(sources))
-    return found
+    sizes = _Sizes(search, len(sources))
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Look:
-    """A look at one file: in one go, so that little of it is held from then on."""
-
-    search: Search
-    box: _Box
-
-    def __call__(self, numbered: tuple[int, Source]) -> list[Image | FitsError]:
-        number, source = numbered
-        hdus = self.search.find(source)
-        box = self.box.of(number, hdus)
-        images = [self.search.image(hdu, box) for hdu in hdus]
-        for hdu in hdus:
-            if isinstance(hdu, HDU) and not isinstance(source, FitsFile):
+    def look(number: int, source: Source) -> list[Outcome[Image]]:
+        hdus = search.find(number, source)
+        box = sizes.of(number, hdus)
+        images = [hdu.then(lambda hdu: search.image(hdu, box)) for hdu in hdus]
+        if not isinstance(source, FitsFile):
+            for hdu in values(hdus):
                 hdu.file.take_less_memory()
         return images
 
+    with filters_kept():
+        return look_at_files(sources, look, progress)
 
-class _Box:
+
+class _Sizes:
     """The size of the cutouts in pixels: an angle is resolved by the first image that lets us.
 
     The first in the order of the files, whichever is opened first.
@@ -232,7 +196,7 @@ class _Box:
         else:
             self._found.set_result(check_pixels(size_in_pixels(search.size, WCS(naxis=2))))
 
-    def of(self, number: int, hdus: Sequence[HDU | FitsError]) -> tuple[int, int] | None:
+    def of(self, number: int, hdus: Sequence[Outcome[HDU]]) -> tuple[int, int] | None:
         """Give the size, once the HDUs of file `number` are known; None if none resolves it yet."""
         if not self._before:
             return self._found.result()
@@ -248,24 +212,31 @@ class _Box:
         finally:
             self._before[number + 1].set_result(box)
 
-    def _resolved(self, hdus: Sequence[HDU | FitsError]) -> tuple[int, int] | None:
-        for hdu in hdus:
-            if isinstance(hdu, HDU):
-                with suppress(FitsError):
-                    return self._search.box(hdu)
+    def _resolved(self, hdus: Sequence[Outcome[HDU]]) -> tuple[int, int] | None:
+        for hdu in values(hdus):
+            with suppress(FitsError):
+                return self._search.box(hdu)
         return None
 
 
-def alike(found: list[list[Image | FitsError]]) -> Image:
-    """Find the first image, and replace those whose cutouts have another shape by an error."""
-    images = [image for some in found for image in some if isinstance(image, Image)]
-    if not images:
-        raise next(image for some in found for image in some if isinstance(image, FitsError))
-    for some in found:
-        for slot, image in enumerate(some):
-            if isinstance(image, Image) and image.shape != images[0].shape:
-                some[slot] = FitsFormatError(
-                    f"{image.hdu.where}: found cutouts of shape {image.shape}, expected "
-                    f"{images[0].shape} as of {images[0].hdu.where}"
-                )
-    return images[0]
+def reject_other_shapes(outcomes: Sequence[Outcome[Image]]) -> list[Outcome[Image]]:
+    """Take images for failed whose cutouts have another shape than those of the first image.
+
+    Raises
+    ------
+    FitsError
+        There is no image: why the first HDU has none.
+    """
+    first = next(iter(values(outcomes)), None)
+    if first is None:
+        raise errors(outcomes)[0]
+
+    def checked(image: Image) -> Image:
+        if image.shape != first.shape:
+            raise FitsFormatError(
+                f"{image.hdu.where}: found cutouts of shape {image.shape}, expected "
+                f"{first.shape} as of {first.hdu.where}"
+            )
+        return image
+
+    return [outcome.then(checked) for outcome in outcomes]

@@ -8,11 +8,12 @@ from functools import partial
 import numpy as np
 
 from dask_fits._typing import Integers
+from dask_fits.collections.sources import MAX_CONCURRENT_FILES
 from dask_fits.concurrency.cancellation import threads
 from dask_fits.cutout import Mode
 from dask_fits.exceptions import FitsError, FitsFormatError, TruncatedFileError
-from dask_fits.many_cutouts.images import AT_ONCE, Image
-from dask_fits.many_cutouts.outcomes import Table
+from dask_fits.many_cutouts.images import Image
+from dask_fits.many_cutouts.rows import Rows
 from dask_fits.many_cutouts.tasks import Read
 from dask_fits.planning.boxes import BATCH_BYTES, Boxes
 from dask_fits.ranges.byte_range import Coalescing
@@ -24,7 +25,7 @@ _LEAST = 256 * 1024
 
 
 def all_reads(
-    table: Table, mode: Mode, *, mask_and_scale: bool = True
+    rows: Rows, mode: Mode, *, mask_and_scale: bool = True
 ) -> tuple[list[Read], dict[tuple[int, int], FitsError]]:
     """Plan the reads of all images.
 
@@ -35,17 +36,18 @@ def all_reads(
         Row and slot of each cutout that cannot be read, and why.
     """
     wanted = []
-    for own, images in zip(table.rows, table.images, strict=True):
-        for slot, image in enumerate(images):
-            if isinstance(image, Image) and 0 not in image.shape:
-                placed = image.placed
-                which = np.flatnonzero(placed.whole if mode == "strict" else placed.on)
-                if len(which):
-                    at = np.searchsorted(table.position[own], placed.numbers[which])
-                    wanted.append(_Wanted(image, slot, own[at], which, mode, mask_and_scale))
+    for outcome in rows.outcomes:
+        image = outcome.value
+        if image is None or 0 in image.shape:
+            continue
+        placed, own = image.placed, rows.rows[outcome.file]
+        which = np.flatnonzero(placed.whole if mode == "strict" else placed.on)
+        if len(which):
+            at = np.searchsorted(rows.position[own], placed.positions[which])
+            wanted.append(_Wanted(image, outcome.slot, own[at], which, mode, mask_and_scale))
     reads: list[Read] = []
     errors: dict[tuple[int, int], FitsError] = {}
-    with threads(AT_ONCE) as in_threads:
+    with threads(MAX_CONCURRENT_FILES) as in_threads:
         plan = partial(_Wanted.plan, images=len(wanted))
         for one, (some, failed) in zip(wanted, in_threads(plan, wanted), strict=True):
             reads += some

@@ -49,7 +49,7 @@ class Targets:
 class Placed:
     """Boxes around some of the positions, on one image."""
 
-    numbers: Integers
+    positions: Integers
     """Which of the positions, ascending."""
     first: Integers
     """(n, 2): first pixel of each box, along y and x; it may lie off the image."""

@@ -1,0 +1,1 @@
+"""Many files: opened at the same time, and what became of each."""
