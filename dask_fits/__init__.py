@@ -17,8 +17,8 @@ from dask_fits.exceptions import (
     StorageError,
     TruncatedFileError,
     TruncatedHeaderError,
-    UnstampedFileWarning,
     UnsupportedHduError,
+    UnversionedFileWarning,
 )
 from dask_fits.file.fits_file import FitsFile, from_fits, open  # noqa: A004 (the field's own word)
 from dask_fits.file.hdu import HDU
@@ -54,8 +54,8 @@ __all__ = [
     "TransferConfig",
     "TruncatedFileError",
     "TruncatedHeaderError",
-    "UnstampedFileWarning",
     "UnsupportedHduError",
+    "UnversionedFileWarning",
     "cutouts",
     "from_fits",
     "open",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ from astropy import units as u
 from astropy.coordinates import SkyCoord
 from astropy.wcs.utils import proj_plane_pixel_scales
 
+from dask_fits._typing import Position, Size
 from dask_fits.arrays.lazy import lazy_array
 from dask_fits.exceptions import (
     FitsError,
@@ -85,8 +86,8 @@ class Box:
 def cutout(
     reader: PixelReader,
     header: WcsHeader,
-    position: Any,
-    size: Any,
+    position: Position,
+    size: Size,
     *,
     mode: Mode,
     fill_value: Any,
@@ -113,7 +114,7 @@ def cutout(
 
 
 def find_box(
-    whole: tuple[int, ...], header: WcsHeader, position: Any, size: Any, *, mode: Mode
+    whole: tuple[int, ...], header: WcsHeader, position: Position, size: Size, *, mode: Mode
 ) -> Box:
     """Find the box of a cutout; reads no pixels, and makes no WCS where none is needed.
 
@@ -142,7 +143,7 @@ def plane_for(header: WcsHeader, ndim: int, *, sky: bool) -> Plane:
     return read_plane(header, ndim) if sky or ndim > 2 else Plane.of_pixels(ndim)
 
 
-def needs_sky(position: Any, size: Any) -> bool:
+def needs_sky(position: Position, size: Size) -> bool:
     """Tell whether a cutout cannot be found in pixels alone; a size that is none needs no WCS."""
     try:
         return isinstance(position, SkyCoord) or is_angular(size)
@@ -219,7 +220,7 @@ def _box(whole: tuple[int, ...], first: dict[int, int], sides: tuple[int, int], 
     return Box(tuple(origin), tuple(shape), tuple(slices))
 
 
-def _pixel(position: Any, sky: WCS, image: Extent, part: Extent) -> tuple[float, float]:
+def _pixel(position: Position, sky: WCS, image: Extent, part: Extent) -> tuple[float, float]:
     if isinstance(position, SkyCoord):
         if not position.isscalar:
             raise ValueError(f"position: expected one, found {position.size}")
@@ -239,7 +240,7 @@ def _pixel(position: Any, sky: WCS, image: Extent, part: Extent) -> tuple[float,
     return x, y
 
 
-def size_in_pixels(size: Any, wcs: WCS | None) -> tuple[int, int]:
+def size_in_pixels(size: Size, wcs: WCS | None) -> tuple[int, int]:
     """Resolve the size of a cutout as `astropy.nddata.Cutout2D` does.
 
     Parameters
@@ -262,7 +263,7 @@ def size_in_pixels(size: Any, wcs: WCS | None) -> tuple[int, int]:
     return height, width
 
 
-def is_angular(size: Any) -> bool:
+def is_angular(size: Size) -> bool:
     """Whether a size needs a WCS to be resolved: one of its sides is an angle."""
     return any(
         isinstance(side, u.Quantity) and side.unit.physical_type == "angle"
@@ -270,13 +271,13 @@ def is_angular(size: Any) -> bool:
     )
 
 
-def _both_sides(size: Any) -> Sequence[Any]:
+def _both_sides(size: Size) -> Sequence[Any]:
     """Take height and width apart."""
     if np.isscalar(size):
         return [size, size]
     if isinstance(size, u.Quantity) and size.size == 1:
         return [size.reshape(()), size.reshape(())]
-    sides = list(size)
+    sides = list(cast("Sequence[Any]", size))
     if len(sides) != 2:
         raise ValueError(f"size: expected one or two lengths, found {len(sides)}")
     return sides

@@ -83,7 +83,7 @@ class FitsWarning(UserWarning):
         return printable(super().__str__())
 
 
-class UnstampedFileWarning(UserWarning):
+class UnversionedFileWarning(UserWarning):
     """The storage tells nothing by which a file that was replaced could be recognized."""
 
     def __str__(self) -> str:

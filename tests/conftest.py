@@ -43,7 +43,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     processes that run tests in parallel.
     """
     for item in items:
-        for name in ("FitsWarning", "UnstampedFileWarning"):
+        for name in ("FitsWarning", "UnversionedFileWarning"):
             mark = pytest.mark.filterwarnings(f"error::dask_fits.{name}")
             item.add_marker(mark, append=False)
 

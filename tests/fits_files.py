@@ -15,7 +15,7 @@ from dask_fits.format.scaling import Scaling
 from dask_fits.ranges.byte_range import ByteRange, Coalescing
 from dask_fits.ranges.cost import DEFAULT_COST
 from dask_fits.readers.image import ImageReader
-from dask_fits.storage.stamp import Stamp
+from dask_fits.storage.version import FileVersion
 
 BLOCK = 2880
 CARD = 80
@@ -90,8 +90,8 @@ class WatchedStore:
         return self.url
 
     @property
-    def stamp(self) -> Stamp:
-        return Stamp(len(self.content), "watched")
+    def version(self) -> FileVersion:
+        return FileVersion(len(self.content), "watched")
 
     @property
     def part_size(self) -> None:

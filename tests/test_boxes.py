@@ -509,7 +509,7 @@ def test_the_rows_of_the_table_are_read_once_and_only_those_wanted(
     image = images["tiled rows"]
     layout = image.reader.layout
     store = WatchedStore(image.reader.store.content, ByteRange(0, layout.heap.stop), url="rows")
-    reader = replace(image.reader, store=store, rows=None)
+    reader = replace(image.reader, store=store, tile_table=None)
     boxes = boxes_of([(1, 3), (2, 6)], [(8, 10), (2, 6)])
     found = reader.batches(boxes, EVERYTHING)
     size, table = layout.row.itemsize, layout.table.start

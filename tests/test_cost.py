@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dask_fits import CostModel, TransferConfig
-from dask_fits.ranges.byte_range import Coalescing, group_runs
+from dask_fits.ranges.byte_range import Coalescing, coalesce_runs
 
 KIB = 1024
 
@@ -19,7 +19,7 @@ KIB = 1024
 def grouped(gaps: list[int], limits: Coalescing, nbytes: int = 80) -> list[int]:
     """Lengths of the groups of runs of `nbytes` bytes with these gaps between them."""
     starts = np.concatenate(([0], np.cumsum(np.array(gaps, np.int64) + nbytes)))
-    return np.diff(group_runs(starts, nbytes, limits)).tolist()
+    return np.diff(coalesce_runs(starts, nbytes, limits)).tolist()
 
 
 def test_the_defaults_are_the_documented_numbers() -> None:

@@ -545,7 +545,7 @@ def lazy(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tup
     monkeypatch.setattr(tiled, "ROWS", RowCache(row_cache.CACHE_BYTES))
     data = STORED[request.param]
     hdu = dask_fits.open(put("lazy.fits", data)).first_image()
-    assert (hdu.rows is None) == (request.param != "tiles")
+    assert (hdu.tile_table is None) == (request.param != "tiles")
     LOG.clear()
     return hdu, known(data).pixels
 
@@ -711,7 +711,7 @@ def test_the_graph_is_small_and_can_be_pickled(name: str) -> None:
     hdu = dask_fits.open(put("image.fits", STORED[name])).first_image()
     for size, mode in ((200, "trim"), (200, "partial"), (20_000, "partial")):
         found = hdu.cutout((10, 150), size, mode=mode)
-        assert len(cloudpickle.dumps(found.data)) < 8000 + len(hdu.rows or b"")
+        assert len(cloudpickle.dumps(found.data)) < 8000 + len(hdu.tile_table or b"")
         again = pickle.loads(pickle.dumps(found))
         assert again.slices == found.slices
         assert again.data.name == found.data.name
@@ -960,11 +960,11 @@ def test_a_window_of_a_plain_image(
         return
     selection = select(key, size)
     window.check(selection)
-    plan = window.plan(selection.axes)
+    plan = window.plan(selection.indices)
     assert image.store.asked == []
     assert_window(window[key], picked)
     assert tuple(image.store.asked) == plan.ranges
-    assert plan.useful_bytes == inside(window, selection.axes, shape) * array.itemsize
+    assert plan.useful_bytes == inside(window, selection.indices, shape) * array.itemsize
     assert bool(plan.ranges) == bool(plan.useful_bytes)
     image.store.asked.clear()
     assert_window(window.read(selection), picked)
@@ -994,7 +994,7 @@ def test_a_window_of_a_compressed_image(
     tiles: dict[str, tuple[HDU, np.ndarray]], data: st.DataObject, name: str, at_hand: bool
 ) -> None:
     hdu, array = tiles[name]
-    reader = hdu.reader() if at_hand else replace(hdu.reader(), rows=None)
+    reader = hdu.reader() if at_hand else replace(hdu.reader(), tile_table=None)
     origin, size = data.draw(windows(array.shape))
     window = WindowReader(reader, origin, size, -1)
     key = data.draw(keys(size))
@@ -1002,13 +1002,13 @@ def test_a_window_of_a_compressed_image(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tiled, "ROWS", RowCache(row_cache.CACHE_BYTES))
         window.check(selection)
-        plan = window.plan(selection.axes)
+        plan = window.plan(selection.indices)
         patch.setattr(tiled, "ROWS", RowCache(row_cache.CACHE_BYTES))
         LOG.clear()
         assert_window(window[key], padded(array, origin, size, -1)[key])
     ranges = [(r.start, r.stop) for r in plan.ranges]
     assert sorted(RecordingFileSystem.ranges()) == sorted(ranges)
-    assert bool(ranges) == bool(inside(window, selection.axes, array.shape))
+    assert bool(ranges) == bool(inside(window, selection.indices, array.shape))
 
 
 @pytest.mark.parametrize("origin", [(2**52, 0), (-(2**52), 2**52), (0, -(2**52))])
@@ -1016,15 +1016,15 @@ def test_a_window_off_the_image_reads_nothing(origin: tuple[int, int]) -> None:
     image = watched_reader(FLOATS)
     window = WindowReader(image, origin, (50, 1 << 40), np.nan)
     assert np.isnan(window[3:20, 1 << 39 : (1 << 39) + 20]).all()
-    assert window.plan(select(..., window.shape).axes).ranges == ()
+    assert window.plan(select(..., window.shape).indices).ranges == ()
     window.check(select(..., window.shape))
     assert image.store.asked == []
 
 
 def test_the_chunks_of_a_window_are_bands_of_its_rows() -> None:
     window = WindowReader(watched_reader(FLOATS), (-5, -5), (1000, 500), np.nan)
-    assert window.slab(500 * 4 * 10) == (10, 500)
-    assert window.slab(100) == (1, 25)
+    assert window.contiguous_chunk(500 * 4 * 10) == (10, 500)
+    assert window.contiguous_chunk(100) == (1, 25)
     assert lazy_array(window, chunks=(100, 250)).chunks == ((100,) * 10, (250,) * 2)
     assert lazy_array(window, chunks="20000 B").chunks == ((10,) * 100, (500,))
 
@@ -1062,10 +1062,10 @@ def test_a_truncated_image_is_an_error_only_where_wanted_pixels_are_missing(
     window = WindowReader(image, origin, size, -1)
     selection = select(data.draw(keys(size)), size)
     offsets = padded(np.arange(array.size).reshape(array.shape), origin, size, -1)
-    wanted = offsets[np.ix_(*(np.array(axis, int) for axis in selection.axes))]
+    wanted = offsets[np.ix_(*(np.array(axis, int) for axis in selection.indices))]
     if (wanted + 1).max(initial=0) * 2 <= length:
         window.check(selection)
-        box = padded(array, origin, size, -1)[np.ix_(*map(list, selection.axes))]
+        box = padded(array, origin, size, -1)[np.ix_(*map(list, selection.indices))]
         found = window.read(selection)
         assert same_bits(found, box[selection.key].reshape(np.shape(found)))
         return

@@ -19,7 +19,7 @@ from dask_fits import (
     FitsFileNotFoundError,
     FitsFormatError,
     TransferConfig,
-    UnstampedFileWarning,
+    UnversionedFileWarning,
 )
 from tests.fits_files import fits_bytes
 from tests.places import KINDS, Place, place_of
@@ -46,11 +46,11 @@ def test_a_replaced_file_raises_from_every_later_task(place: Place) -> None:
     arguments = place.arguments("night.fits", file_of(OLD))
     file = dask_fits.open(**arguments)
     image = file[0].to_dask(chunks=(50, -1))
-    before = file[0].reader().store.stamp
+    before = file[0].reader().store.version
     assert np.array_equal(image[:50].compute(), OLD[0, :50])
 
     place.put("night.fits", file_of(NEW))
-    after = dask_fits.open(**arguments)[0].reader().store.stamp
+    after = dask_fits.open(**arguments)[0].reader().store.version
     assert before.size == after.size
     assert before.value != after.value
     for rows in (slice(0, 50), slice(50, 100), slice(120, 121), slice(None)):
@@ -172,7 +172,7 @@ def test_a_server_without_stamps_is_warned_of_and_the_length_still_counts(
 ) -> None:
     served.fail("no-stamp", count=None)
     url = f"{served.url}/image.fits"
-    with pytest.warns(UnstampedFileWarning, match=rf"^{served.url} tells neither") as caught:
+    with pytest.warns(UnversionedFileWarning, match=rf"^{served.url} tells neither") as caught:
         image = dask_fits.from_fits(url)
     assert len(caught) == 1
     assert np.array_equal(image.compute(), OLD[0])
@@ -185,7 +185,7 @@ def test_a_server_without_stamps_is_warned_of_and_the_length_still_counts(
 @pytest.mark.filterwarnings("error")
 def test_the_warning_can_be_silenced(served: RangeServer) -> None:
     served.fail("no-stamp", count=None)
-    quiet = TransferConfig(warn_without_stamp=False)
+    quiet = TransferConfig(warn_unversioned=False)
     image = dask_fits.from_fits(f"{served.url}/image.fits", transfer=quiet)
     assert np.array_equal(image.compute(), OLD[0])
 

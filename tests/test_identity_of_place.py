@@ -26,13 +26,13 @@ from dask_fits.readers import tiled
 from dask_fits.readers.row_cache import RowCache
 from dask_fits.storage.identity import identity_of
 from dask_fits.storage.remote import RemoteStore
-from dask_fits.storage.stamp import Stamp
 from dask_fits.storage.transfer import TransferConfig
+from dask_fits.storage.version import FileVersion
 from tests.fits_files import fits_bytes
 from tests.recording import put
 from tests.servers.range_server import RangeServer
 
-pytestmark = pytest.mark.filterwarnings("ignore::dask_fits.UnstampedFileWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::dask_fits.UnversionedFileWarning")
 
 
 def file_of(value: int) -> bytes:
@@ -162,7 +162,7 @@ def test_a_query_in_the_options_tells_files_apart(range_server: RangeServer) -> 
 def test_the_rows_of_two_archives_are_kept_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(header_reader, "MAX_ROWS", 0)
+    monkeypatch.setattr(header_reader, "MAX_TILE_TABLE", 0)
     monkeypatch.setattr(tiled, "ROWS", RowCache(10**6))
     rng = np.random.default_rng(0)
     first = rng.integers(0, 2 ** rng.integers(1, 14, (64, 1)), (64, 32)).astype("i2")
@@ -174,7 +174,7 @@ def test_the_rows_of_two_archives_are_kept_apart(
         path = tar_of(tmp_path / f"{number}.tar", buffer.getvalue())
         file = dask_fits.open("tar://img.fits", storage_options={"fo": str(path)})
         readers.append(file[1].reader())
-    assert readers[0].store.stamp == readers[1].store.stamp, "only the archives tell them apart"
+    assert readers[0].store.version == readers[1].store.version, "only the archives tell them apart"
     assert readers[0].layout == readers[1].layout
     for _ in range(2):
         for reader, image in zip(readers, images, strict=True):
@@ -183,7 +183,9 @@ def test_the_rows_of_two_archives_are_kept_apart(
 
 def test_a_file_on_one_filesystem_is_not_that_on_another() -> None:
     def store(**options: Any) -> RemoteStore:
-        return RemoteStore("sftp:///a.fits", Stamp(5), options, TransferConfig(), parallel=False)
+        return RemoteStore(
+            "sftp:///a.fits", FileVersion(5), options, TransferConfig(), parallel=False
+        )
 
     same = store(host="a", password="x"), store(password="y", host="a", timeout=3)
     assert same[0] == same[1]
@@ -273,8 +275,8 @@ def test_the_name_is_what_it_is_without_options() -> None:
     """Where nothing in the options tells files apart, names stay as they were."""
     url = put("plain.fits", file_of(1))
     plain = dask_fits.open(url)[0].reader()
-    stamp = plain.store.stamp
-    expected = ("dask_fits.ImageReader", url, stamp.size, stamp.kind, stamp.value)
+    version = plain.store.version
+    expected = ("dask_fits.ImageReader", url, version.size, version.kind, version.value)
     assert plain.__dask_tokenize__() == (*expected, 2880, (8, 8), 16, 1.0, 0.0, None)
     for options in SAME:
         mine = {k: v for k, v in options.items() if k not in ("asynchronous", "loop")}

@@ -118,7 +118,7 @@ GIVEN: dict[str, Callable[[RangeServer, Path], Any]] = {
 }
 
 
-@pytest.mark.filterwarnings("ignore::dask_fits.UnstampedFileWarning")
+@pytest.mark.filterwarnings("ignore::dask_fits.UnversionedFileWarning")
 @pytest.mark.parametrize("kind", GIVEN)
 def test_an_object_stands_for_its_file(
     kind: str, range_server: RangeServer, tmp_path: Path

@@ -17,9 +17,9 @@ import dask_fits
 from dask_fits import ByteRange, ReadPlan
 from dask_fits.file.fits_file import FitsFile
 from dask_fits.file.hdu import HDU
-from dask_fits.planning.chunks import plan_box, slab_shape
+from dask_fits.planning.chunks import contiguous_chunk_shape, plan_box
 from dask_fits.planning.selection import select
-from dask_fits.ranges.byte_range import group_runs
+from dask_fits.ranges.byte_range import coalesce_runs
 from tests.fits_files import WatchedStore, blocks, coalescing, primary, same_bits, watched_reader
 from tests.test_selection import keys, pixels, shapes
 
@@ -57,7 +57,7 @@ def test_every_wanted_byte_is_fetched_once(data, shape, dtype, gap: int, bridged
     array = pixels(shape, dtype)
     key = data.draw(keys(shape))
     reader = watched_reader(array, offset=OFFSET, limits=coalescing(gap, bridged))
-    plan = reader.plan(select(key, shape).axes)
+    plan = reader.plan(select(key, shape).indices)
     found = reader[key]
     assert same_bits(found, array[key])
     size = array.dtype.itemsize
@@ -78,7 +78,7 @@ def test_every_wanted_byte_is_fetched_once(data, shape, dtype, gap: int, bridged
 )
 def test_grouping_of_runs(positions: list[int], nbytes: int, gap: int, bridged: int) -> None:
     starts = np.array(positions, np.int64) * nbytes
-    bounds = group_runs(starts, nbytes, coalescing(gap, bridged))
+    bounds = coalesce_runs(starts, nbytes, coalescing(gap, bridged))
     assert bounds.dtype == np.int64
     assert bounds[0] == 0
     assert bounds[-1] == len(starts)
@@ -95,27 +95,27 @@ def test_grouping_of_runs(positions: list[int], nbytes: int, gap: int, bridged: 
 
 
 def test_no_runs_make_no_group() -> None:
-    assert group_runs(np.empty(0, np.int64), 4, coalescing(8, 64)).tolist() == [0]
+    assert coalesce_runs(np.empty(0, np.int64), 4, coalescing(8, 64)).tolist() == [0]
 
 
 @pytest.mark.parametrize("gap", [99, 100, 101])
 def test_a_gap_of_exactly_max_gap_is_bridged(gap: int) -> None:
     starts = np.array([0, 10 + gap], np.int64)
-    bounds = group_runs(starts, 10, coalescing(100, 10_000))
+    bounds = coalesce_runs(starts, 10, coalescing(100, 10_000))
     assert bounds.tolist() == ([0, 2] if gap <= 100 else [0, 1, 2])
 
 
 @pytest.mark.parametrize("span", [999, 1000, 1001])
 def test_a_range_of_exactly_max_bridged_is_not_cut(span: int) -> None:
     starts = np.array([0, 400, span - 10], np.int64)
-    bounds = group_runs(starts, 10, coalescing(1000, 1000))
+    bounds = coalesce_runs(starts, 10, coalescing(1000, 1000))
     assert bounds.tolist() == ([0, 3] if span <= 1000 else [0, 2, 3])
 
 
 def test_a_run_longer_than_max_bridged_is_not_cut() -> None:
     reader = watched_reader(pixels((100, 100), "u1"), limits=coalescing(4, 50))
     for key, nbytes in ((..., 10_000), (slice(7, 90), 8300)):
-        plan = reader.plan(select(key, (100, 100)).axes)
+        plan = reader.plan(select(key, (100, 100)).indices)
         assert [r.nbytes for r in plan.ranges] == [nbytes]
 
 
@@ -133,7 +133,7 @@ def test_a_plan_holds_positions_past_four_gigabytes() -> None:
 
 
 def test_the_over_read_is_bytes_fetched_for_each_useful_byte() -> None:
-    axes = select((slice(0, 3), 0), (10, 10)).axes
+    axes = select((slice(0, 3), 0), (10, 10)).indices
     plan = watched_reader(pixels((10, 10), "u1")).plan(axes)
     assert plan.ranges == (ByteRange(OFFSET, OFFSET + 21),)
     assert (plan.bytes, plan.useful_bytes, plan.over_read) == (21, 3, 7.0)
@@ -236,7 +236,7 @@ def test_automatic_chunks_are_contiguous_and_within_the_limit(
 def test_a_slab_is_as_large_as_the_limit_lets_it_be(
     shape: tuple[int, ...], itemsize: int, limit: int
 ) -> None:
-    slab = slab_shape(shape, itemsize=itemsize, limit=limit)
+    slab = contiguous_chunk_shape(shape, itemsize=itemsize, limit=limit)
     assert all(1 <= part <= length for part, length in zip(slab, shape, strict=True))
     nbytes = itemsize * math.prod(slab)
     assert nbytes <= max(limit, itemsize)

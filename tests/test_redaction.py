@@ -20,8 +20,8 @@ from google.oauth2.credentials import Credentials
 
 import dask_fits
 from dask_fits import FitsError, StorageError, TransferConfig
-from dask_fits.many_cutouts.tasks import Form
-from dask_fits.storage.redaction import scrubbed, shown, shown_apart
+from dask_fits.many_cutouts.tasks import ResultSpec
+from dask_fits.storage.redaction import redact_text, redact_url, redact_urls
 from tests.recording import RecordingFileSystem, put
 from tests.servers.origins import Told, part_of, serving
 
@@ -60,7 +60,7 @@ QUERIES = {
 
 @pytest.mark.parametrize(("query", "expected"), QUERIES.items())
 def test_of_a_query_the_names_are_shown(query: str, expected: str) -> None:
-    assert shown(f"https://host/a.fits{query}") == f"https://host/a.fits{expected}"
+    assert redact_url(f"https://host/a.fits{query}") == f"https://host/a.fits{expected}"
 
 
 USERS = ["me:SECRET", "me:p@SECRET", "me:p/SECRET", "me:12/SECRET", "SECRET:", "SECRET", ":SECRET"]
@@ -72,14 +72,14 @@ USERS += ["me:p::SECRET", "me:p;x=SECRET", "me:p\\SECRET", "me:p/q@r/SECRET", "m
 @pytest.mark.parametrize("host", ["host", "host.org:8080", "127.0.0.1:99", "[::1]:99"])
 @pytest.mark.parametrize("protocol", ["http", "https", "s3", "ftp", "zip://a.fits::https"])
 def test_users_and_passwords_are_left_out(user: str, host: str, protocol: str) -> None:
-    assert shown(f"{protocol}://{user}@{host}/a.fits") == f"{protocol}://{host}/a.fits"
+    assert redact_url(f"{protocol}://{user}@{host}/a.fits") == f"{protocol}://{host}/a.fits"
 
 
 def test_each_step_of_a_chain_is_looked_at() -> None:
     url = "zip://a@b?c.fits::simplecache::https://me:SECRET@host/x.zip?key=SECRET"
-    assert shown(url) == "zip://a@b?c.fits::simplecache::https://host/x.zip?key=***"
+    assert redact_url(url) == "zip://a@b?c.fits::simplecache::https://host/x.zip?key=***"
     url = "https://me:SECRET@h/?a=SECRET::s3://me:SECRET@bucket/b"
-    assert shown(url) == "https://h/?a=***::s3://bucket/b"
+    assert redact_url(url) == "https://h/?a=***::s3://bucket/b"
 
 
 @pytest.mark.parametrize(
@@ -92,17 +92,17 @@ def test_each_step_of_a_chain_is_looked_at() -> None:
     ],
 )
 def test_what_is_in_a_name_is_shown(name: str) -> None:
-    assert shown(name) == name
+    assert redact_url(name) == name
 
 
 @pytest.mark.parametrize("url", [f"https://h/a{query}" for query in QUERIES])
 def test_what_is_shown_is_shown_as_it_is(url: str) -> None:
-    assert shown(shown(url)) == shown(url)
+    assert redact_url(redact_url(url)) == redact_url(url)
 
 
 def test_files_that_a_secret_tells_apart_are_numbered() -> None:
     urls = ["https://h/get?id=1", "https://h/b", "https://h/get?id=2", "https://h/get?id=1"]
-    assert shown_apart(urls) == (
+    assert redact_urls(urls) == (
         "https://h/get?id=*** (1)",
         "https://h/b",
         "https://h/get?id=*** (2)",
@@ -160,7 +160,7 @@ def test_values_of_options_are_scrubbed_in_whatever_form(kind: str) -> None:
         pair.rstrip("="),
     ]
     for form in forms:
-        said = scrubbed(f"cannot use ({form}) at {url}: 503", url, OPTIONS[kind])
+        said = redact_text(f"cannot use ({form}) at {url}: 503", url, OPTIONS[kind])
         assert form not in said
         assert "***" in said
         assert said.startswith("cannot use (")
@@ -170,13 +170,13 @@ def test_values_of_options_are_scrubbed_in_whatever_form(kind: str) -> None:
 def test_what_is_no_secret_stays() -> None:
     options = {"anon": True, "endpoint_url": "http://here:80", "profile": "default", "timeout": 30}
     said = "Could not connect to http://here:80/bucket/a.fits, profile default, 30 s"
-    assert scrubbed(said, "s3://bucket/a.fits", options) == said
+    assert redact_text(said, "s3://bucket/a.fits", options) == said
 
 
 def test_urls_in_what_a_driver_says_are_scrubbed() -> None:
     said = "404, url='https://elsewhere/b?sig=SECRET', not <http://me:SECRET@here/>"
     expected = "404, url='https://elsewhere/b?sig=***', not <http://here/>"
-    assert scrubbed(said, "https://host/a.fits", {}) == expected
+    assert redact_text(said, "https://host/a.fits", {}) == expected
 
 
 # What is printed
@@ -280,7 +280,7 @@ def test_failures_of_files_that_a_secret_tells_apart_are_kept_apart() -> None:
 def test_writers_show_no_options() -> None:
     from dask_fits.many_cutouts.zarr_writer import ZarrWriter
 
-    form = Form(None, (2, 2), "f4", 0)
+    form = ResultSpec(None, (2, 2), "f4", 0)
     writer = ZarrWriter("s3://me:SECRET@b/x.zarr?token=SECRET", {"secret": "SECRET"}, form)
     for text in (repr(writer), str(writer), f"{writer}", str({"task": (writer, 1)})):
         assert "SECRET" not in text

@@ -124,10 +124,10 @@ def test_the_box_and_the_key_into_it_make_the_result(
     array = pixels(shape)
     key = data.draw(keys(shape)) if data else (..., [2, 0, 2], 1)
     selection = select(key, shape)
-    for axis, length in zip(selection.axes, shape, strict=True):
+    for axis, length in zip(selection.indices, shape, strict=True):
         indices = list(axis)
         assert indices == sorted(set(indices)) == [i for i in indices if 0 <= i < length]
-    box = array[np.ix_(*map(np.asarray, (np.array(axis, int) for axis in selection.axes)))]
+    box = array[np.ix_(*map(np.asarray, (np.array(axis, int) for axis in selection.indices)))]
     assert selection.shape == box.shape
     assert same_bits(box[selection.key], array[key])
     if selection.result_shape is not None:
@@ -163,7 +163,7 @@ def test_outer_indexing(data: st.DataObject, shape: tuple[int, ...], dtype: str)
     key = tuple(data.draw(item) for item in items)
     array = pixels(shape, dtype)
     selection = select_outer(key, shape)
-    for axis in selection.axes:
+    for axis in selection.indices:
         assert list(axis) == sorted(set(axis))
     expected = outer(array, key)
     reader = watched_reader(array)
@@ -174,7 +174,7 @@ def test_outer_indexing(data: st.DataObject, shape: tuple[int, ...], dtype: str)
 def test_outer_indexing_needs_no_copy_where_lists_ascend() -> None:
     selection = select_outer(([1, 4], slice(2, 6), 0, np.array([0, 1, 2])), (5, 9, 2, 3))
     assert selection.result_shape == (*selection.shape[:2], 3)
-    assert selection.axes[3] == range(3)
+    assert selection.indices[3] == range(3)
     assert select_outer(([4, 1], [1, 1]), (5, 9)).result_shape is None
 
 
@@ -316,5 +316,5 @@ def test_an_index_array_may_change_after_it_was_used() -> None:
     index = np.array([3, 1])
     selection = select(index, (4, 3, 7))
     index[:] = 0
-    assert list(selection.axes[0]) == [1, 3]
+    assert list(selection.indices[0]) == [1, 3]
     assert watched_reader(ARRAY)[np.array([3, 1])].tolist() == ARRAY[[3, 1]].tolist()

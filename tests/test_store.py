@@ -30,14 +30,14 @@ from dask_fits.exceptions import (
     StorageError,
     TruncatedFileError,
 )
-from dask_fits.ranges.byte_range import ByteRange, group_runs
+from dask_fits.ranges.byte_range import ByteRange, coalesce_runs
 from dask_fits.storage import remote
 from dask_fits.storage.local import LOCAL_BLOCK, LocalStore
 from dask_fits.storage.remote import RemoteStore
-from dask_fits.storage.stamp import Stamp
 from dask_fits.storage.store import Store
 from dask_fits.storage.store import open_store as open_store_and_read
 from dask_fits.storage.transfer import TransferConfig
+from dask_fits.storage.version import FileVersion
 from tests.fits_files import coalescing
 from tests.recording import RecordingFileSystem, put
 from tests.servers.range_server import RangeServer
@@ -386,7 +386,7 @@ def test_a_missing_driver_names_the_extra(url: str, driver: str, extra: str) -> 
 
 def test_credentials_are_shown_nowhere() -> None:
     url = "https://user:hunter2@host/a.fits?X-Amz-Signature=abc123&X-Amz-Expires=60&part=2"
-    store = RemoteStore(url, Stamp(5), {"secret": "hunter3hunter3"}, QUICK, parallel=True)
+    store = RemoteStore(url, FileVersion(5), {"secret": "hunter3hunter3"}, QUICK, parallel=True)
     assert store.name == "https://host/a.fits?X-Amz-Signature=***&X-Amz-Expires=60&part=2"
     assert "hunter" not in repr(store)
     assert "abc123" not in repr(store)
@@ -475,10 +475,10 @@ def test_a_byte_range_is_checked() -> None:
 def test_runs_are_grouped_across_small_gaps_into_ranges_of_bounded_size(
     starts: list[int], bounds: list[int]
 ) -> None:
-    found = group_runs(np.array(starts, np.int64), 10, coalescing(5, 40))
+    found = coalesce_runs(np.array(starts, np.int64), 10, coalescing(5, 40))
     assert found.tolist() == bounds
 
 
 def test_a_run_longer_than_the_bound_stays_whole() -> None:
-    found = group_runs(np.array([0, 100, 200], np.int64), 100, coalescing(5, 40))
+    found = coalesce_runs(np.array([0, 100, 200], np.int64), 100, coalescing(5, 40))
     assert found.tolist() == [0, 1, 2, 3]

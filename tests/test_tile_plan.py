@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dask_fits.format.descriptors import Tiles
-from dask_fits.planning.selection import Axis, select
+from dask_fits.planning.selection import Indices, select
 from dask_fits.planning.tile_plan import TileBox, plan_heap, tile_runs, touched
 from tests.fits_files import coalescing
 
 
 @st.composite
-def axes(draw: st.DrawFn) -> tuple[Axis, int, int]:
+def axes(draw: st.DrawFn) -> tuple[Indices, int, int]:
     """What is wanted along an axis, the length of a tile and that of the axis."""
     length = draw(st.integers(1, 60))
     tile = draw(st.integers(1, length))
@@ -26,11 +26,13 @@ def axes(draw: st.DrawFn) -> tuple[Axis, int, int]:
         st.builds(slice, bound, bound, st.sampled_from([1, 1, 2, 3, 7, -1, -5]))
         | st.lists(st.integers(0, length - 1), max_size=8)
     )
-    return select(key, (length,)).axes[0], tile, length
+    return select(key, (length,)).indices[0], tile, length
 
 
 @given(axes())
-def test_the_touched_tiles_are_those_that_hold_wanted_pixels(case: tuple[Axis, int, int]) -> None:
+def test_the_touched_tiles_are_those_that_hold_wanted_pixels(
+    case: tuple[Indices, int, int],
+) -> None:
     axis, tile, length = case
     found = touched(axis, tile=tile, length=length)
     pixels = np.arange(length)

@@ -1271,9 +1271,9 @@ def test_a_reader_is_pickled(engine: str, tmp_path: Path, *, with_rows: bool) ->
         path = tmp_path / f"{name}.fits"
         path.write_bytes(parts.build())
         reader = dask_fits.open(path)[1].reader()
-        assert reader.rows is not None
+        assert reader.tile_table is not None
         if not with_rows:
-            reader = replace(reader, rows=None)
+            reader = replace(reader, tile_table=None)
         packed = pickle.dumps(reader)
         assert len(packed) < 4000 + (len(parts.table) if with_rows else 0)
         again = pickle.loads(packed)
@@ -1395,7 +1395,7 @@ def test_what_is_read_are_the_tiles_that_the_key_touches(
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tiled, "ROWS", RowCache(0))  # else they would be read once
-        planned = reader.plan(select(key, pixels.shape).axes)
+        planned = reader.plan(select(key, pixels.shape).indices)
         reader.store.asked.clear()
         found = reader[key]
     assert same_bits(found, pixels[key])

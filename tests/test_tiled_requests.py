@@ -15,12 +15,12 @@ from astropy.io import fits
 
 import dask_fits
 from dask_fits import HDU
-from dask_fits.file.header_reader import HEADER_READ, MAX_ROWS
+from dask_fits.file.header_reader import HEADER_READ, MAX_TILE_TABLE
 from dask_fits.ranges.byte_range import ByteRange
 from dask_fits.readers import row_cache, tiled
 from dask_fits.readers.row_cache import RowCache
 from dask_fits.storage.local import LOCAL_BLOCK
-from dask_fits.storage.stamp import Stamp
+from dask_fits.storage.version import FileVersion
 from tests.fits_files import WatchedStore
 from tests.recording import RecordingFileSystem, put
 from tests.servers.range_server import RangeServer
@@ -93,7 +93,7 @@ def test_a_cutout_of_an_image_with_a_longer_table(
 ) -> None:
     hdu = dask_fits.open(f"{server.url}/{files['small'].name}")[1]
     server.clear()
-    assert hdu.rows is None
+    assert hdu.tile_table is None
     assert np.array_equal(hdu.data[CORNER].compute(scheduler="sync"), pixels[CORNER])
     # Two rows of tiles lie 128 rows of the table apart, which is read over, and far apart in the heap.
     assert server.requests == 3
@@ -258,15 +258,15 @@ def packed(count: int) -> tuple[bytes, np.ndarray]:
     return tiled_file(image, zcmptype="NOCOMPRESS", tile=(1, 1)), image
 
 
-@pytest.mark.parametrize("count", [MAX_ROWS // 8, MAX_ROWS // 8 + 1])
+@pytest.mark.parametrize("count", [MAX_TILE_TABLE // 8, MAX_TILE_TABLE // 8 + 1])
 def test_a_short_table_that_came_with_the_header_goes_with_the_tasks(count: int) -> None:
     content, image = packed(count)
     file = dask_fits.open(put("rows.fits", content))
     reader = pickle.loads(pickle.dumps(file[1].reader()))
     RecordingFileSystem.log.clear()
     assert reader[0, count - 1] == image[0, count - 1]
-    assert len(RecordingFileSystem.ranges()) == (1 if count * 8 <= MAX_ROWS else 2)
-    assert len(pickle.dumps(reader)) < 1500 + MAX_ROWS
+    assert len(RecordingFileSystem.ranges()) == (1 if count * 8 <= MAX_TILE_TABLE else 2)
+    assert len(pickle.dumps(reader)) < 1500 + MAX_TILE_TABLE
 
 
 def test_a_table_that_came_in_part_is_read() -> None:
@@ -276,7 +276,7 @@ def test_a_table_that_came_in_part_is_read() -> None:
     content = tiled_file(image, zcmptype="NOCOMPRESS", tile=(1, 1), cards=cards)
     hdu = dask_fits.open(put("part.fits", content))[1]
     assert hdu.data_range.start < HEADER_READ < hdu.layout.image.table.stop
-    assert hdu.rows is None
+    assert hdu.tile_table is None
     assert np.array_equal(hdu.reader()[...], image)
 
 
@@ -322,8 +322,8 @@ def test_the_row_cache_keeps_versions_and_files_apart() -> None:
 def test_rows_of_a_store_without_a_stamp_are_not_kept() -> None:
     class Unstamped(WatchedStore):
         @property
-        def stamp(self) -> Stamp:
-            return Stamp(10)
+        def version(self) -> FileVersion:
+            return FileVersion(10)
 
     cache, store = RowCache(100), Unstamped(b"", ByteRange(0, 0))
     cache.put(store, ByteRange(0, 4), b"abcd")
@@ -331,7 +331,7 @@ def test_rows_of_a_store_without_a_stamp_are_not_kept() -> None:
 
 
 def test_a_file_that_changed_is_noticed_though_its_rows_are_known() -> None:
-    content, _ = packed(MAX_ROWS)
+    content, _ = packed(MAX_TILE_TABLE)
     url = put("changes.fits", content)
     reader = dask_fits.open(url)[1].reader()
     reader[0, 5]

@@ -180,7 +180,7 @@ def test_rows_of_a_file_that_changed_while_they_were_read_are_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = RowCache(10**6)
-    monkeypatch.setattr(header_reader, "MAX_ROWS", 0)
+    monkeypatch.setattr(header_reader, "MAX_TILE_TABLE", 0)
     monkeypatch.setattr(tiled, "ROWS", rows)
     packed = fits.CompImageHDU(np.arange(6400, dtype="i2").reshape(80, 80))
     packed.writeto(tmp_path / "packed.fits")

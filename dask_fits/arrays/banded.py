@@ -258,7 +258,7 @@ def narrow(window: Window, selection: Selection) -> tuple[Window, tuple[Any, ...
         if item is None:
             rest.append(None)
             continue
-        axis = selection.axes[len(axes)]
+        axis = selection.indices[len(axes)]
         # An integer beside a list is left: how the two go together is for Dask to say.
         kept.append(not isinstance(item, int) or selection.listed is not None)
         if isinstance(item, np.ndarray) and len(axis):
@@ -276,7 +276,7 @@ def _of_each_axis(selection: Selection) -> Iterator[Any]:
     given = sum(item is not None and item is not Ellipsis for item in selection.key)
     for item in selection.key:
         if item is Ellipsis:
-            yield from [slice(None)] * (len(selection.axes) - given)
+            yield from [slice(None)] * (len(selection.indices) - given)
         else:
             yield item
 
@@ -287,7 +287,7 @@ def read_plan(reader: HduReader, window: Window, selection: Selection) -> ReadPl
     wanted: list[Iterable[int]] = [range(len(lengths)) for lengths in part.chunks]
     listed = selection.listed
     if listed is not None:  # Dask reads the chunks that have some of it, whole along this axis
-        indices = np.asarray(selection.axes[listed], np.int64)
+        indices = np.asarray(selection.indices[listed], np.int64)
         chunks = np.searchsorted(np.cumsum(part.chunks[listed]), indices, "right")
         wanted[listed] = np.unique(chunks).tolist()
     found = divide(part, bands_of(reader, part), itertools.product(*wanted), _costs(reader))

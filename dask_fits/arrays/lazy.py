@@ -10,6 +10,7 @@ import numpy as np
 from dask.array.core import normalize_chunks
 from dask.utils import parse_bytes
 
+from dask_fits._typing import Chunks, Key
 from dask_fits.arrays.banded import (
     BandedArray,
     array_name,
@@ -29,7 +30,7 @@ MAX_CHUNKS = 1 << 24
 """Chunks that an array may have: a list of more would fill the memory."""
 
 
-def to_dask(reader: HduReader, chunks: Any = "auto") -> da.Array:
+def to_dask(reader: HduReader, chunks: Chunks = "auto") -> da.Array:
     """Make a lazy Dask array of the pixels of an image HDU; see `HDU.to_dask`.
 
     Chunks that share bytes of the file are divided out of bands that are read once.
@@ -42,7 +43,7 @@ def to_dask(reader: HduReader, chunks: Any = "auto") -> da.Array:
     return BandedArray.of(reader, window, bands)
 
 
-def lazy_array(reader: PixelReader, chunks: Any = "auto") -> da.Array:
+def lazy_array(reader: PixelReader, chunks: Chunks = "auto") -> da.Array:
     """Make a lazy Dask array of a reader's pixels, each chunk read by itself."""
     return _of_window(reader, Window.whole(chunk_grid(reader, chunks)))
 
@@ -62,47 +63,47 @@ def _of_window(reader: PixelReader, window: Window) -> da.Array:
     return array
 
 
-def plan(reader: HduReader, *, key: Any = ..., chunks: Any = None) -> ReadPlan:
+def plan(reader: HduReader, *, key: Key = ..., chunks: Chunks = None) -> ReadPlan:
     """Tell what reading a selection costs; reads no pixels; see `HDU.plan`."""
     selection = select(key, reader.shape)
     if chunks is None:
-        return reader.plan(selection.axes)
+        return reader.plan(selection.indices)
     reader.check(selection)
     window = Window.whole(chunk_grid(reader, chunks))
     if bands_of(reader, window) is not None:
         return read_plan(reader, window, selection)
     whole = _read_whole(key, selection)
     return ReadPlan.of_chunks(
-        reader.plan(axes) for axes in chunk_boxes(selection.axes, window.chunks, whole=whole)
+        reader.plan(axes) for axes in chunk_boxes(selection.indices, window.chunks, whole=whole)
     )
 
 
-def _read_whole(key: Any, selection: Selection) -> Collection[int]:
+def _read_whole(key: Key, selection: Selection) -> Collection[int]:
     """Axes along which Dask reads whole chunks, because it cannot pass the key on to the reader."""
     items = key if isinstance(key, tuple) else (key,)
     if any(item is None or (isinstance(item, slice) and (item.step or 1) < 0) for item in items):
-        return range(len(selection.axes))
+        return range(len(selection.indices))
     return () if selection.listed is None else (selection.listed,)
 
 
-def chunk_grid(reader: PixelReader, chunks: Any = "auto") -> tuple[tuple[int, ...], ...]:
+def chunk_grid(reader: PixelReader, chunks: Chunks = "auto") -> tuple[tuple[int, ...], ...]:
     """Resolve `chunks` as `to_dask` takes it: chunk lengths along each axis."""
     limit = chunk_limit()
     if isinstance(chunks, str) and chunks != "auto":
         chunks, limit = "auto", parse_bytes(chunks)
-    slab = reader.slab(limit)
-    for asked in [slab] if isinstance(chunks, str) else [slab, chunks]:
+    contiguous = reader.contiguous_chunk(limit)
+    for asked in [contiguous] if isinstance(chunks, str) else [contiguous, chunks]:
         _check_count(asked, reader, limit)
-    whole = _normalized(slab, reader)
+    whole = _normalized(contiguous, reader)
     if isinstance(chunks, str):
         return whole
     if 0 in reader.shape:  # Dask divides by the size of a chunk to find an axis left to it
         chunks = _without_auto(chunks)
-    # With our slabs as the previous chunks, Dask keeps an axis that is left to it contiguous.
+    # With contiguous ones as the previous chunks, Dask keeps an axis that is left to it contiguous.
     return _normalized(chunks, reader, previous_chunks=whole)
 
 
-def _check_count(chunks: Any, reader: PixelReader, limit: int) -> None:
+def _check_count(chunks: Chunks, reader: PixelReader, limit: int) -> None:
     """Raise where there would be more chunks than can be listed."""
     shape = reader.shape
     count = count_chunks(chunks, shape, itemsize=reader.dtype.itemsize, limit=limit)
@@ -116,7 +117,7 @@ def _check_count(chunks: Any, reader: PixelReader, limit: int) -> None:
     )
 
 
-def _without_auto(chunks: Any) -> Any:
+def _without_auto(chunks: Chunks) -> Any:
     if isinstance(chunks, Mapping):
         return {axis: -1 if part == "auto" else part for axis, part in chunks.items()}
     if isinstance(chunks, (tuple, list)):
@@ -124,6 +125,8 @@ def _without_auto(chunks: Any) -> Any:
     return chunks
 
 
-def _normalized(chunks: Any, reader: PixelReader, **previous: Any) -> tuple[tuple[int, ...], ...]:
+def _normalized(
+    chunks: Chunks, reader: PixelReader, **previous: Any
+) -> tuple[tuple[int, ...], ...]:
     grid = normalize_chunks(chunks, shape=reader.shape, dtype=reader.dtype, **previous)
     return cast("tuple[tuple[int, ...], ...]", grid)

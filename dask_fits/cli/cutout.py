@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dask_fits._typing import Size
 from dask_fits.cli.options import (
     SIZE_HELP,
     Opener,
@@ -46,7 +47,7 @@ class _Asked:
     dec: float | None
     x: float | None
     y: float | None
-    size: Any
+    size: Size
     key: tuple[Any, ...] | None
     hdu: HduKey | None
     mode: Mode | None
@@ -135,7 +136,7 @@ def cutout_command(opener: Opener, **options: Any) -> None:
     hdu = image(opener(), asked.hdu)
     window = _window(hdu, asked)
     selection = Selection.of_box(tuple(range(length) for length in window.shape))
-    costs = window.plan(selection.axes)
+    costs = window.plan(selection.indices)
     record = {"hdu": hdu.index, "origin": window.origin, "shape": window.shape}
     record |= plan_record(costs)
     if output is not None:
@@ -202,7 +203,7 @@ def _box_of_key(hdu: HDU, key: tuple[Any, ...]) -> Box:
 
     shape = hdu.reader().shape
     try:
-        axes = select(key, shape).axes
+        axes = select(key, shape).indices
     except IndexError as error:
         raise click.UsageError(f"--key: {error}") from error
     if any(len(axis) == 0 for axis in axes):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dask_fits._typing import Size
 from dask_fits.cli.options import (
     SIZE_HELP,
     Access,
@@ -28,7 +29,7 @@ from dask_fits.cli.output import (
 )
 from dask_fits.exceptions import FitsError
 from dask_fits.file.hdu import HduKey
-from dask_fits.storage.redaction import shown
+from dask_fits.storage.redaction import redact_url
 
 if TYPE_CHECKING:
     from dask_fits.cutout import Mode
@@ -45,7 +46,7 @@ class _Asked:
     columns: tuple[str, str] | None
     pixels: bool
     names: str | None
-    size: Any
+    size: Size
     hdus: tuple[HduKey, ...]
     mode: Mode
     fill_value: Any
@@ -110,7 +111,7 @@ def cutouts_command(access: Access, **options: Any) -> None:
     cutouts failed or files could not be read.
 
     \b
-    dask-fits cutouts 'tiles/*.fits' --catalog stars.csv --size 64 -o stamps
+    dask-fits cutouts 'tiles/*.fits' --catalog stars.csv --size 64 -o versions
     dask-fits cutouts s3://bucket/a.fits s3://bucket/b.fits --anon --catalog t.fits --size 30arcsec -o t.zarr
     dask-fits cutouts 'tiles/*.fits.fz' --catalog stars.ecsv --size 1arcmin --plan
     """  # noqa: D301, E501 (click wants the character that \b stands for)
@@ -132,7 +133,7 @@ def cutouts_command(access: Access, **options: Any) -> None:
     else:
         done = _write(asked, asked.output, found, catalog)
         record = {
-            "output": shown(asked.output),
+            "output": redact_url(asked.output),
             **record,
             **_counts(done),
             **plan_record(done.plan),
@@ -141,7 +142,7 @@ def cutouts_command(access: Access, **options: Any) -> None:
             print_json(record)
         else:
             cost = f"{found.plan.requests} requests, {found.plan.bytes} bytes"
-            say(f"{shown(asked.output)}: {cost}")
+            say(f"{redact_url(asked.output)}: {cost}")
             _print_counts(done)
         found = done
     if found.failures or (found.status == "failed").any():

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dask_fits._typing import KeyItem
 from dask_fits.exceptions import NotAnImageError
 from dask_fits.file.hdu import HDU
 from dask_fits.writing.atomic import write_atomically
@@ -47,8 +48,9 @@ def preview(hdu: HDU, *, size: int = SIZE) -> npt.NDArray[np.uint8]:
             f"found shape {reader.shape}"
         )
     step = -(-max(reader.shape[-2:]) // size)
-    first_plane = (0,) * (reader.ndim - 2)
-    pixels = reader[(*first_plane, slice(None, None, step), slice(None, None, step))]
+    thinned = slice(None, None, step)
+    first_plane: tuple[KeyItem, ...] = (0,) * (reader.ndim - 2)
+    pixels = reader[(*first_plane, thinned, thinned)]
     return _stretch(pixels)[::-1]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
+from dask_fits._typing import FileSystem
 from dask_fits.collections.outcome import Outcome
 from dask_fits.concurrency.cancellation import threads
 from dask_fits.file.fits_file import FitsFile
@@ -25,7 +26,7 @@ Progress = Callable[[int, int], object]
 def find_sources(
     files: Source | Iterable[Source],
     storage_options: Mapping[str, Any] | None,
-    filesystem: Any,
+    filesystem: FileSystem | None,
 ) -> Iterator[Source]:
     """List the files; for a path or URL with a ``*`` those that match it."""
     several = [files] if isinstance(files, FitsFile) or is_one_file(files) else files

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn, Self, overload
 
+from dask_fits._typing import Chunks, FileSystem
 from dask_fits.concurrency.process_lock import ProcessLock
 from dask_fits.exceptions import (
     FitsError,
@@ -25,7 +26,7 @@ from dask_fits.format.extended_name import suggestion
 from dask_fits.format.listing import hdu_html, hdu_table, shown_name
 from dask_fits.hints import explains_arguments, missing_of_file, read_only_file
 from dask_fits.storage.place import FilePath, Place, label_of
-from dask_fits.storage.redaction import shown
+from dask_fits.storage.redaction import redact_url
 from dask_fits.storage.store import Store, open_store
 from dask_fits.storage.transfer import TransferConfig
 
@@ -273,7 +274,7 @@ class FitsFile:
             return
         self._hdus.append(HDU(index, found.layout, self._store, self, found.text, found.table))
         after = found.layout.next_header
-        self._next = after if after < self._store.stamp.size else None
+        self._next = after if after < self._store.version.size else None
         self._ahead = found.ahead
 
 
@@ -283,7 +284,7 @@ def open(  # noqa: A001 (the field's own word: astropy.io.fits.open)
     *,
     storage_options: Mapping[str, Any] | None = None,
     transfer: TransferConfig | None = None,
-    filesystem: Any = None,
+    filesystem: FileSystem | None = None,
 ) -> FitsFile:
     """Open a FITS file and read its first 57,600 bytes, or less where it is shorter.
 
@@ -328,7 +329,7 @@ def open(  # noqa: A001 (the field's own word: astropy.io.fits.open)
     try:
         found = open_store(url, storage_options, transfer, count=HEADER_READ, filesystem=filesystem)
     except FitsFileNotFoundError as error:
-        if hint := suggestion(shown(label_of(url))):
+        if hint := suggestion(redact_url(label_of(url))):
             raise FitsFileNotFoundError(f"{error}{hint}") from error
         raise
     return FitsFile(*found)
@@ -339,11 +340,11 @@ def from_fits(  # noqa: PLR0913 (each is a question that a caller has)
     url: FilePath,
     hdu: HduKey | None = None,
     *,
-    chunks: Any = "auto",
+    chunks: Chunks = "auto",
     mask_and_scale: bool = True,
     storage_options: Mapping[str, Any] | None = None,
     transfer: TransferConfig | None = None,
-    filesystem: Any = None,
+    filesystem: FileSystem | None = None,
 ) -> da.Array:
     """Open one image of a FITS file as a lazy Dask array.
 

@@ -8,6 +8,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
+from dask_fits._typing import Chunks, Key, Position, Size
 from dask_fits.exceptions import NotAnImageError, printable, renew
 from dask_fits.file.in_memory import InMemory
 from dask_fits.format.hdu_summary import hdu_summary, hdu_summary_html
@@ -83,8 +84,8 @@ class HDU:
     """The file that it is of: a `FitsFile`."""
     text: HeaderText = field(repr=False)
     """The text of the header."""
-    rows: bytes | None = field(repr=False)
-    """The table of a tile-compressed image, where it is short and came with the header."""
+    tile_table: bytes | None = field(repr=False)
+    """The table of a tile-compressed image, if it is short and came with the header."""
     in_memory: InMemory = field(default_factory=InMemory, repr=False, compare=False)
     """What was made of `header` and `data`, with what has been assigned in them."""
 
@@ -224,7 +225,7 @@ class HDU:
 
         return chunk_grid(self.reader())
 
-    def to_dask(self, chunks: Any = "auto", *, mask_and_scale: bool = True) -> da.Array:
+    def to_dask(self, chunks: Chunks = "auto", *, mask_and_scale: bool = True) -> da.Array:
         """Make a lazy Dask array of an image HDU; reads nothing.
 
         Parameters
@@ -346,7 +347,7 @@ class HDU:
         )
 
     def cutout(
-        self, position: Any, size: Any, *, mode: Mode = "trim", fill_value: Any = math.nan
+        self, position: Position, size: Size, *, mode: Mode = "trim", fill_value: Any = math.nan
     ) -> Cutout:
         """Cut a box around a position out of an image; reads no pixels.
 
@@ -394,7 +395,7 @@ class HDU:
         reader, header = self.reader(), self.wcs_header()
         return cutout(reader, header, position, size, mode=mode, fill_value=fill_value)
 
-    def plan(self, key: Any = ..., *, chunks: Any = None) -> ReadPlan:
+    def plan(self, key: Key = ..., *, chunks: Chunks = None) -> ReadPlan:
         """Tell what reading a selection of an image HDU costs; reads no pixels.
 
         Of a tile-compressed image the rows of the table that point at its tiles are read, where
@@ -441,7 +442,7 @@ class HDU:
         if not mask_and_scale:
             image = replace(image, scaling=image.scaling.raw())
         if isinstance(image, TiledLayout):
-            return TiledReader(self.store, image, self.rows)
+            return TiledReader(self.store, image, self.tile_table)
         return ImageReader(self.store, image)
 
     def _no_image(self) -> Exception:
@@ -474,7 +475,7 @@ class HDU:
         """
         from dask_fits.arrays.banded import chunk_limit
 
-        return self.reader().slab(chunk_limit()) if self.layout.image else None
+        return self.reader().contiguous_chunk(chunk_limit()) if self.layout.image else None
 
     def __repr__(self) -> str:
         name = printable(self.store.name)

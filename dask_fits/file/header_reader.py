@@ -25,7 +25,7 @@ from dask_fits.storage.store import Store
 HEADER_READ = 20 * BLOCK
 """Bytes of the first read of a header (57,600: 719 cards); each further read doubles."""
 
-MAX_ROWS = 40 * 1024
+MAX_TILE_TABLE = 40 * 1024
 """Bytes. A tile table up to this length is kept with the header with which it was fetched, and goes
 with the tasks."""
 
@@ -73,7 +73,7 @@ def read_header(store: Store, start: int, ahead: bytes, *, index: int) -> Header
     FitsFormatError
         The header cannot be understood.
     """
-    size = store.stamp.size
+    size = store.version.size
     where = f"{store.name}: HDU {index}"
     text = ahead or _fetch(store, start, HEADER_READ)
     if index == 0:
@@ -96,7 +96,7 @@ def _complete(store: Store, start: int, text: bytes, where: str) -> tuple[bytes,
         whole = len(text) - len(text) % BLOCK
         try:
             check_text(text[:whole], start=searched, where=where)
-            _check_more(store.stamp.size, start, len(text), where)
+            _check_more(store.version.size, start, len(text), where)
         except FitsFormatError:
             if (length := find_odd_end(text)) is None:
                 raise
@@ -125,7 +125,7 @@ def _check_more(size: int, start: int, read: int, where: str) -> None:
 
 
 def _fetch(store: Store, start: int, count: int) -> bytes:
-    wanted = ByteRange(start, min(start + count, store.stamp.size))
+    wanted = ByteRange(start, min(start + count, store.version.size))
     if not wanted.nbytes:
         return b""
     return b"".join(bytes(data) for _, data in store.read_ranges([wanted], whole=True))
@@ -133,7 +133,7 @@ def _fetch(store: Store, start: int, count: int) -> bytes:
 
 def _parse(store: Store, start: int, text: bytes, length: int, *, index: int) -> HeaderRead:
     """Understand the header that `text` begins with, `length` bytes of whole blocks."""
-    size = store.stamp.size
+    size = store.version.size
     where = f"{store.name}: HDU {index}"
     header = parse_header(with_plain_end(text[:length].ljust(length)), where=where)
     layout = hdu_layout(header, index=index, start=start, file_size=size)
@@ -169,7 +169,7 @@ def _tile_table(layout: HduLayout, ahead: bytes) -> bytes | None:
     if not isinstance(layout.image, TiledLayout):
         return None
     nbytes = layout.image.table.nbytes
-    return ahead[:nbytes] if nbytes <= min(MAX_ROWS, len(ahead)) else None
+    return ahead[:nbytes] if nbytes <= min(MAX_TILE_TABLE, len(ahead)) else None
 
 
 def _check_end(layout: HduLayout, size: int, where: str) -> None:

@@ -27,7 +27,7 @@ def read_hdus(hdus: Iterable[HDU]) -> list[bytes]:
     """
     found = sorted(hdus, key=lambda hdu: hdu.index)
     for hdu in found:
-        size = hdu.store.stamp.size
+        size = hdu.store.version.size
         if hdu.data_range.stop > size:
             raise TruncatedFileError(
                 f"{hdu.where}: the file is truncated: the data end at byte "

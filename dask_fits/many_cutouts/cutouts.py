@@ -16,7 +16,7 @@ from astropy.wcs import WCS
 from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 
-from dask_fits._typing import Integers
+from dask_fits._typing import FileSystem, Integers, Size
 from dask_fits.arrays.banded import chunk_limit
 from dask_fits.arrays.computations import watch_computations
 from dask_fits.collections.outcome import Outcome, values
@@ -31,10 +31,17 @@ from dask_fits.many_cutouts.reads import all_reads
 from dask_fits.many_cutouts.rows import STATUS, Rows, tabulate
 from dask_fits.many_cutouts.stream import Errors, run
 from dask_fits.many_cutouts.targets import as_targets
-from dask_fits.many_cutouts.tasks import Bundle, Form, Read, assemble, bundled, reading_tasks
+from dask_fits.many_cutouts.tasks import (
+    Bundle,
+    Read,
+    ResultSpec,
+    assemble_or_raise,
+    bundled,
+    reading_tasks,
+)
 from dask_fits.planning.chunks import ReadPlan
 from dask_fits.storage.place import readable
-from dask_fits.storage.redaction import shown_apart
+from dask_fits.storage.redaction import redact_urls
 from dask_fits.storage.transfer import TransferConfig
 
 _CHUNK_ROWS, _CHUNKS = 64, 200
@@ -71,7 +78,7 @@ class Cutouts:
     tables of compressed images, have been read."""
     _rows: Rows = field(repr=False)
     _reads: tuple[Read, ...] = field(repr=False)
-    _form: Form = field(repr=False)
+    _spec: ResultSpec = field(repr=False)
     _mode: Mode = field(repr=False)
 
     def __len__(self) -> int:
@@ -127,10 +134,10 @@ class Cutouts:
             hint = "pip install 'dask_fits[zarr]'"
             raise MissingDriverError(f"zarr is not installed: {hint}") from error
         options = None if storage_options is None else dict(storage_options)
-        writer = ZarrWriter(os.fspath(store), options, self._form)
+        writer = ZarrWriter(os.fspath(store), options, self._spec)
         attributes = {"files": self._written_names(), "mode": self._mode}
         writer.create(len(self), attributes, overwrite=overwrite)
-        errors = run(self._reads, len(self), self._form.row_bytes, lambda _: writer)
+        errors = run(self._reads, len(self), self._spec.row_bytes, lambda _: writer)
         done = self._after(errors)
         writer.add("position", self.position)
         writer.add("file", self.file)
@@ -191,7 +198,7 @@ class Cutouts:
         writer.prepare(overwrite=overwrite)
         reads, errors = all_reads(self._rows, self._mode, mask_and_scale=False)
         errors |= self._rows.errors
-        errors |= run(reads, len(self), self._form.row_bytes, partial(writer.block, errors))
+        errors |= run(reads, len(self), self._spec.row_bytes, partial(writer.block, errors))
         errors = writer.of_whole_rows(errors)
         writer.summarize(self._rows.after(errors), self._written_names())
         return self._after(errors)
@@ -253,7 +260,7 @@ class WcsView:
 def cutouts(  # noqa: PLR0913 (each is a question that a caller has)
     files: Source | Iterable[Source],
     positions: Any,
-    size: Any,
+    size: Size,
     *,
     hdus: HduKey | Sequence[HduKey] | None = None,
     mode: Mode = "partial",
@@ -261,7 +268,7 @@ def cutouts(  # noqa: PLR0913 (each is a question that a caller has)
     storage_options: Mapping[str, Any] | None = None,
     transfer: TransferConfig | None = None,
     progress: Progress | None = None,
-    filesystem: Any = None,
+    filesystem: FileSystem | None = None,
 ) -> Cutouts:
     """Plan cutouts around many positions out of many files, as one job; reads no pixels.
 
@@ -326,7 +333,7 @@ def cutouts(  # noqa: PLR0913 (each is a question that a caller has)
     opener = partial(open_file, storage_options=storage_options, transfer=transfer)
     search = Search(as_targets(positions), size, keys, opener)
     sources = list(find_sources(files, storage_options, filesystem))
-    names = shown_apart([label(source) for source in sources])
+    names = redact_urls([label(source) for source in sources])
     outcomes = reject_other_shapes(find_images(sources, search, progress))
     rows = tabulate(outcomes, search.targets, len(keys))
     reads, errors = all_reads(rows, mode)
@@ -339,12 +346,12 @@ def cutouts(  # noqa: PLR0913 (each is a question that a caller has)
         if (rows.status != "ok").any():
             raise
         fill_value = 0  # which no pixel gets, unless one turns out to be damaged
-    form = Form(len(keys) if several else None, images[0].shape, dtype, fill_value)
+    spec = ResultSpec(len(keys) if several else None, images[0].shape, dtype, fill_value)
     tasks = list(bundled(reads))
     plans = (ReadPlan.of_chunks(read.batch.plan for read in some) for some in tasks)
     index = slice(None) if several else 0
     return Cutouts(
-        data=_data(tasks, len(rows.file), form),
+        data=_data(tasks, len(rows.file), spec),
         position=rows.position,
         file=rows.file,
         files=names,
@@ -354,7 +361,7 @@ def cutouts(  # noqa: PLR0913 (each is a question that a caller has)
         plan=ReadPlan.of_chunks(plans),
         _rows=rows,
         _reads=tuple(reads),
-        _form=form,
+        _spec=spec,
         _mode=mode,
     )
 
@@ -375,10 +382,10 @@ def _failures(names: Sequence[str], outcomes: Iterable[Outcome[Image]]) -> dict[
     return failed
 
 
-def _data(tasks: Sequence[tuple[Read, ...]], count: int, form: Form) -> da.Array:
+def _data(tasks: Sequence[tuple[Read, ...]], count: int, spec: ResultSpec) -> da.Array:
     """Make the lazy array: tasks that read, and tasks that put the rows of a chunk together."""
     watch_computations()
-    limit = chunk_limit() // max(form.row_bytes, 1)
+    limit = chunk_limit() // max(spec.row_bytes, 1)
     # Few rows, for those who look at some of them; more of very many, of which each chunk may need
     # a part of every file.
     length = max(1, min(limit, max(_CHUNK_ROWS, count // _CHUNKS)))
@@ -389,14 +396,14 @@ def _data(tasks: Sequence[tuple[Read, ...]], count: int, form: Form) -> da.Array
         for r in some
     ]
     token = tokenize(
-        places, count, length, form.slots, form.shape, str(form.dtype), repr(form.fill_value)
+        places, count, length, spec.slots, spec.shape, str(spec.dtype), repr(spec.fill_value)
     )
     name = f"fits-cutouts-{token}"
     bundles = [Bundle(some, [r.rows // length for r in some]) for some in tasks]
     graph, parts = reading_tasks(token, bundles, len(blocks))
     for n, rows in enumerate(blocks):
-        graph[name, n, *(0 for _ in form.row)] = assemble, rows, form, parts[n]
-    chunks = (tuple(len(rows) for rows in blocks), *((length,) for length in form.row))
+        graph[name, n, *(0 for _ in spec.row)] = assemble_or_raise, rows, spec, parts[n]
+    chunks = (tuple(len(rows) for rows in blocks), *((length,) for length in spec.row))
     layers = HighLevelGraph.from_collections(name, graph)
-    array: da.Array = da.Array(layers, name, chunks, dtype=form.dtype)
+    array: da.Array = da.Array(layers, name, chunks, dtype=spec.dtype)
     return array

@@ -7,12 +7,11 @@ from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 from astropy.wcs import WCS
 
-from dask_fits._typing import Integers
+from dask_fits._typing import Integers, Size
 from dask_fits.collections.outcome import Outcome, errors, values
 from dask_fits.collections.sources import Progress, Source, look_at_files
 from dask_fits.concurrency.cancellation import result_of
@@ -20,7 +19,7 @@ from dask_fits.cutout import Mode, check_axes, check_pixels, is_angular, plane_f
 from dask_fits.exceptions import FitsError, FitsFormatError, one_line
 from dask_fits.file.fits_file import FitsFile
 from dask_fits.file.hdu import HDU, HduKey
-from dask_fits.many_cutouts.targets import Placed, Targets, place
+from dask_fits.many_cutouts.targets import Placed, Targets, place_boxes
 from dask_fits.planning.boxes import Boxes
 from dask_fits.storage.place import FilePath, Place
 from dask_fits.wcs.plane import read_plane, wcs_or_error
@@ -86,7 +85,7 @@ class Search:
     """What is looked for in each file."""
 
     targets: Targets
-    size: Any
+    size: Size
     hdus: tuple[HduKey | None, ...]
     open: Callable[[FilePath | Place], FitsFile]
 
@@ -134,7 +133,7 @@ class Search:
                 )
             axes = plane.axes
             image = whole[axes[0]], whole[axes[1]]
-            placed = place(self.targets, sky, image, box)
+            placed = place_boxes(self.targets, sky, image, box)
         shape = list(whole)
         shape[axes[0]], shape[axes[1]] = box
         return Image(hdu, axes, tuple(shape), placed)

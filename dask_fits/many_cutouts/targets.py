@@ -92,7 +92,7 @@ def _vectors(sky: SkyCoord) -> npt.NDArray[np.float64] | None:
     return np.asarray(found, np.float64)
 
 
-def place(
+def place_boxes(
     targets: Targets, wcs: WCS | None, image: tuple[int, int], shape: tuple[int, int]
 ) -> Placed:
     """Place boxes on an image: around positions on the sky that it may hold; around all pixels.

@@ -155,7 +155,7 @@ def fetch(bundle: Bundle) -> dict[int, list[Part]]:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Form:
+class ResultSpec:
     """The form of cutouts."""
 
     slots: int | None
@@ -176,8 +176,8 @@ class Form:
         return math.prod(self.row) * self.dtype.itemsize
 
 
-def put_together(
-    rows: Integers, form: Form, parts: Sequence[Sequence[Part]]
+def assemble(
+    rows: Integers, spec: ResultSpec, parts: Sequence[Sequence[Part]]
 ) -> tuple[npt.NDArray[Any], dict[tuple[int, int], FitsError]]:
     """Put some rows of a result together.
 
@@ -187,8 +187,8 @@ def put_together(
     errors : dict
         Row and slot of each cutout that failed, which is filled, and why.
     """
-    found = np.empty((len(rows), form.slots or 1, *form.shape), form.dtype)
-    found[...] = form.fill_value
+    found = np.empty((len(rows), spec.slots or 1, *spec.shape), spec.dtype)
+    found[...] = spec.fill_value
     errors: dict[tuple[int, int], FitsError] = {}
     local = {row: n for n, row in enumerate(rows.tolist())}
     for row, slot, place, pixels in itertools.chain.from_iterable(parts):
@@ -197,13 +197,15 @@ def put_together(
         else:
             found[local[row], slot][place] = pixels
     for row, slot in errors:
-        found[local[row], slot] = form.fill_value
-    return found.reshape(len(rows), *form.row), errors
+        found[local[row], slot] = spec.fill_value
+    return found.reshape(len(rows), *spec.row), errors
 
 
-def assemble(rows: Integers, form: Form, parts: Sequence[Sequence[Part]]) -> npt.NDArray[Any]:
+def assemble_or_raise(
+    rows: Integers, spec: ResultSpec, parts: Sequence[Sequence[Part]]
+) -> npt.NDArray[Any]:
     """Put some rows of a result together; the first cutout that failed raises."""
-    found, errors = put_together(rows, form, parts)
+    found, errors = assemble(rows, spec, parts)
     if errors:
         raise errors[min(errors)]
     return found

@@ -16,10 +16,10 @@ from zarr.errors import ContainsArrayError, ContainsGroupError
 from dask_fits._typing import Integers
 from dask_fits.concurrency.cancellation import check_wanted
 from dask_fits.many_cutouts.stream import Errors
-from dask_fits.many_cutouts.tasks import Form, Part, put_together
+from dask_fits.many_cutouts.tasks import Part, ResultSpec, assemble
 from dask_fits.storage.errors import storage_errors
 from dask_fits.storage.filesystem import links, local_path
-from dask_fits.storage.redaction import shown
+from dask_fits.storage.redaction import redact_url
 
 INCOMPLETE = "incomplete"
 """Attribute of a group that has not been written to its end: it was interrupted, or still is."""
@@ -32,15 +32,15 @@ class ZarrWriter:
     store: str
     storage_options: dict[str, Any] | None
     """They may hold secrets and are shown nowhere."""
-    form: Form
+    spec: ResultSpec
 
     def __repr__(self) -> str:
-        return f"ZarrWriter({self.name!r}, {self.form})"
+        return f"ZarrWriter({self.name!r}, {self.spec})"
 
     @property
     def name(self) -> str:
         """The path or URL as it may be shown."""
-        return shown(self.store)
+        return redact_url(self.store)
 
     def create(self, count: int, attributes: dict[str, Any], *, overwrite: bool) -> None:
         """Make the group.
@@ -52,7 +52,7 @@ class ZarrWriter:
         AccessDeniedError, StorageError
             As of whatever else is written.
         """
-        form, mode = self.form, "w" if overwrite else "w-"
+        spec, mode = self.spec, "w" if overwrite else "w-"
         if overwrite and _holds_other_files(self.store):
             raise FileExistsError(f"{self.name}: is no zarr group, and is not replaced by one")
         with self._errors():
@@ -65,10 +65,10 @@ class ZarrWriter:
         with self._errors():
             group.create_array(
                 "data",
-                shape=(count, *form.row),
-                chunks=(1, *form.row),
-                dtype=form.dtype,
-                fill_value=np.array(form.fill_value).astype(form.dtype)[()],
+                shape=(count, *spec.row),
+                chunks=(1, *spec.row),
+                dtype=spec.dtype,
+                fill_value=np.array(spec.fill_value).astype(spec.dtype)[()],
             )
 
     def add(self, name: str, values: npt.NDArray[Any], **attributes: Any) -> None:
@@ -83,7 +83,7 @@ class ZarrWriter:
 
     def __call__(self, rows: Integers, parts: Sequence[Sequence[Part]]) -> Errors:
         """Write the cutouts of some rows."""
-        found, errors = put_together(rows, self.form, parts)
+        found, errors = assemble(rows, self.spec, parts)
         with self._errors():
             data = self._open("r+")["data"]
             for row, cutout in zip(rows.tolist(), found, strict=True):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dask_fits._typing import Integers
-from dask_fits.ranges.byte_range import ByteRange, Coalescing, group_runs
+from dask_fits.ranges.byte_range import ByteRange, Coalescing, coalesce_runs
 
 BATCH_BYTES = 64 * 1024 * 1024
 """Bytes that one task fetches, unless a single range has more."""
@@ -132,7 +132,7 @@ def plan_boxes(
     reach = np.maximum.accumulate(ascending + widths[rows.owner[order]] * itemsize)
     firsts = np.flatnonzero(np.concatenate(([True], ascending[1:] >= reach[:-1])))
     run_starts, run_stops = ascending[firsts], reach[np.append(firsts[1:], len(order)) - 1]
-    bounds = group_runs(run_starts, run_stops - run_starts, limits)
+    bounds = coalesce_runs(run_starts, run_stops - run_starts, limits)
     range_starts = run_starts[bounds[:-1]]
     ranges = zip(range_starts.tolist(), run_stops[bounds[1:] - 1].tolist(), strict=True)
     useful = np.add.reduceat(run_stops - run_starts, bounds[:-1])

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dask_fits.planning.selection import Axis
-from dask_fits.ranges.byte_range import ByteRange, Coalescing, group_runs, split_range
+from dask_fits.planning.selection import Indices
+from dask_fits.ranges.byte_range import ByteRange, Coalescing, coalesce_runs, split_range
 
 
-def slab_shape(shape: tuple[int, ...], *, itemsize: int, limit: int) -> tuple[int, ...]:
+def contiguous_chunk_shape(shape: tuple[int, ...], *, itemsize: int, limit: int) -> tuple[int, ...]:
     """Shape of the largest chunk of at most `limit` bytes that is contiguous in the file.
 
     Full-width bands of rows; for a cube whole planes. Never less than one element.
@@ -30,9 +30,9 @@ def slab_shape(shape: tuple[int, ...], *, itemsize: int, limit: int) -> tuple[in
 
     Examples
     --------
-    >>> slab_shape((100, 4096, 4096), itemsize=4, limit=128 * 2**20)
+    >>> contiguous_chunk_shape((100, 4096, 4096), itemsize=4, limit=128 * 2**20)
     (2, 4096, 4096)
-    >>> slab_shape((4096, 4096), itemsize=4, limit=2**20)
+    >>> contiguous_chunk_shape((4096, 4096), itemsize=4, limit=2**20)
     (64, 4096)
     """
     if 0 in shape:
@@ -196,7 +196,7 @@ class Runs:
 
 
 def plan_box(
-    axes: tuple[Axis, ...],
+    indices: tuple[Indices, ...],
     *,
     shape: tuple[int, ...],
     itemsize: int,
@@ -207,7 +207,7 @@ def plan_box(
 
     Parameters
     ----------
-    axes : tuple of range or int64 array
+    indices : tuple of range or int64 array
         Wanted indices along each axis, ascending, NumPy order.
     shape : tuple of int
         Shape of the whole array.
@@ -215,35 +215,35 @@ def plan_box(
         Bytes in a pixel, and before the first pixel in the file.
     limits : Coalescing
     """
-    if any(len(axis) == 0 for axis in axes):
+    if any(len(axis) == 0 for axis in indices):
         return Runs(np.empty(0, np.int64), 0, 1, itemsize, np.zeros(1, np.int64))
     strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
-    outer, count, step = _inner_run(axes, shape, itemsize, limits)
+    outer, count, step = _inner_run(indices, shape, itemsize, limits)
     starts = np.full((1,) * outer, offset, np.int64)
     for axis in range(outer):
-        along = np.asarray(axes[axis], np.int64) * (strides[axis] * itemsize)
+        along = np.asarray(indices[axis], np.int64) * (strides[axis] * itemsize)
         starts = starts + along.reshape((-1,) + (1,) * (outer - axis - 1))
-    inner_start = sum(int(axes[axis][0]) * strides[axis] for axis in range(outer, len(axes)))
+    inner_start = sum(int(indices[axis][0]) * strides[axis] for axis in range(outer, len(indices)))
     starts = starts.reshape(-1) + inner_start * itemsize
-    bounds = group_runs(starts, _span(count, step) * itemsize, limits)
+    bounds = coalesce_runs(starts, _span(count, step) * itemsize, limits)
     return Runs(starts, count, step, itemsize, bounds)
 
 
 def _inner_run(
-    axes: tuple[Axis, ...], shape: tuple[int, ...], itemsize: int, limits: Coalescing
+    indices: tuple[Indices, ...], shape: tuple[int, ...], itemsize: int, limits: Coalescing
 ) -> tuple[int, int, int]:
     """Split the axes: how many lie outside a run, and the run's pixel count and step."""
-    outer, count = len(axes), 1
-    while outer and len(axes[outer - 1]) == shape[outer - 1]:
+    outer, count = len(indices), 1
+    while outer and len(indices[outer - 1]) == shape[outer - 1]:
         outer -= 1
         count *= shape[outer]
     if outer == 0:
         return 0, count, 1
-    edge = axes[outer - 1]
+    edge = indices[outer - 1]
     if isinstance(edge, range):
         if edge.step == 1:
             return outer - 1, count * len(edge), 1
-        if outer == len(axes) and _bridges(edge, itemsize, limits):
+        if outer == len(indices) and _bridges(edge, itemsize, limits):
             return outer - 1, len(edge), edge.step
     return outer, count, 1
 
@@ -259,13 +259,13 @@ def _span(count: int, step: int) -> int:
 
 
 def chunk_boxes(
-    axes: tuple[Axis, ...], chunks: tuple[tuple[int, ...], ...], *, whole: Collection[int]
-) -> Iterator[tuple[Axis, ...]]:
+    indices: tuple[Indices, ...], chunks: tuple[tuple[int, ...], ...], *, whole: Collection[int]
+) -> Iterator[tuple[Indices, ...]]:
     """Cut a box along a chunk grid: what is read of each chunk that the box touches.
 
     Parameters
     ----------
-    axes : tuple of range or int64 array
+    indices : tuple of range or int64 array
         Wanted indices along each axis of the whole array.
     chunks : tuple of tuple of int
         Chunk lengths along each axis, as Dask gives them.
@@ -274,12 +274,12 @@ def chunk_boxes(
     """
     pieces = [
         list(_cut(axis, lengths, whole=number in whole))
-        for number, (axis, lengths) in enumerate(zip(axes, chunks, strict=True))
+        for number, (axis, lengths) in enumerate(zip(indices, chunks, strict=True))
     ]
     yield from itertools.product(*pieces)
 
 
-def _cut(axis: Axis, lengths: tuple[int, ...], *, whole: bool) -> Iterator[Axis]:
+def _cut(axis: Indices, lengths: tuple[int, ...], *, whole: bool) -> Iterator[Indices]:
     start = 0
     for length in lengths:
         low, high = bisect_left(axis, start), bisect_left(axis, start + length)

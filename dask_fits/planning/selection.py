@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dask_fits._typing import Integers
+from dask_fits._typing import Integers, Key
 
-Axis = range | Integers
+Indices = range | Integers
 """Indices along one axis, ascending and each once: a range where they are evenly spaced."""
 
 
@@ -19,7 +19,7 @@ Axis = range | Integers
 class Selection:
     """The box of pixels that a key needs, and how NumPy's result for the key is made of it."""
 
-    axes: tuple[Axis, ...]
+    indices: tuple[Indices, ...]
     """What is needed along each axis, NumPy order."""
     key: tuple[Any, ...]
     """Indexing the box with this gives the result: flipped, repeated, dropped and new axes."""
@@ -30,14 +30,16 @@ class Selection:
     """Axis that was indexed with a list; None where none was."""
 
     @classmethod
-    def of_box(cls, axes: tuple[Axis, ...]) -> Selection:
+    def of_box(cls, indices: tuple[Indices, ...]) -> Selection:
         """Select a box of pixels as it is."""
-        return cls(axes, (slice(None),) * len(axes), tuple(len(axis) for axis in axes), None)
+        return cls(
+            indices, (slice(None),) * len(indices), tuple(len(axis) for axis in indices), None
+        )
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the box."""
-        return tuple(len(axis) for axis in self.axes)
+        return tuple(len(axis) for axis in self.indices)
 
     @property
     def is_scalar(self) -> bool:
@@ -45,7 +47,7 @@ class Selection:
         return self.result_shape == () and Ellipsis not in self.key
 
 
-def select(key: Any, shape: tuple[int, ...]) -> Selection:
+def select(key: Key, shape: tuple[int, ...]) -> Selection:
     """Resolve a key against an array's shape.
 
     Parameters
@@ -62,14 +64,14 @@ def select(key: Any, shape: tuple[int, ...]) -> Selection:
 
     Examples
     --------
-    >>> select((slice(2, 6), -1), (10, 20)).axes
+    >>> select((slice(2, 6), -1), (10, 20)).indices
     (range(2, 6), range(19, 20))
     """
     items = key if isinstance(key, tuple) else (key,)
     items = _with_full_axes(items, len(shape))
     if sum(_is_list(item) for item in items) > 1:
         raise IndexError("only one axis can be indexed with a list")
-    axes: list[Axis] = []
+    indices: list[Indices] = []
     post: list[Any] = []
     in_order: list[int] | None = []
     listed = None
@@ -78,23 +80,23 @@ def select(key: Any, shape: tuple[int, ...]) -> Selection:
             post.append(None)
             lengths = [1]
         elif item is Ellipsis:
-            rest = shape[len(axes) : len(axes) + len(shape) - _count_axes(items)]
-            axes += [range(n) for n in rest]
+            rest = shape[len(indices) : len(indices) + len(shape) - _count_axes(items)]
+            indices += [range(n) for n in rest]
             post.append(Ellipsis)
             lengths = list(rest)
         else:
-            axis, kept = _select_axis(item, len(axes), shape[len(axes)])
-            axes.append(axis)
+            axis, kept = _select_axis(item, len(indices), shape[len(indices)])
+            indices.append(axis)
             post.append(kept)
             if isinstance(kept, np.ndarray):
-                listed = len(axes) - 1
+                listed = len(indices) - 1
             lengths = [] if isinstance(kept, int) else [len(axis)]
             if isinstance(kept, np.ndarray) or (isinstance(kept, slice) and kept.step == -1):
                 in_order = None
         if in_order is not None:
             in_order += lengths
     result_shape = None if in_order is None else tuple(in_order)
-    return Selection(tuple(axes), tuple(post), result_shape, listed)
+    return Selection(tuple(indices), tuple(post), result_shape, listed)
 
 
 def select_outer(key: tuple[Any, ...], shape: tuple[int, ...]) -> Selection:
@@ -122,21 +124,21 @@ def select_outer(key: tuple[Any, ...], shape: tuple[int, ...]) -> Selection:
     >>> np.zeros(found.shape)[found.key].shape
     (2, 3)
     """
-    axes, kept = zip(
+    indices, kept = zip(
         *(_select_axis(item, axis, shape[axis]) for axis, item in enumerate(key)), strict=True
     )
-    if all(_is_straight(pick, len(axis)) for pick, axis in zip(kept, axes, strict=True)):
+    if all(_is_straight(pick, len(axis)) for pick, axis in zip(kept, indices, strict=True)):
         post = tuple(0 if isinstance(pick, int) else slice(None) for pick in kept)
-        lengths = (len(axis) for axis, pick in zip(axes, post, strict=True) if pick != 0)
-        return Selection(axes, post, tuple(lengths), None)
+        lengths = (len(axis) for axis, pick in zip(indices, post, strict=True) if pick != 0)
+        return Selection(indices, post, tuple(lengths), None)
     picks = (
         np.arange(len(axis))[pick]
-        for axis, pick in zip(axes, kept, strict=True)
+        for axis, pick in zip(indices, kept, strict=True)
         if not isinstance(pick, int)
     )
     mesh = iter(np.ix_(*picks))
     return Selection(
-        axes, tuple(0 if isinstance(pick, int) else next(mesh) for pick in kept), None, None
+        indices, tuple(0 if isinstance(pick, int) else next(mesh) for pick in kept), None, None
     )
 
 
@@ -165,7 +167,9 @@ def _is_list(item: Any) -> bool:
     return isinstance(item, list) or (isinstance(item, np.ndarray) and item.ndim > 0)
 
 
-def _select_axis(item: Any, axis: int, length: int) -> tuple[Axis, int | slice | npt.NDArray[Any]]:
+def _select_axis(
+    item: Any, axis: int, length: int
+) -> tuple[Indices, int | slice | npt.NDArray[Any]]:
     """Resolve one item: the indices that it needs, ascending, and what to apply to them after."""
     if isinstance(item, slice):
         wanted = range(*item.indices(length))
@@ -189,7 +193,7 @@ def _select_axis(item: Any, axis: int, length: int) -> tuple[Axis, int | slice |
     return range(index, index + 1), 0
 
 
-def _select_list(item: Any, axis: int, length: int) -> tuple[Axis, npt.NDArray[Any]]:
+def _select_list(item: Any, axis: int, length: int) -> tuple[Indices, npt.NDArray[Any]]:
     indices = np.asarray(item)
     if indices.ndim != 1:
         raise IndexError(f"a list index must be 1-D, not {indices.ndim}-D")
@@ -211,7 +215,7 @@ def _select_list(item: Any, axis: int, length: int) -> tuple[Axis, npt.NDArray[A
     return _evenly_spaced(unique), inverse
 
 
-def _evenly_spaced(indices: npt.NDArray[np.int64]) -> Axis:
+def _evenly_spaced(indices: npt.NDArray[np.int64]) -> Indices:
     if len(indices) == 0:
         return range(0)
     step = int(indices[1] - indices[0]) if len(indices) > 1 else 1

@@ -16,16 +16,16 @@ from dask_fits._typing import Integers
 from dask_fits.format.descriptors import Tiles
 from dask_fits.format.tiles import TiledLayout
 from dask_fits.planning.boxes import Boxes, Cells, cells
-from dask_fits.planning.chunks import ReadCost, slab_shape
-from dask_fits.planning.selection import Axis
-from dask_fits.ranges.byte_range import ByteRange, Coalescing, group_runs
+from dask_fits.planning.chunks import ReadCost, contiguous_chunk_shape
+from dask_fits.planning.selection import Indices
+from dask_fits.ranges.byte_range import ByteRange, Coalescing, coalesce_runs
 
 
 @dataclass(frozen=True, eq=False)
 class TileAxis:
     """The tiles that a selection touches along one axis."""
 
-    axis: Axis
+    axis: Indices
     """Wanted indices, ascending."""
     tile: int
     """Length of a tile."""
@@ -55,7 +55,7 @@ class TileAxis:
         return wanted - start
 
 
-def touched(axis: Axis, *, tile: int, length: int) -> TileAxis:
+def touched(axis: Indices, *, tile: int, length: int) -> TileAxis:
     """Find the tiles that hold the wanted indices along an axis."""
     if isinstance(axis, range) and axis and axis.step <= tile:  # which may be very long
         ids = np.arange(axis[0] // tile, axis[-1] // tile + 1)
@@ -120,24 +120,24 @@ def _outer(combine: np.ufunc, along: list[Integers]) -> Integers:
     return found
 
 
-def tile_box(axes: tuple[Axis, ...], layout: TiledLayout) -> TileBox:
+def tile_box(wanted: tuple[Indices, ...], layout: TiledLayout) -> TileBox:
     """Find the tiles that a box of pixels needs; `axes` are the wanted indices along each axis."""
     return TileBox(
         tuple(
             touched(axis, tile=tile, length=length)
-            for axis, tile, length in zip(axes, layout.tile, layout.shape, strict=True)
+            for axis, tile, length in zip(wanted, layout.tile, layout.shape, strict=True)
         )
     )
 
 
-def tile_cost(axes: tuple[range, ...], layout: TiledLayout) -> ReadCost:
+def tile_cost(wanted: tuple[range, ...], layout: TiledLayout) -> ReadCost:
     """Tell what reading a box of pixels costs, where tiles lie in the order of their rows.
 
     In numbers alone: the axes of an image may be very long.
     """
     pixels, requests = 1, 1
     gap, span = math.prod(layout.grid), 1  # in tiles
-    for number, (axis, tile) in reversed(list(enumerate(zip(axes, layout.tile, strict=True)))):
+    for number, (axis, tile) in reversed(list(enumerate(zip(wanted, layout.tile, strict=True)))):
         first, last = axis[0] // tile, axis[-1] // tile
         apart = max(axis.step // tile, 1)  # tiles from one that is touched to the next, at least
         count = min(len(axis), last - first + 1)
@@ -173,7 +173,7 @@ class RowPlan:
 def plan_rows(rows: Integers, layout: TiledLayout, limits: Coalescing) -> RowPlan:
     """Plan the reading of rows of the table; `rows` ascending, at least one."""
     size, table = layout.row.itemsize, layout.table.start
-    bounds = group_runs(rows * size, size, limits)
+    bounds = coalesce_runs(rows * size, size, limits)
     firsts, lasts = rows[bounds[:-1]].tolist(), rows[bounds[1:] - 1].tolist()
     ranges = tuple(
         ByteRange(table + first * size, table + (last + 1) * size)
@@ -218,7 +218,7 @@ def plan_heap(tiles: Tiles, limits: Coalescing, *, longest: int | None = None) -
     run_starts, run_stops = starts[firsts], reach[ends - 1]
     if longest is not None:
         limits = replace(limits, max_bridged=longest)
-    bounds = group_runs(run_starts, run_stops - run_starts, limits)
+    bounds = coalesce_runs(run_starts, run_stops - run_starts, limits)
     ranges = tuple(
         ByteRange(int(run_starts[first]), int(run_stops[last - 1]))
         for first, last in pairwise(bounds)
@@ -292,7 +292,7 @@ def tile_runs(
             yield TileRun(members[start:stop], shape, along, wanted, within, tuple(place))
 
 
-def tile_slab(layout: TiledLayout, limit: int) -> tuple[int, ...]:
+def contiguous_tiles_shape(layout: TiledLayout, limit: int) -> tuple[int, ...]:
     """Find the largest box of whole tiles, contiguous in the heap, of at most `limit` bytes.
 
     Full-width bands of tiles; never less than one tile.
@@ -300,7 +300,7 @@ def tile_slab(layout: TiledLayout, limit: int) -> tuple[int, ...]:
     if 0 in layout.shape:
         return layout.shape
     tile_bytes = math.prod(layout.tile) * layout.dtype.itemsize
-    tiles = slab_shape(layout.grid, itemsize=tile_bytes, limit=limit)
+    tiles = contiguous_chunk_shape(layout.grid, itemsize=tile_bytes, limit=limit)
     return tuple(
         min(count * length, whole)
         for count, length, whole in zip(tiles, layout.tile, layout.shape, strict=True)

@@ -77,7 +77,7 @@ def split_range(wanted: ByteRange, part_size: int | None) -> list[ByteRange]:
     ]
 
 
-def group_runs(
+def coalesce_runs(
     starts: npt.NDArray[np.int64],
     nbytes: int | npt.NDArray[np.int64],
     limits: Coalescing,

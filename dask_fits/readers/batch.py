@@ -16,7 +16,7 @@ from dask_fits.format.layout import ImageLayout
 from dask_fits.format.tiles import TiledLayout
 from dask_fits.planning.boxes import Boxes, BoxPlan
 from dask_fits.planning.chunks import ReadPlan
-from dask_fits.planning.selection import Axis
+from dask_fits.planning.selection import Indices
 from dask_fits.planning.tile_plan import HeapPlan, TileBox, tile_box, tile_runs
 from dask_fits.ranges.byte_range import split_range
 from dask_fits.readers.tile_decoder import TileDecoder
@@ -144,5 +144,5 @@ class TiledBatch:
 
 
 def _whole_image(layout: TiledLayout) -> TileBox:
-    axes: tuple[Axis, ...] = tuple(range(length) for length in layout.shape)
-    return tile_box(axes, layout)
+    indices: tuple[Indices, ...] = tuple(range(length) for length in layout.shape)
+    return tile_box(indices, layout)

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dask_fits._typing import Key
 from dask_fits.exceptions import TruncatedFileError
 from dask_fits.format.layout import ImageLayout
 from dask_fits.planning.boxes import Boxes, batches, plan_boxes
-from dask_fits.planning.chunks import ReadCost, ReadPlan, Runs, plan_box, slab_shape
-from dask_fits.planning.selection import Axis, Selection, select
+from dask_fits.planning.chunks import ReadCost, ReadPlan, Runs, contiguous_chunk_shape, plan_box
+from dask_fits.planning.selection import Indices, Selection, select
 from dask_fits.ranges.byte_range import Coalescing
 from dask_fits.readers.batch import Batch, ImageBatch
 from dask_fits.readers.reader import read_selection
@@ -41,13 +42,13 @@ class ImageReader:
         """Number of axes."""
         return len(self.layout.shape)
 
-    def __getitem__(self, key: Any) -> Any:
+    def __getitem__(self, key: Key) -> Any:
         return self.read(select(key, self.shape))
 
     def read(self, selection: Selection) -> Any:
         """Read a selection; see `PixelReader`."""
         self.check(selection)
-        runs = self.runs(selection.axes)
+        runs = self.runs(selection.indices)
         return read_selection(selection, self.dtype, lambda out: self._fill(out, runs))
 
     def __dask_tokenize__(self) -> tuple[object, ...]:
@@ -58,24 +59,24 @@ class ImageReader:
             *(scaling.bitpix, scaling.bscale, scaling.bzero, scaling.blank),
         )
 
-    def slab(self, limit: int) -> tuple[int, ...]:
+    def contiguous_chunk(self, limit: int) -> tuple[int, ...]:
         """Shape of the largest chunk of at most `limit` bytes; see `PixelReader`."""
-        return slab_shape(self.shape, itemsize=self.dtype.itemsize, limit=limit)
+        return contiguous_chunk_shape(self.shape, itemsize=self.dtype.itemsize, limit=limit)
 
-    def runs(self, axes: tuple[Axis, ...]) -> Runs:
+    def runs(self, indices: tuple[Indices, ...]) -> Runs:
         """Plan the reading of a box of pixels: the wanted indices along each axis. Pure."""
         return plan_box(
-            axes,
+            indices,
             shape=self.shape,
             itemsize=self.layout.scaling.stored.itemsize,
             offset=self.layout.offset,
             limits=self.store.coalescing,
         )
 
-    def plan(self, axes: tuple[Axis, ...]) -> ReadPlan:
+    def plan(self, indices: tuple[Indices, ...]) -> ReadPlan:
         """Tell what reading a box of pixels costs. Pure."""
-        self.check(Selection.of_box(axes))
-        return self.runs(axes).plan(part_size=self.store.part_size)
+        self.check(Selection.of_box(indices))
+        return self.runs(indices).plan(part_size=self.store.part_size)
 
     @property
     def where(self) -> str:
@@ -87,9 +88,9 @@ class ImageReader:
         """Shape of what is decoded together: one pixel."""
         return (1,) * self.ndim
 
-    def estimate(self, axes: tuple[range, ...]) -> ReadCost:
+    def estimate(self, indices: tuple[range, ...]) -> ReadCost:
         """Tell what reading a box of pixels costs. Pure."""
-        return self.runs(axes).cost
+        return self.runs(indices).cost
 
     def batches(self, boxes: Boxes, limits: Coalescing, *, most: int | None = None) -> list[Batch]:
         """Plan the reading of many boxes; see `PixelReader`."""
@@ -121,14 +122,14 @@ class ImageReader:
         if 0 in selection.shape:
             return
         last = 0
-        for axis, length in zip(selection.axes, self.shape, strict=True):
+        for axis, length in zip(selection.indices, self.shape, strict=True):
             last = last * length + int(axis[-1])
         self._check_end(last)
 
     def _check_end(self, last: int) -> None:
         """Raise where the file ends before a pixel, given by its index in the flattened image."""
         stop = self.layout.offset + (last + 1) * self.layout.scaling.stored.itemsize
-        size = self.store.stamp.size
+        size = self.store.version.size
         if stop > size:
             raise TruncatedFileError(
                 f"{self.where}: the file is truncated: NAXISn = "

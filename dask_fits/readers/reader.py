@@ -8,9 +8,10 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from dask_fits._typing import Key
 from dask_fits.planning.boxes import Boxes
 from dask_fits.planning.chunks import ReadCost, ReadPlan
-from dask_fits.planning.selection import Axis, Selection
+from dask_fits.planning.selection import Indices, Selection
 from dask_fits.ranges.byte_range import Coalescing
 from dask_fits.readers.batch import Batch
 from dask_fits.storage.store import Store
@@ -46,20 +47,20 @@ class PixelReader(Protocol):
     def ndim(self) -> int:
         """Number of axes."""
 
-    def __getitem__(self, key: Any) -> Any: ...
+    def __getitem__(self, key: Key) -> Any: ...
 
     def __dask_tokenize__(self) -> tuple[object, ...]: ...
 
     def read(self, selection: Selection) -> Any:
         """Read what `__getitem__` reads for the key of a selection."""
 
-    def slab(self, limit: int) -> tuple[int, ...]:
+    def contiguous_chunk(self, limit: int) -> tuple[int, ...]:
         """Shape of the largest chunk of at most `limit` bytes that is contiguous in the file."""
 
     def check(self, selection: Selection) -> None:
         """Raise where the wanted pixels cannot be there, before anything is allocated."""
 
-    def plan(self, axes: tuple[Axis, ...]) -> ReadPlan:
+    def plan(self, indices: tuple[Indices, ...]) -> ReadPlan:
         """Tell what reading a box of pixels costs: the wanted indices along each axis."""
 
 
@@ -78,7 +79,7 @@ class HduReader(PixelReader, Protocol):
     def tile(self) -> tuple[int, ...]:
         """Shape of what is decoded together, NumPy order: a tile, or one pixel."""
 
-    def estimate(self, axes: tuple[range, ...]) -> ReadCost:
+    def estimate(self, indices: tuple[range, ...]) -> ReadCost:
         """Tell what reading a box of pixels costs, as far as is known without reading anything."""
 
     def batches(self, boxes: Boxes, limits: Coalescing, *, most: int | None = None) -> list[Batch]:

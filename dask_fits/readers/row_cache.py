@@ -20,7 +20,7 @@ _Key = tuple[Store, ByteRange]
 class RowCache:
     """The byte ranges read last, of any version of any file; the oldest make room for new ones.
 
-    What a store without a stamp gives is not kept, since its file may be replaced unnoticed.
+    What a store without a version gives is not kept, since its file may be replaced unnoticed.
     """
 
     def __init__(self, limit: int) -> None:
@@ -41,7 +41,7 @@ class RowCache:
 
     def put(self, store: Store, held: ByteRange, piece: bytes) -> None:
         """Keep a range, if it is not too long for the cache."""
-        if not store.stamp.kind or held.nbytes > self._limit:
+        if not store.version.kind or held.nbytes > self._limit:
             return
         with self._lock:
             self._held += held.nbytes - len(self._pieces.pop((store, held), b""))

@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 import numpy as np
 from astropy.io import fits
 
+from dask_fits._typing import Key
 from dask_fits.readers.reader import PixelReader
 
 
@@ -59,7 +60,7 @@ class Section(fits.Section):  # type: ignore[misc] # astropy has no types
         pixels = self._reader[...]
         return np.asarray(pixels if dtype is None else pixels.astype(dtype, copy=False))
 
-    def __getitem__(self, key: Any) -> Any:
+    def __getitem__(self, key: Key) -> Any:
         """Read pixels.
 
         Parameters
@@ -81,6 +82,6 @@ class Section(fits.Section):  # type: ignore[misc] # astropy has no types
         """
         return self._reader[key]
 
-    def __setitem__(self, key: Any, value: Any) -> NoReturn:
+    def __setitem__(self, key: Key, value: Any) -> NoReturn:
         """Say what to write: a section holds no pixels that could be changed."""
         raise TypeError("a section is only read; hdu.data[...] = x changes the pixels in memory")

@@ -10,23 +10,24 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dask_fits._typing import Key
 from dask_fits.codecs.tile import run_limit
 from dask_fits.exceptions import TruncatedFileError, UnsupportedHduError
 from dask_fits.format.descriptors import Tiles, locate
 from dask_fits.format.tiles import TiledLayout
 from dask_fits.planning.boxes import Boxes, batches
 from dask_fits.planning.chunks import ReadCost, ReadPlan
-from dask_fits.planning.selection import Axis, Selection, select
+from dask_fits.planning.selection import Indices, Selection, select
 from dask_fits.planning.tile_plan import (
     HeapPlan,
     TileBox,
+    contiguous_tiles_shape,
     pixel_counts,
     plan_heap,
     plan_rows,
     tile_box,
     tile_cost,
     tile_runs,
-    tile_slab,
     touched_tiles,
 )
 from dask_fits.ranges.byte_range import Coalescing, split_range
@@ -46,8 +47,8 @@ class TiledReader:
 
     store: Store
     layout: TiledLayout
-    rows: bytes | None = field(repr=False)
-    """The rows of the table, where they came with the header; None: they are read when needed."""
+    tile_table: bytes | None = field(repr=False)
+    """The rows of the table, if they came with the header; None: they are read when needed."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -64,31 +65,31 @@ class TiledReader:
         """Number of axes."""
         return len(self.layout.shape)
 
-    def __getitem__(self, key: Any) -> Any:
+    def __getitem__(self, key: Key) -> Any:
         return self.read(select(key, self.shape))
 
     def read(self, selection: Selection) -> Any:
         """Read a selection; see `PixelReader`."""
-        box, tiles = self._locate(selection.axes)
+        box, tiles = self._locate(selection.indices)
         fill = partial(self._fill, box=box, tiles=tiles)
         return read_selection(selection, self.dtype, lambda out: fill(out.reshape(selection.shape)))
 
     def __dask_tokenize__(self) -> tuple[object, ...]:
         return "dask_fits.TiledReader", *version_token(self.store), repr(self.layout)
 
-    def slab(self, limit: int) -> tuple[int, ...]:
+    def contiguous_chunk(self, limit: int) -> tuple[int, ...]:
         """Shape of the largest chunk of at most `limit` bytes; see `PixelReader`."""
-        return tile_slab(self.layout, limit)
+        return contiguous_tiles_shape(self.layout, limit)
 
     def check(self, selection: Selection) -> None:
         """Raise where the wanted tiles cannot be there; reads their rows of the table."""
-        self._locate(selection.axes)
+        self._locate(selection.indices)
 
-    def plan(self, axes: tuple[Axis, ...]) -> ReadPlan:
+    def plan(self, indices: tuple[Indices, ...]) -> ReadPlan:
         """Tell what reading a box of pixels costs; reads the table's rows, but no tile."""
-        box, tiles = self._locate(axes)
+        box, tiles = self._locate(indices)
         ranges = list(plan_heap(tiles, self.store.coalescing).ranges) if box.count else []
-        if self.rows is None and box.count:
+        if self.tile_table is None and box.count:
             ranges += plan_rows(tiles.rows, self.layout, self.store.coalescing).ranges
         parts = (p for wanted in sorted(ranges) for p in split_range(wanted, self.store.part_size))
         return ReadPlan(tuple(parts), int(tiles.lengths.sum()))
@@ -98,9 +99,9 @@ class TiledReader:
         """Shape of a tile."""
         return self.layout.tile
 
-    def estimate(self, axes: tuple[range, ...]) -> ReadCost:
+    def estimate(self, indices: tuple[range, ...]) -> ReadCost:
         """Tell how many pixels are decoded for a box, where tiles lie in their order. Pure."""
-        return tile_cost(axes, self.layout)
+        return tile_cost(indices, self.layout)
 
     def batches(self, boxes: Boxes, limits: Coalescing, *, most: int | None = None) -> list[Batch]:
         """Plan the reading of many boxes; reads the table's rows; see `PixelReader`."""
@@ -138,14 +139,14 @@ class TiledReader:
             *(HeapPlan(heap.ranges, own), numbers, boxes.take(numbers)),
         )
 
-    def _locate(self, axes: tuple[Axis, ...]) -> tuple[TileBox, Tiles]:
+    def _locate(self, indices: tuple[Indices, ...]) -> tuple[TileBox, Tiles]:
         """Find the tiles that a box of pixels needs, and where they lie."""
-        if any(len(axis) == 0 for axis in axes):
-            axes = (range(0),) * len(axes)
+        if any(len(axis) == 0 for axis in indices):
+            indices = (range(0),) * len(indices)
         else:
-            lengths = zip(axes, self.layout.tile, strict=True)
+            lengths = zip(indices, self.layout.tile, strict=True)
             self._check(math.prod(int(axis[-1] // n - axis[0] // n) + 1 for axis, n in lengths))
-        box = tile_box(axes, self.layout)
+        box = tile_box(indices, self.layout)
         return box, self._tiles(box.rows(self.layout), box.pixels)
 
     def _check(self, tiles: float) -> None:
@@ -154,7 +155,7 @@ class TiledReader:
         A damaged header can tell of more of them than there is memory for. Behind a table that is
         not whole there is no heap, hence no tile.
         """
-        stop, size = self.layout.table.stop, self.store.stamp.size
+        stop, size = self.layout.table.stop, self.store.version.size
         if stop > size:
             raise TruncatedFileError(
                 f"{self.where}: the file is truncated: the rows of the tiles end at byte {stop}, "
@@ -173,15 +174,15 @@ class TiledReader:
             self._records(rows),
             self.layout,
             pixels=pixels,
-            file_size=self.store.stamp.size,
+            file_size=self.store.version.size,
             where=self.where,
         )
 
     def _records(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
         """Get rows of the table, ascending: those at hand, those read lately, or read now."""
         layout = self.layout
-        if self.rows is not None or not len(rows):
-            return np.frombuffer(self.rows or b"", layout.row)[rows]
+        if self.tile_table is not None or not len(rows):
+            return np.frombuffer(self.tile_table or b"", layout.row)[rows]
         plan = plan_rows(rows, layout, self.store.coalescing)
         found = {wanted: ROWS.get(self.store, wanted) for wanted in plan.ranges}
         missing = [wanted for wanted, piece in found.items() if piece is None]

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dask_fits.planning.chunks import ReadPlan, slab_shape
-from dask_fits.planning.selection import Axis, Selection, select
+from dask_fits._typing import Key
+from dask_fits.planning.chunks import ReadPlan, contiguous_chunk_shape
+from dask_fits.planning.selection import Indices, Selection, select
 from dask_fits.readers.reader import PixelReader, read_selection
 
 
@@ -35,7 +36,7 @@ class WindowReader:
         """Number of axes."""
         return len(self.shape)
 
-    def __getitem__(self, key: Any) -> Any:
+    def __getitem__(self, key: Key) -> Any:
         return self.read(select(key, self.shape))
 
     def __dask_tokenize__(self) -> tuple[object, ...]:
@@ -46,36 +47,38 @@ class WindowReader:
 
     def read(self, selection: Selection) -> Any:
         """Read a selection; see `PixelReader`."""
-        axes, place = self._inside(selection.axes)
-        found = tuple(len(axis) for axis in axes)
+        indices, place = self._inside(selection.indices)
+        found = tuple(len(axis) for axis in indices)
         if found == selection.shape:
-            return self.image.read(replace(selection, axes=axes))
+            return self.image.read(replace(selection, indices=indices))
 
         def fill(out: npt.NDArray[Any]) -> None:
             box = out.reshape(selection.shape)
             box[...] = self.fill_value
             if 0 not in found:
-                box[place] = self.image.read(Selection.of_box(axes))
+                box[place] = self.image.read(Selection.of_box(indices))
 
         return read_selection(selection, self.dtype, fill)
 
-    def slab(self, limit: int) -> tuple[int, ...]:
+    def contiguous_chunk(self, limit: int) -> tuple[int, ...]:
         """Shape of a chunk of at most `limit` bytes; see `PixelReader`."""
-        return slab_shape(self.shape, itemsize=self.dtype.itemsize, limit=limit)
+        return contiguous_chunk_shape(self.shape, itemsize=self.dtype.itemsize, limit=limit)
 
     def check(self, selection: Selection) -> None:
         """Raise where the wanted pixels cannot be there; see `PixelReader`."""
-        axes, _ = self._inside(selection.axes)
-        self.image.check(Selection.of_box(axes))
+        indices, _ = self._inside(selection.indices)
+        self.image.check(Selection.of_box(indices))
 
-    def plan(self, axes: tuple[Axis, ...]) -> ReadPlan:
+    def plan(self, indices: tuple[Indices, ...]) -> ReadPlan:
         """Tell what reading a box of pixels costs; see `PixelReader`."""
-        return self.image.plan(self._inside(axes)[0])
+        return self.image.plan(self._inside(indices)[0])
 
-    def _inside(self, axes: tuple[Axis, ...]) -> tuple[tuple[Axis, ...], tuple[slice, ...]]:
+    def _inside(
+        self, indices: tuple[Indices, ...]
+    ) -> tuple[tuple[Indices, ...], tuple[slice, ...]]:
         """Find what of a box is on the image: there, and in the box."""
         inside, place = [], []
-        for axis, start, length in zip(axes, self.origin, self.image.shape, strict=True):
+        for axis, start, length in zip(indices, self.origin, self.image.shape, strict=True):
             there = _shifted(axis, start)
             low, high = bisect_left(there, 0), bisect_left(there, length)
             inside.append(there[low:high])
@@ -83,7 +86,7 @@ class WindowReader:
         return tuple(inside), tuple(place)
 
 
-def _shifted(axis: Axis, by: int) -> Axis:
+def _shifted(axis: Indices, by: int) -> Indices:
     if isinstance(axis, range):
         return range(axis.start + by, axis.stop + by, axis.step)
     return axis + by

@@ -14,7 +14,7 @@ from dask_fits.exceptions import (
     MissingDriverError,
     StorageError,
 )
-from dask_fits.storage.redaction import scrubbed, shown
+from dask_fits.storage.redaction import redact_text, redact_url
 from dask_fits.storage.response import DENIED, MISSING
 
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "http": "http", "https": "http"}
@@ -59,10 +59,10 @@ def status_of(error: Exception) -> int | None:
     return found if isinstance(found, int) else None
 
 
-def told(error: Exception, url: str, options: Mapping[str, Any]) -> str:
+def describe(error: Exception, url: str, options: Mapping[str, Any]) -> str:
     """Say what a driver's exception says, without secrets."""
     said = str(error).removeprefix(f"[Errno {getattr(error, 'errno', None)}] ")
-    return scrubbed(said, url, options) or type(error).__name__
+    return redact_text(said, url, options) or type(error).__name__
 
 
 def protocol_of(url: str) -> str:
@@ -93,24 +93,26 @@ def _translated(error: Exception, url: str, options: Mapping[str, Any]) -> FitsE
         return type(ours)(*ours.args)
     status = status_of(error)
     if isinstance(error, FileNotFoundError) or status in MISSING:
-        return FitsFileNotFoundError(f"{shown(url)}: no such file")
+        return FitsFileNotFoundError(f"{redact_url(url)}: no such file")
     if not _NO_CREDENTIALS.isdisjoint(cls.__name__ for cls in type(error).__mro__):
-        said = (
-            f"access denied, no credentials: {told(error, url, options)} ({type(error).__name__})"
+        said = f"{describe(error, url, options)} ({type(error).__name__})"
+        return AccessDeniedError(
+            f"{redact_url(url)}: access denied, no credentials: {said}{access_hint(url)}"
         )
-        return AccessDeniedError(f"{shown(url)}: {said}{access_hint(url)}")
     if isinstance(error, PermissionError) or status in DENIED:
-        return AccessDeniedError(f"{shown(url)}: access denied{access_hint(url)}")
+        return AccessDeniedError(f"{redact_url(url)}: access denied{access_hint(url)}")
     if isinstance(error, ImportError):
         return MissingDriverError(_driver_hint(url, error))
-    return StorageError(f"{shown(url)}: {told(error, url, options)} ({type(error).__name__})")
+    return StorageError(
+        f"{redact_url(url)}: {describe(error, url, options)} ({type(error).__name__})"
+    )
 
 
 def _driver_hint(url: str, error: ImportError) -> str:
     protocol = protocol_of(url)
     extra = _EXTRAS.get(protocol)
     hint = f"install it with: pip install 'dask_fits[{extra}]'" if extra else str(error)
-    return f"{shown(url)}: the driver for {protocol}:// is not installed; {hint}"
+    return f"{redact_url(url)}: the driver for {protocol}:// is not installed; {hint}"
 
 
 def _drop_telling_causes(error: BaseException, url: str, options: Mapping[str, Any]) -> None:
@@ -124,4 +126,4 @@ def _drop_telling_causes(error: BaseException, url: str, options: Mapping[str, A
 
 def _tells_secrets(error: BaseException, url: str, options: Mapping[str, Any]) -> bool:
     said = "\n".join((str(error), *getattr(error, "__notes__", ())))
-    return isinstance(error, BaseExceptionGroup) or scrubbed(said, url, options) != said
+    return isinstance(error, BaseExceptionGroup) or redact_text(said, url, options) != said

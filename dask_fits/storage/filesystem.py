@@ -22,9 +22,10 @@ from fsspec.implementations.dirfs import DirFileSystem
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.registry import known_implementations, registry
 
+from dask_fits._typing import FileSystem
 from dask_fits.exceptions import StorageError
-from dask_fits.storage.flight import Flight
-from dask_fits.storage.redaction import shown
+from dask_fits.storage.redaction import redact_url
+from dask_fits.storage.request_group import RequestGroup
 from dask_fits.storage.response import Transport
 from dask_fits.storage.transfer import TransferConfig
 
@@ -72,7 +73,7 @@ def local_path(url: str, options: Mapping[str, Any]) -> str | None:
     return local_file(url) or path_on_disk(*find(url, options), quoted=is_url(url))
 
 
-def path_on_disk(fs: Any, path: str, *, quoted: bool = False) -> str | None:
+def path_on_disk(fs: FileSystem, path: str, *, quoted: bool = False) -> str | None:
     """Absolute path of a file of a filesystem that is the mounted disks; else None.
 
     `quoted` tells that the path may be written with ``%20`` and the like, as
@@ -156,11 +157,11 @@ def _guarded(protocol: str, options: dict[str, Any]) -> dict[str, Any]:
     return options
 
 
-def glob(fs: Any, path: str) -> list[str]:
+def glob(fs: FileSystem, path: str) -> list[str]:
     """List the paths on a filesystem that a pattern with ``*`` matches, in order."""
     if not fs.async_impl:
         return sorted(map(str, fs.glob(path)))
-    with Flight(fs.loop) as flight:
+    with RequestGroup(fs.loop) as flight:
         return sorted(map(str, flight.wait(fs._glob(path))))  # noqa: SLF001 (what `glob` calls)
 
 
@@ -169,14 +170,14 @@ def is_filesystem(given: object) -> bool:
     return isinstance(given, fsspec.AbstractFileSystem)
 
 
-def beneath(fs: Any, path: str) -> tuple[Any, str]:
+def beneath(fs: FileSystem, path: str) -> tuple[Any, str]:
     """Find the filesystem that a path is on, through those that only put a directory before it."""
     while isinstance(fs, DirFileSystem):
         fs, path = fs.fs, fs._join(path)  # noqa: SLF001 (it has no public way)
     return fs, path
 
 
-def url_of(fs: Any, path: str) -> tuple[str, dict[str, Any], Any]:
+def url_of(fs: FileSystem, path: str) -> tuple[str, dict[str, Any], Any]:
     """Reduce a path on a filesystem to a URL and options.
 
     Returns
@@ -199,7 +200,7 @@ def url_of(fs: Any, path: str) -> tuple[str, dict[str, Any], Any]:
     return url, options, fs
 
 
-def arguments_of(fs: Any) -> dict[str, Any]:
+def arguments_of(fs: FileSystem) -> dict[str, Any]:
     """Name the arguments that a filesystem was made with."""
     names = _parameters(type(fs))
     return {**dict(zip(names, fs.storage_args, strict=False)), **fs.storage_options}
@@ -234,7 +235,7 @@ def connect(
     if isinstance(fs, CachingFileSystem):
         cache = type(fs).protocol if isinstance(type(fs).protocol, str) else type(fs).protocol[0]
         raise StorageError(
-            f"{shown(url)}: fsspec's {cache}:: tells nothing of the version that "
+            f"{redact_url(url)}: fsspec's {cache}:: tells nothing of the version that "
             "a copy is of, and hands out half-written ones; leave it out, or make a copy with "
             "fsspec.open_local and open that"
         )
@@ -300,7 +301,7 @@ def _with_archive(cls: Any, options: dict[str, Any]) -> dict[str, Any]:
     return {**rest, "fo": OpenFile(fs, archive)}
 
 
-def _kept(fs: Any, transfer: TransferConfig) -> Any:
+def _kept(fs: FileSystem, transfer: TransferConfig) -> Any:
     """Make a filesystem that was given as an object fit for our event loop and retries."""
     options = dict(fs.storage_options)
     if _transport(type(fs)) == _TRANSPORTS["s3fs.core"]:

@@ -17,8 +17,9 @@ from typing import Any
 import aiohttp
 import yarl
 
+from dask_fits._typing import FileSystem
 from dask_fits.exceptions import StorageError
-from dask_fits.storage.redaction import shown
+from dask_fits.storage.redaction import redact_url
 from dask_fits.storage.redirects import (
     MAX_REDIRECTS,
     REDIRECTS,
@@ -28,8 +29,8 @@ from dask_fits.storage.redirects import (
     same_origin,
     verbatim,
 )
-from dask_fits.storage.response import Answer, Request, read_answer, read_first, told_size
-from dask_fits.storage.stamp import Stamp
+from dask_fits.storage.response import Request, Response, read_first, read_response, told_size
+from dask_fits.storage.version import FileVersion
 
 _CERTAIN = (aiohttp.ClientSSLError, aiohttp.ServerFingerprintMismatch)
 """Failures to connect that the next attempt would meet again."""
@@ -55,11 +56,11 @@ class HttpTransport:
     parallel = True
     confirms = True
 
-    def __init__(self, fs: Any, path: str) -> None:
+    def __init__(self, fs: FileSystem, path: str) -> None:
         self._fs = fs
         self._url = verbatim(path)
 
-    async def first(self, request: Request) -> tuple[Stamp, memoryview]:
+    async def first(self, request: Request) -> tuple[FileVersion, memoryview]:
         """GET of the first bytes. No HEAD: a URL signed for GET does not allow it."""
         asking = self._ask({"Range": request.header}, request.name)
         kinds = ("ETag", "Last-Modified")
@@ -67,13 +68,13 @@ class HttpTransport:
 
     async def read(self, request: Request, into: memoryview) -> None:
         """GET of a range, on condition that the file is the one that was opened."""
-        condition = _condition(request.stamp) if request.conditional else {}
+        condition = _condition(request.version) if request.conditional else {}
         asking = self._ask({"Range": request.header, **condition}, request.name)
-        await read_answer(asking, request, into)
+        await read_response(asking, request, into)
 
-    def passing(self, error: Exception) -> bool:
+    def is_transient(self, error: Exception) -> bool:
         """Whether an exception of aiohttp may be over at the next attempt."""
-        return passing_in_aiohttp(error)
+        return is_transient_in_aiohttp(error)
 
     async def _size(self, request: Request) -> tuple[int | None, Mapping[str, str]]:
         """Ask for the size alone: by HEAD, or where that is refused for the last byte."""
@@ -86,7 +87,7 @@ class HttpTransport:
     @asynccontextmanager
     async def _ask(
         self, headers: Mapping[str, str], name: str, method: str = "GET"
-    ) -> AsyncIterator[Answer]:
+    ) -> AsyncIterator[Response]:
         fs = self._fs
         session = await fs.set_session()
         # A session does not tell which proxy it has.
@@ -104,7 +105,7 @@ async def ask(
     options: Mapping[str, Any],
     name: str,
     method: str = "GET",
-) -> AsyncIterator[Answer]:
+) -> AsyncIterator[Response]:
     """Send a request through a session of aiohttp, and follow redirects.
 
     Parameters
@@ -133,7 +134,7 @@ async def ask(
             async with send(url, **asked) as response:
                 location = response.headers.get("Location")
                 if not (follows and location and response.status in REDIRECTS):
-                    yield await _answer(response, elsewhere)
+                    yield await _response(response, elsewhere)
                     return
                 target = redirected(url, location, name)
             asked.pop("params", None)  # the server has put what it needs of them into the URL
@@ -163,7 +164,7 @@ async def client_of_one_origin(**options: Any) -> aiohttp.ClientSession:
 async def _check_origin(
     _session: aiohttp.ClientSession, _context: Any, told: aiohttp.TraceRequestRedirectParams
 ) -> None:
-    name = shown(str(told.url))
+    name = redact_url(str(told.url))
     headers = told.response.headers
     location = headers.get("Location") or headers.get("URI") or ""
     target = redirected(told.url, location, name)
@@ -186,7 +187,7 @@ def _stranger(session: Any) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(connector=connector, connector_owner=connector is None)
 
 
-async def _answer(response: aiohttp.ClientResponse, elsewhere: str) -> Answer:
+async def _response(response: aiohttp.ClientResponse, elsewhere: str) -> Response:
     """Take what a server answered; of a refusal the service's own name for the error, too."""
     said = ""
     if response.status in (HTTPStatus.BAD_REQUEST, HTTPStatus.FORBIDDEN):
@@ -194,14 +195,14 @@ async def _answer(response: aiohttp.ClientResponse, elsewhere: str) -> Answer:
             start = await response.content.read(_CODE_WITHIN)
             said = code[1].decode() if (code := _CODE.search(start)) else ""
     body = response.content.iter_any()
-    return Answer(response.status, response.headers, body, said=said, elsewhere=elsewhere)
+    return Response(response.status, response.headers, body, said=said, elsewhere=elsewhere)
 
 
 _NO_TOTAL = aiohttp.ClientTimeout(total=None)
 """Without aiohttp's five minutes for a whole request: a slow line is no fault while bytes come."""
 
 
-def passing_in_aiohttp(error: Exception) -> bool:
+def is_transient_in_aiohttp(error: Exception) -> bool:
     """Whether an exception of aiohttp may be over at the next attempt."""
     if isinstance(error, _CERTAIN) or _is_unknown_host(error):
         return False
@@ -216,8 +217,8 @@ def _is_unknown_host(error: Exception) -> bool:
     return isinstance(cause, socket.gaierror) and cause.errno == socket.EAI_NONAME
 
 
-def _condition(stamp: Stamp) -> dict[str, str]:
-    # A weak ETag never matches (RFC 9110, 13.1.1): it is compared with the answer's instead.
-    if stamp.kind == "ETag" and not stamp.value.startswith("W/"):
-        return {"If-Match": stamp.value}
-    return {"If-Unmodified-Since": stamp.value} if stamp.kind == "Last-Modified" else {}
+def _condition(version: FileVersion) -> dict[str, str]:
+    # A weak ETag never matches (RFC 9110, 13.1.1): it is compared with the response's instead.
+    if version.kind == "ETag" and not version.value.startswith("W/"):
+        return {"If-Match": version.value}
+    return {"If-Unmodified-Since": version.value} if version.kind == "Last-Modified" else {}

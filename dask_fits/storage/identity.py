@@ -16,6 +16,7 @@ from collections.abc import Set as AbstractSet
 from hashlib import blake2b
 from typing import Any
 
+from dask_fits._typing import FileSystem
 from dask_fits.storage.filesystem import arguments_of, is_filesystem
 
 _CREDENTIAL = re.compile(
@@ -50,7 +51,7 @@ _DEPTH = 8
 """How deep options are looked into."""
 
 
-def identity_of(options: Mapping[str, Any], filesystem: Any = None) -> str:
+def identity_of(options: Mapping[str, Any], filesystem: FileSystem | None = None) -> str:
     """Make a short digest of what tells a file apart, besides its URL.
 
     Parameters

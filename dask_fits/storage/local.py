@@ -14,7 +14,7 @@ from dask_fits.ranges.byte_range import ByteRange, Coalescing
 from dask_fits.ranges.cost import DEFAULT_COST
 from dask_fits.storage.errors import storage_errors
 from dask_fits.storage.place import readable
-from dask_fits.storage.stamp import Stamp, changed, check_within
+from dask_fits.storage.version import FileVersion, changed, check_within
 
 LOCAL_BLOCK = 1024 * 1024
 """Bytes that a local read hands over at a time: small enough to be converted from cache."""
@@ -32,7 +32,7 @@ class LocalStore:
 
     url: str
     """Absolute path."""
-    stamp: Stamp
+    version: FileVersion
 
     @property
     def name(self) -> str:
@@ -60,14 +60,14 @@ class LocalStore:
         ranges = [wanted for wanted in ranges if wanted.nbytes]
         if not ranges:
             return
-        check_within(self.name, ranges[-1], self.stamp)
+        check_within(self.name, ranges[-1], self.version)
         longest = max(r.nbytes for r in ranges)
         scratch = memoryview(bytearray(longest if whole else min(longest, LOCAL_BLOCK)))
         with storage_errors(self.name, {}):
             descriptor = os.open(self.url, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
             try:
                 self._check(descriptor)
-                _await_writing(descriptor, self.stamp)
+                _await_writing(descriptor, self.version)
                 for wanted in ranges:
                     for start in range(wanted.start, wanted.stop, len(scratch)):
                         piece = scratch[: min(len(scratch), wanted.stop - start)]
@@ -78,9 +78,9 @@ class LocalStore:
                 os.close(descriptor)
 
     def _check(self, descriptor: int) -> None:
-        found = _stamp(os.fstat(descriptor))
-        if found != self.stamp:
-            raise changed(self.name, found=found, expected=self.stamp)
+        found = _version(os.fstat(descriptor))
+        if found != self.version:
+            raise changed(self.name, found=found, expected=self.version)
 
     def _fill(self, descriptor: int, start: int, piece: memoryview) -> None:
         done = 0
@@ -109,21 +109,21 @@ def open_local(path: str, *, count: int) -> tuple[LocalStore, bytes]:
             raise OSError("is no regular file")  # a pipe, for one, which nobody may ever write to
     if delay := _youth(found, time.time_ns()):
         time.sleep(delay / 1e9)
-    store = LocalStore(path, _stamp(found))
-    first = ByteRange(0, min(count, store.stamp.size))
+    store = LocalStore(path, _version(found))
+    first = ByteRange(0, min(count, store.version.size))
     return store, b"".join(bytes(data) for _, data in store.read_ranges([first], whole=True))
 
 
-def _stamp(found: os.stat_result) -> Stamp:
+def _version(found: os.stat_result) -> FileVersion:
     # No inode number: on network and FUSE mounts it differs from node to node.
-    return Stamp(found.st_size, "mtime_ns", str(found.st_mtime_ns))
+    return FileVersion(found.st_size, "mtime_ns", str(found.st_mtime_ns))
 
 
 def _youth(found: os.stat_result, now: int) -> int:
     """Nanoseconds until a write will give the file another modification time for certain.
 
     The time that the kernel notes goes in steps: a write within the same step as the one before
-    leaves no trace. So a stamp is only good once its step is over. It is, of whatever is at rest:
+    leaves no trace. So a version is only good once its step is over. It is, of whatever is at rest:
     only of a file that was modified a moment ago this is not 0.
     """
     age = now - found.st_mtime_ns
@@ -134,13 +134,13 @@ def _youth(found: os.stat_result, now: int) -> int:
     return _TICK if age < 0 and found.st_ctime_ns > now else 0
 
 
-def _await_writing(descriptor: int, stamp: Stamp) -> None:
+def _await_writing(descriptor: int, version: FileVersion) -> None:
     """Wait for a call of ``write`` that is under way, where there may be one.
 
     A file's modification time is set when ``write`` begins, not when it is done. What it has not
     copied yet would leave no trace, unless the bytes are read after it. To look for data in a file
     waits for the file's lock, which ``write`` holds, on the usual file systems of Linux.
     """
-    if time.time_ns() - int(stamp.value) < _WRITE:
+    if time.time_ns() - int(version.value) < _WRITE:
         with suppress(OSError, AttributeError):  # none of that here, or nothing but holes
             os.lseek(descriptor, 0, os.SEEK_DATA)

@@ -10,11 +10,12 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from dask_fits._typing import FileSystem
 from dask_fits.ranges.byte_range import ByteRange
 from dask_fits.storage.errors import status_of
-from dask_fits.storage.response import PASSING, Request, no_size
-from dask_fits.storage.stamp import Stamp, changed
-from dask_fits.storage.transfer import PassingFaultError
+from dask_fits.storage.response import TRANSIENT_STATUSES, Request, no_size
+from dask_fits.storage.transfer import TransientError
+from dask_fits.storage.version import FileVersion, changed
 
 _STAMP_KEYS = (
     *("ETag", "etag", "VersionId", "version_id", "generation", "md5Hash", "content_hash", "CRC"),
@@ -27,7 +28,7 @@ _CERTAIN = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectory
 
 
 class OtherTransport:
-    """One file of a filesystem that takes no conditions: its stamp is asked for after each read.
+    """One file of a filesystem that takes no conditions: its version is asked for after each read.
 
     A filesystem that is not asynchronous gets one request at a time, with the time-outs and in the
     manner of its driver, in a thread.
@@ -35,7 +36,7 @@ class OtherTransport:
 
     confirms = False
 
-    def __init__(self, fs: Any, path: str) -> None:
+    def __init__(self, fs: FileSystem, path: str) -> None:
         self._fs = fs
         self._path = path
 
@@ -44,14 +45,14 @@ class OtherTransport:
         """Whether the filesystem is asynchronous."""
         return bool(self._fs.async_impl)
 
-    async def first(self, request: Request) -> tuple[Stamp, memoryview]:
+    async def first(self, request: Request) -> tuple[FileVersion, memoryview]:
         """Ask for the file's metadata, then read its first bytes, if any are wanted."""
-        stamp = await self._stat(request)
-        wanted = ByteRange(0, min(request.wanted.stop, stamp.size))
+        version = await self._stat(request)
+        wanted = ByteRange(0, min(request.wanted.stop, version.size))
         into = memoryview(bytearray(wanted.nbytes))
         if wanted.nbytes:
-            await self.read(replace(request, wanted=wanted, stamp=stamp), into)
-        return stamp, into
+            await self.read(replace(request, wanted=wanted, version=version), into)
+        return version, into
 
     async def read(self, request: Request, into: memoryview) -> None:
         """Read a range."""
@@ -60,18 +61,18 @@ class OtherTransport:
         async with self._timeout(request):
             data = await self._call("cat_file", self._path, start=wanted.start, end=wanted.stop)
         if len(data) != wanted.nbytes:
-            if not request.stamp.matches(found := await self._stat(request)):
-                raise changed(request.name, found=found, expected=request.stamp)
-            raise PassingFaultError(f"{len(data)} bytes came of the {wanted.nbytes} asked for")
+            if not request.version.matches(found := await self._stat(request)):
+                raise changed(request.name, found=found, expected=request.version)
+            raise TransientError(f"{len(data)} bytes came of the {wanted.nbytes} asked for")
         into[:] = data
 
-    def passing(self, error: Exception) -> bool:
+    def is_transient(self, error: Exception) -> bool:
         """Whether an exception of a driver may be over at the next attempt."""
         if (status := status_of(error)) is not None:
-            return status in PASSING
+            return status in TRANSIENT_STATUSES
         return isinstance(error, (OSError, EOFError)) and not isinstance(error, _CERTAIN)
 
-    async def _stat(self, request: Request) -> Stamp:
+    async def _stat(self, request: Request) -> FileVersion:
         self._fs.invalidate_cache(self._path)  # a listing from before may be of an older version
         async with self._timeout(request):
             info = await self._call("info", self._path)
@@ -79,7 +80,7 @@ class OtherTransport:
             raise IsADirectoryError("is a directory, not a file")
         if info.get("size") is None:
             raise no_size(request.name)
-        return _stamp(info)
+        return _version(info)
 
     def _timeout(self, request: Request) -> asyncio.Timeout:
         return asyncio.timeout(request.timeout if self.parallel else None)
@@ -105,7 +106,7 @@ async def _in_a_thread(call: Callable[[], Any]) -> Any:
     return await asyncio.wrap_future(done)
 
 
-def _stamp(info: Mapping[str, Any]) -> Stamp:
+def _version(info: Mapping[str, Any]) -> FileVersion:
     size = int(info["size"])
     kind = next((key for key in _STAMP_KEYS if info.get(key)), "")
-    return Stamp(size, kind, str(info[kind])) if kind else Stamp(size)
+    return FileVersion(size, kind, str(info[kind])) if kind else FileVersion(size)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+from dask_fits._typing import FileSystem
 from dask_fits.exceptions import FitsFileNotFoundError
 from dask_fits.storage.errors import storage_errors
 from dask_fits.storage.filesystem import (
@@ -29,7 +30,7 @@ from dask_fits.storage.filesystem import (
     settled,
     url_of,
 )
-from dask_fits.storage.redaction import shown
+from dask_fits.storage.redaction import redact_url
 
 _BYTE = re.compile("[\udc80-\udcff]")
 """How Python holds bytes of a name that are no UTF-8 (PEP 383)."""
@@ -61,14 +62,14 @@ class Place:
     """Whether it is on a mounted disk."""
     options: dict[str, Any] = field(default_factory=dict, repr=False)
     """fsspec storage options; they may hold secrets and are shown nowhere."""
-    filesystem: Any = field(default=None, repr=False)
+    filesystem: FileSystem | None = field(default=None, repr=False)
     """The filesystem itself, where URL and options do not tell it; it can be pickled."""
 
 
 def place_of(
     given: FilePath | Place,
     storage_options: Mapping[str, Any] | None = None,
-    filesystem: Any = None,
+    filesystem: FileSystem | None = None,
 ) -> Place:
     """Find out where a file is.
 
@@ -101,7 +102,7 @@ def place_of(
 def places_of(
     given: FilePath | Place,
     storage_options: Mapping[str, Any] | None = None,
-    filesystem: Any = None,
+    filesystem: FileSystem | None = None,
 ) -> list[FilePath | Place]:
     """List the files that a path or URL stands for: those that match where it has a ``*``.
 
@@ -128,7 +129,7 @@ def places_of(
         fs, path = (filesystem, text) if filesystem is not None else find(*settled(text, options))
         found = glob(fs, path)
     if not found:
-        raise FitsFileNotFoundError(f"{shown(text)}: found no file that matches")
+        raise FitsFileNotFoundError(f"{redact_url(text)}: found no file that matches")
     return [_on(fs, path) for path in found]
 
 
@@ -193,7 +194,9 @@ def _of_text(text: str, options: dict[str, Any]) -> Place:
     return Place(on_disk or text, is_local=on_disk is not None, options={} if on_disk else options)
 
 
-def _check_filesystem(filesystem: Any, storage_options: Mapping[str, Any] | None) -> None:
+def _check_filesystem(
+    filesystem: FileSystem | None, storage_options: Mapping[str, Any] | None
+) -> None:
     _check_alone(storage_options, "filesystem")
     if not is_filesystem(filesystem):
         raise TypeError(f"filesystem must be one of fsspec, not {type(filesystem).__name__}")
@@ -230,7 +233,7 @@ def _path_of_file(given: object) -> str | None:
     return None
 
 
-def _on(fs: Any, path: str) -> Place:
+def _on(fs: FileSystem, path: str) -> Place:
     """Find the place of a path on a filesystem."""
     with storage_errors(path, fs.storage_options):
         fs, path = beneath(fs, path)

@@ -64,20 +64,20 @@ _ENCODED = re.compile(r"[A-Za-z0-9+/_-]{8,}={0,2}")
 """Text that may be base64, as in ``Authorization: Basic``."""
 
 
-def shown(url: str) -> str:
+def redact_url(url: str) -> str:
     """Return a path or URL as it may be shown: without user, password and values of its query.
 
     Examples
     --------
-    >>> shown("https://me:secret@host/a.fits?token=secret&versionId=3")
+    >>> redact_url("https://me:secret@host/a.fits?token=secret&versionId=3")
     'https://host/a.fits?token=***&versionId=3'
     """
-    return "::".join(_shown_step(step) for step in _STEP.split(url))
+    return "::".join(_redact_step(step) for step in _STEP.split(url))
 
 
-def shown_apart(urls: Sequence[str]) -> tuple[str, ...]:
+def redact_urls(urls: Sequence[str]) -> tuple[str, ...]:
     """Return URLs as they may be shown, with numbers where only what is hidden tells them apart."""
-    names = [shown(url) for url in urls]
+    names = [redact_url(url) for url in urls]
     different = Counter(name for name, _ in set(zip(names, urls, strict=True)))
     numbers: dict[str, dict[str, int]] = {}
     told = []
@@ -88,16 +88,16 @@ def shown_apart(urls: Sequence[str]) -> tuple[str, ...]:
     return tuple(told)
 
 
-def scrubbed(text: str, url: str, options: Mapping[str, Any]) -> str:
+def redact_text(text: str, url: str, options: Mapping[str, Any]) -> str:
     """Return what somebody said without the secrets of a URL and its options, and of any URL."""
-    text = _URL.sub(lambda found: shown(found[0]), text.replace(url, shown(url)))
+    text = _URL.sub(lambda found: redact_url(found[0]), text.replace(url, redact_url(url)))
     secrets = _secrets(url, options)
     for secret in secrets:
         text = _without(text, secret)
     return _ENCODED.sub(lambda found: HIDDEN if _holds(found[0], secrets) else found[0], text)
 
 
-def _shown_step(step: str) -> str:
+def _redact_step(step: str) -> str:
     """Return one URL of a chain as it may be shown."""
     protocol, mark, rest = step.partition("://")
     if not mark or protocol.lower() in _LOCAL:
@@ -107,7 +107,7 @@ def _shown_step(step: str) -> str:
     if web:
         place = _PARAMETER.sub(rf"\1{HIDDEN}", place)
     pieces = re.split(r"([&;?#])", query)
-    pieces[::2] = (_shown_piece(piece, web=web) for piece in pieces[::2])
+    pieces[::2] = (_redact_piece(piece, web=web) for piece in pieces[::2])
     return f"{protocol}://{place}{mark}{''.join(pieces)}"
 
 
@@ -126,7 +126,7 @@ def _without_user(rest: str) -> str:
     return f"{host}{mark}{path}"
 
 
-def _shown_piece(piece: str, *, web: bool) -> str:
+def _redact_piece(piece: str, *, web: bool) -> str:
     """Return ``name=value`` of a query without the value, unless that is harmless."""
     name, mark, value = piece.partition("=")
     plain = unquote(name)
@@ -155,13 +155,13 @@ def _secrets(url: str, options: Mapping[str, Any]) -> list[str]:
 
 
 def _in_url(url: str) -> Iterator[str]:
-    """List the secrets of a URL: what `shown` leaves out of it."""
+    """List the secrets of a URL: what `redact_url` leaves out of it."""
     for step in _STEP.split(url):
         place, _, query = _split(step.partition("://")[2], "?#")
         if "@" in place:
             yield from place.rpartition("@")[0].split(":", 1)
         for piece in re.split("[&;?#]", query):
-            if _shown_piece(piece, web=True) != piece:
+            if _redact_piece(piece, web=True) != piece:
                 yield piece.partition("=")[2] or piece
 
 

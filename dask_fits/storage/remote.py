@@ -1,4 +1,4 @@
-"""Files that are not on a mounted disk: concurrent requests, each held to the file's stamp."""
+"""Files that are not on a mounted disk: concurrent requests, each held to the file's version."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from dask_fits.concurrency.cancellation import result_of
-from dask_fits.exceptions import FitsError, UnstampedFileWarning
+from dask_fits.exceptions import FitsError, UnversionedFileWarning
 from dask_fits.ranges.byte_range import ByteRange, Coalescing, split_range
-from dask_fits.storage.errors import access_hint, storage_errors, told
+from dask_fits.storage.errors import access_hint, describe, storage_errors
 from dask_fits.storage.filesystem import connect, links
-from dask_fits.storage.flight import Flight
 from dask_fits.storage.identity import identity_of
 from dask_fits.storage.place import Place
-from dask_fits.storage.redaction import shown
+from dask_fits.storage.redaction import redact_url
+from dask_fits.storage.request_group import RequestGroup
 from dask_fits.storage.response import PreconditionFailedError, Request
-from dask_fits.storage.stamp import Stamp, changed, check_within
-from dask_fits.storage.transfer import PassingFaultError, TransferConfig, retrying
+from dask_fits.storage.transfer import TransferConfig, TransientError, retrying
+from dask_fits.storage.version import FileVersion, changed, check_within
 
 _T = TypeVar("_T")
 
@@ -42,7 +42,7 @@ class RemoteStore:
     """A file behind a web server, an object store or any other fsspec filesystem."""
 
     url: str
-    stamp: Stamp
+    version: FileVersion
     options: dict[str, Any] = field(compare=False)
     """fsspec storage options; they may hold secrets and are shown nowhere."""
     transfer: TransferConfig = field(compare=False)
@@ -57,12 +57,12 @@ class RemoteStore:
         object.__setattr__(self, "identity", identity_of(self.options, self.filesystem))
 
     def __repr__(self) -> str:
-        return f"RemoteStore({self.name!r}, {self.stamp})"
+        return f"RemoteStore({self.name!r}, {self.version})"
 
     @property
     def name(self) -> str:
         """The path or URL as it may be shown."""
-        return shown(self.url)
+        return redact_url(self.url)
 
     @property
     def part_size(self) -> int | None:
@@ -89,12 +89,12 @@ class RemoteStore:
             pieces = deque(p for wanted in pieces for p in split_range(wanted, self.part_size))
         if not pieces:
             return
-        check_within(self.name, pieces[-1], self.stamp)
+        check_within(self.name, pieces[-1], self.version)
         with storage_errors(self.url, self.options):
             file = _RemoteFile(self.url, self.options, self.transfer, self.filesystem)
             most = 2 * self.transfer.max_concurrency if self.parallel else 1
             ahead, coming = 0, deque[tuple[ByteRange, memoryview, list[Future[None]]]]()
-            with Flight(file.loop) as flight:
+            with RequestGroup(file.loop) as flight:
                 while pieces or coming:
                     while pieces and _has_room(ahead + pieces[0].nbytes, len(coming), most):
                         piece = pieces.popleft()
@@ -106,17 +106,17 @@ class RemoteStore:
                     yield piece.start, buffer
                     ahead -= piece.nbytes
                 if not file.transport.confirms:
-                    flight.wait(file.confirm(self.stamp))
+                    flight.wait(file.confirm(self.version))
 
     def _start(
-        self, flight: Flight, file: _RemoteFile, piece: ByteRange
+        self, flight: RequestGroup, file: _RemoteFile, piece: ByteRange
     ) -> tuple[memoryview, list[Future[None]]]:
         """Have the parts of a piece fetched into one buffer."""
         buffer = np.empty(piece.nbytes, np.uint8).data  # not filled with zeros first
         parts = split_range(piece, self.part_size)
         places = (buffer[part.start - piece.start : part.stop - piece.start] for part in parts)
         return buffer, [
-            flight.start(file.read(part, place, self.stamp))
+            flight.start(file.read(part, place, self.version))
             for part, place in zip(parts, places, strict=True)
         ]
 
@@ -133,21 +133,21 @@ def open_remote(place: Place, transfer: TransferConfig, *, count: int) -> tuple[
     url, options = place.url, place.options
     with storage_errors(url, options):
         file = _RemoteFile(url, options, transfer, place.filesystem)
-        with Flight(file.loop) as flight:
-            stamp, first = flight.wait(file.first(count))
+        with RequestGroup(file.loop) as flight:
+            version, first = flight.wait(file.first(count))
     if not transfer.check_version:
-        stamp = Stamp(stamp.size)
-    elif stamp.size and not stamp.kind and transfer.warn_without_stamp:
+        version = FileVersion(version.size)
+    elif version.size and not version.kind and transfer.warn_unversioned:
         # Of the server, not of the file: so Python's filters show it once for all of its files.
         warnings.warn(
-            f"{_server(shown(url))} tells neither ETag nor modification time: that a "
+            f"{_server(redact_url(url))} tells neither ETag nor modification time: that a "
             "file is replaced by one of the same length while it is read cannot be noticed there "
-            "(silence this with transfer=TransferConfig(warn_without_stamp=False))",
-            UnstampedFileWarning,
+            "(silence this with transfer=TransferConfig(warn_unversioned=False))",
+            UnversionedFileWarning,
             stacklevel=4,  # who called dask_fits.open
         )
     parallel = file.transport.parallel
-    store = RemoteStore(url, stamp, options, transfer, parallel, place.filesystem)
+    store = RemoteStore(url, version, options, transfer, parallel, place.filesystem)
     return store, bytes(first)
 
 
@@ -173,35 +173,35 @@ class _RemoteFile:
     ) -> None:
         self.transport, self.loop = connect(url, options, transfer, filesystem)
         self._url = url
-        self._name = shown(url)
+        self._name = redact_url(url)
         self._hint = access_hint(url)
         self._options = options
         self._transfer = transfer
         self._place = f"{_server(self._name)} {options.get('endpoint_url', '')}"
         self._looking = asyncio.Lock()
-        self._now: Stamp | None = None
+        self._now: FileVersion | None = None
 
-    async def first(self, count: int) -> tuple[Stamp, memoryview]:
-        """Stamp of the file, whichever version it is, and up to `count` of its first bytes."""
-        request = self._request(ByteRange(0, count), Stamp(0))
+    async def first(self, count: int) -> tuple[FileVersion, memoryview]:
+        """Ask for the file's version, whichever it is, and for up to `count` of its first bytes."""
+        request = self._request(ByteRange(0, count), FileVersion(0))
         return await self._retrying(lambda: self.transport.first(request), self._name)
 
-    async def read(self, part: ByteRange, into: memoryview, stamp: Stamp) -> None:
+    async def read(self, part: ByteRange, into: memoryview, version: FileVersion) -> None:
         what = f"{self._name}: bytes {part.start} to {part.stop}"
-        request, refusal = self._request(part, stamp), ""
+        request, refusal = self._request(part, version), ""
         for _ in range(2):
             request = replace(request, conditional=self._place not in _WITHOUT_CONDITIONS)
             try:
                 return await self._retrying(partial(self.transport.read, request, into), what)
             except PreconditionFailedError as error:
                 refusal = str(error)
-            await self._check_unchanged(stamp, refusal)
-        raise changed(self._name, found=f"another version ({refusal})", expected=stamp)
+            await self._check_unchanged(version, refusal)
+        raise changed(self._name, found=f"another version ({refusal})", expected=version)
 
-    async def _check_unchanged(self, stamp: Stamp, refusal: str) -> None:
+    async def _check_unchanged(self, version: FileVersion, refusal: str) -> None:
         """Raise unless a server refuses the condition that a file is what it still is.
 
-        It is then read without the condition, from now on every file of that server: each answer
+        It is then read without the condition, from now on every file of that server: each response
         tells the version that it is of.
         """
         async with self._looking:  # for all requests of a read that are refused at the same time
@@ -209,27 +209,27 @@ class _RemoteFile:
                 found = self._now = self._now or (await self.first(1))[0]
             except Exception:  # noqa: BLE001 (that the file changed is what matters)
                 found = None
-        if found is None or not stamp.matches(found):
+        if found is None or not version.matches(found):
             told = f"{found or 'another version'} ({refusal})"
-            raise changed(self._name, found=told, expected=stamp)
+            raise changed(self._name, found=told, expected=version)
         _WITHOUT_CONDITIONS.add(self._place)
 
-    async def confirm(self, stamp: Stamp) -> None:
-        """Check the stamp, where the answers to the reads before did not tell it."""
+    async def confirm(self, version: FileVersion) -> None:
+        """Check the version, where the answers to the reads before did not tell it."""
         found, _ = await self.first(0)
-        if not stamp.matches(found):
-            raise changed(self._name, found=found, expected=stamp)
+        if not version.matches(found):
+            raise changed(self._name, found=found, expected=version)
 
-    def _request(self, wanted: ByteRange, stamp: Stamp) -> Request:
-        return Request(self._name, wanted, stamp, self._transfer.timeout, self._hint)
+    def _request(self, wanted: ByteRange, version: FileVersion) -> Request:
+        return Request(self._name, wanted, version, self._transfer.timeout, self._hint)
 
     async def _retrying(self, make: Callable[[], Awaitable[_T]], what: str) -> _T:
-        def passing(error: Exception) -> bool:
+        def is_transient(error: Exception) -> bool:
             if isinstance(error, FitsError):
                 return False
-            return isinstance(error, PassingFaultError) or self.transport.passing(error)
+            return isinstance(error, TransientError) or self.transport.is_transient(error)
 
         def say(error: Exception) -> str:
-            return f"{what}: {told(error, self._url, self._options)}"
+            return f"{what}: {describe(error, self._url, self._options)}"
 
-        return await retrying(make, config=self._transfer, passing=passing, told=say)
+        return await retrying(make, config=self._transfer, is_transient=is_transient, told=say)

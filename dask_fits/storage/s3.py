@@ -22,11 +22,12 @@ from botocore.exceptions import (
 )
 from botocore.parsers import ResponseParserError
 
+from dask_fits._typing import FileSystem
 from dask_fits.exceptions import StorageError
 from dask_fits.storage.redirects import MAX_REDIRECTS, REDIRECTS, redirected, same_origin
-from dask_fits.storage.response import Answer, Request, read_answer, read_first
-from dask_fits.storage.stamp import Stamp
+from dask_fits.storage.response import Request, Response, read_first, read_response
 from dask_fits.storage.transfer import TransferConfig
+from dask_fits.storage.version import FileVersion
 
 _READ = 256 * 1024
 """Bytes that are taken from a connection at a time."""
@@ -46,11 +47,11 @@ class S3Transport:
     parallel = True
     confirms = True
 
-    def __init__(self, fs: Any, path: str) -> None:
+    def __init__(self, fs: FileSystem, path: str) -> None:
         self._fs = fs
         self._bucket, self._key, self._version = fs.split_path(path)
 
-    async def first(self, request: Request) -> tuple[Stamp, memoryview]:
+    async def first(self, request: Request) -> tuple[FileVersion, memoryview]:
         """GetObject of the first bytes."""
         # An id that S3 tells of a version need not be one that the caller may ask for.
         kinds = ("VersionId", "ETag") if self._fs.version_aware else ("ETag",)
@@ -60,14 +61,14 @@ class S3Transport:
 
     async def read(self, request: Request, into: memoryview) -> None:
         """GetObject of a range, of a pinned version or on condition of the ETag."""
-        stamp = request.stamp
-        tagged = request.conditional and stamp.kind == "ETag"
-        held = {"IfMatch": stamp.value} if tagged else {}
-        held |= _pinned(stamp.value if stamp.kind == "VersionId" else self._version)
+        version = request.version
+        tagged = request.conditional and version.kind == "ETag"
+        held = {"IfMatch": version.value} if tagged else {}
+        held |= _pinned(version.value if version.kind == "VersionId" else self._version)
         asking = self._ask(await self._client(), {"Range": request.header, **held})
-        await read_answer(asking, request, into)
+        await read_response(asking, request, into)
 
-    def passing(self, error: Exception) -> bool:
+    def is_transient(self, error: Exception) -> bool:
         """Whether an exception of botocore may be over at the next attempt."""
         cause = getattr(error, "kwargs", {}).get("error")  # botocore wraps what is raised in it
         certain = isinstance(error, SSLError) or isinstance(cause, StorageError)
@@ -81,7 +82,7 @@ class S3Transport:
         return client
 
     @asynccontextmanager
-    async def _ask(self, client: Any, arguments: Mapping[str, str]) -> AsyncIterator[Answer]:
+    async def _ask(self, client: Any, arguments: Mapping[str, str]) -> AsyncIterator[Response]:
         # With what the filesystem was told to send with every request: a payer, a customer's key.
         asked = self._fs._get_s3_method_kwargs(  # noqa: SLF001 (it has no public way)
             client.get_object, Bucket=self._bucket, Key=self._key, **arguments
@@ -92,11 +93,11 @@ class S3Transport:
             about = error.response["ResponseMetadata"]
             code = error.response.get("Error", {}).get("Code", "")
             said = "" if code.isdigit() else code
-            yield Answer(about["HTTPStatusCode"], about.get("HTTPHeaders", {}), said=said)
+            yield Response(about["HTTPStatusCode"], about.get("HTTPHeaders", {}), said=said)
             return
         about, body = found["ResponseMetadata"], found["Body"]
         try:
-            yield Answer(about["HTTPStatusCode"], about["HTTPHeaders"], _chunks(body))
+            yield Response(about["HTTPStatusCode"], about["HTTPHeaders"], _chunks(body))
         finally:
             body.close()  # does nothing where it was read to its end
 

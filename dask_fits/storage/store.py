@@ -1,7 +1,7 @@
 """Ranged reads from a path or URL.
 
-A store is a small frozen value: where the file is, how to reach it, and the stamp that it had when
-it was opened. It holds no handle, so it can be pickled and used by any thread of any process.
+A store is a small frozen value: where the file is, how to reach it, and the version that it had
+when it was opened. It holds no handle, so it can be pickled and used by any thread of any process.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
+from dask_fits._typing import FileSystem
 from dask_fits.ranges.byte_range import ByteRange, Coalescing
 from dask_fits.storage.local import open_local
 from dask_fits.storage.place import FilePath, Place, place_of
 from dask_fits.storage.remote import RemoteStore, open_remote
-from dask_fits.storage.stamp import Stamp
 from dask_fits.storage.transfer import TransferConfig
+from dask_fits.storage.version import FileVersion
 
 
 class Store(Protocol):
@@ -25,7 +26,7 @@ class Store(Protocol):
         """Absolute path or URL, secrets included: for reaching the file, never for showing."""
 
     @property
-    def stamp(self) -> Stamp:
+    def version(self) -> FileVersion:
         """Identity of the version that was opened."""
 
     @property
@@ -81,9 +82,9 @@ def version_token(store: Store) -> tuple[str | int, ...]:
 
     Not by all storage options: they may hold secrets, and most do not change the file.
     """
-    stamp = store.stamp
+    version = store.version
     place = store.identity if isinstance(store, RemoteStore) else ""
-    return store.url, stamp.size, stamp.kind, stamp.value, *([place] if place else [])
+    return store.url, version.size, version.kind, version.value, *([place] if place else [])
 
 
 def open_store(
@@ -92,7 +93,7 @@ def open_store(
     transfer: TransferConfig | None,
     *,
     count: int,
-    filesystem: Any = None,
+    filesystem: FileSystem | None = None,
 ) -> tuple[Store, bytes]:
     """Look a file up and read its first bytes, in one request where the storage lets us.
 

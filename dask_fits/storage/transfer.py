@@ -57,9 +57,9 @@ class TransferConfig:
     """Hold every read to the version that was opened, by ETag, modification time, S3 version or
     GCS generation. False is for servers behind one name that tell one file differently: then the
     size alone is compared, and of a file that is replaced by one of the same length nothing is
-    noticed. The stamp is the size alone, so that names of arrays do not depend on which machine
+    noticed. The version is the size alone, so that names of arrays do not depend on which machine
     answered."""
-    warn_without_stamp: bool = True
+    warn_unversioned: bool = True
     """Warn where a server offers neither ETag nor modification time, so that of a file that is
     replaced while it is read only a change of its length can be noticed."""
 
@@ -93,7 +93,7 @@ def _changed(values: dict[str, Any]) -> TransferConfig:
     return TransferConfig(**values)
 
 
-class PassingFaultError(Exception):
+class TransientError(Exception):
     """A fault that may be over at the next attempt."""
 
     def __init__(self, said: str, *, wait: float = 0.0) -> None:
@@ -106,7 +106,7 @@ async def retrying(
     request: Callable[[], Awaitable[_T]],
     *,
     config: TransferConfig,
-    passing: Callable[[Exception], bool],
+    is_transient: Callable[[Exception], bool],
     told: Callable[[Exception], str],
 ) -> _T:
     """Make a request until it succeeds, fails for good, or the bounds of `config` are reached.
@@ -132,7 +132,7 @@ async def retrying(
             async with _places(asyncio.get_running_loop(), config.max_concurrency):
                 return await request()
         except Exception as error:
-            if not passing(error):
+            if not is_transient(error):
                 raise
             failed = failed or time.monotonic()
             elapsed = time.monotonic() - failed

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import xarray as xr
 
+from dask_fits._typing import Position, Size
 from dask_fits.xarray_backend.attributes import HEADER, PRIMARY_HEADER, WCS_CARDS, attribute
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class _Fits(Generic[T]):
 
         return current_wcs(self._obj, self._image, self._where)
 
-    def cutout(self, position: Any, size: Any, *, mode: Any = "trim") -> T:
+    def cutout(self, position: Position, size: Size, *, mode: Any = "trim") -> T:
         """Cut a box around a position out of the image; see `dask_fits.cutout.cutout`.
 
         Parameters

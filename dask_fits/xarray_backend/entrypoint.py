@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from xarray.backends import BackendEntrypoint
 
+from dask_fits._typing import FileSystem
 from dask_fits.hints import explains_arguments
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class FitsBackendEntrypoint(BackendEntrypoint):
         world_coords: bool = False,
         storage_options: Mapping[str, Any] | None = None,
         transfer: TransferConfig | None = None,
-        filesystem: Any = None,
+        filesystem: FileSystem | None = None,
     ) -> xr.Dataset:
         """Open the images of one pixel grid as a Dataset of lazy variables; reads headers only.
 
@@ -112,7 +113,7 @@ class FitsBackendEntrypoint(BackendEntrypoint):
         world_coords: bool = False,
         storage_options: Mapping[str, Any] | None = None,
         transfer: TransferConfig | None = None,
-        filesystem: Any = None,
+        filesystem: FileSystem | None = None,
     ) -> dict[str, xr.Dataset]:
         """Open all images, those of each pixel grid as a Dataset; reads headers only.
 
@@ -162,7 +163,7 @@ class FitsBackendEntrypoint(BackendEntrypoint):
             return False
 
 
-def _open(url: Any, storage_options: Any, transfer: Any, filesystem: Any) -> Any:
+def _open(url: Any, storage_options: Any, transfer: Any, filesystem: FileSystem | None) -> Any:
     from dask_fits.file.fits_file import open as open_file
 
     if filesystem is not None and isinstance(url, str):

@@ -55,7 +55,7 @@ class Group:
         """The image whose WCS is that of all: the first that has one."""
         return next((image for image in self.images if image.has_wcs), self.images[0])
 
-    def takes(self, image: Image) -> bool:
+    def accepts(self, image: Image) -> bool:
         """Whether an image is on the same grid."""
         known = self.reference
         if known.grid.shape != image.grid.shape:
@@ -65,7 +65,7 @@ class Group:
             return True
         return _is_same(known.grid.wcs, image.grid.wcs) or _is_resolved(known, image)
 
-    def lacks(self, image: Image) -> bool:
+    def is_missing(self, image: Image) -> bool:
         """Whether an image fills a gap: it has the others' version, and a name of its own."""
         names = {known.label for known in self.images}
         return image.label not in names and self.images[0].hdu.ver == image.hdu.ver
@@ -86,8 +86,8 @@ def group_images(hdus: Iterable[HDU]) -> list[Group]:
     """Put images together that are on one pixel grid, in the order in which they come."""
     groups: list[Group] = []
     for image in map(image_of, hdus):
-        taking = [group for group in groups if group.takes(image)]
-        lacking = [group for group in taking if group.lacks(image)]
+        taking = [group for group in groups if group.accepts(image)]
+        lacking = [group for group in taking if group.is_missing(image)]
         if taking:
             (lacking or taking)[-1].images.append(image)
         else:

@@ -205,7 +205,7 @@ class SkyArray(LazyArray):
 
     def take(self, selection: Selection) -> Any:
         """Compute the positions of a selection."""
-        places = np.meshgrid(*selection.axes, indexing="ij")
+        places = np.meshgrid(*selection.indices, indexing="ij")
         found = self._transform.forward(dict(zip(self._dims, places, strict=True)))
         return found[self._name][selection.key]
 

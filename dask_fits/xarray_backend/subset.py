@@ -12,6 +12,7 @@ import xarray as xr
 from astropy.coordinates import SkyCoord
 from astropy.wcs import WCS
 
+from dask_fits._typing import Position, Size
 from dask_fits.cutout import box_around, needs_sky
 from dask_fits.exceptions import FitsFormatError, NotAnImageError
 from dask_fits.wcs.geometry import to_pixels
@@ -38,7 +39,7 @@ def current_wcs(obj: Object, image: xr.Variable, where: str) -> WCS:
 
 
 def cutout_slices(
-    obj: Object, image: xr.Variable, where: str, position: Any, size: Any, mode: Any
+    obj: Object, image: xr.Variable, where: str, position: Position, size: Size, mode: Any
 ) -> dict[Hashable, slice]:
     """Find the box of a cutout; see `FitsAccessor.cutout`."""
     if mode not in ("trim", "strict"):

@@ -16,7 +16,7 @@ _PATIENCE = 1.0
 """Seconds that cancelled requests have to end in; they take milliseconds."""
 
 
-class Flight:
+class RequestGroup:
     """The requests of one read."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:

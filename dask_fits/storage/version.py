@@ -9,7 +9,7 @@ from dask_fits.ranges.byte_range import ByteRange
 
 
 @dataclass(frozen=True, slots=True)
-class Stamp:
+class FileVersion:
     """Identity of one version of a file, taken when it is opened and checked at every read."""
 
     size: int
@@ -19,11 +19,12 @@ class Stamp:
     whatever else the storage has; empty where it has nothing but the size."""
     value: str = ""
 
-    def matches(self, found: Stamp) -> bool:
-        """Whether a stamp that is found later is of the version that has this one."""
+    def matches(self, found: FileVersion) -> bool:
+        """Whether a version that is found later is of the version that has this one."""
         if self.size != found.size or not self.kind:
             return self.size == found.size
-        # Compared weakly: some servers mark the same tag as weak in one answer and not in another.
+        # Compared weakly: some servers mark the same tag as weak in one response and not in
+        # another.
         one, other = self.value.removeprefix("W/"), found.value.removeprefix("W/")
         return self.kind == found.kind and one == other
 
@@ -31,7 +32,7 @@ class Stamp:
         return f"{self.size} bytes, {self.kind} {self.value}" if self.kind else f"{self.size} bytes"
 
 
-def changed(name: str, *, found: Stamp | str, expected: Stamp) -> FileChangedError:
+def changed(name: str, *, found: FileVersion | str, expected: FileVersion) -> FileChangedError:
     """Build the error for a file that is not the version that was opened."""
     same_size = isinstance(found, str) or found.size == expected.size
     hint = _HINT if same_size and expected.kind in ("ETag", "Last-Modified") else ""
@@ -47,10 +48,10 @@ _HINT = (
 )
 
 
-def check_within(name: str, wanted: ByteRange, stamp: Stamp) -> None:
+def check_within(name: str, wanted: ByteRange, version: FileVersion) -> None:
     """Raise where a range reaches past the end of the file."""
-    if wanted.stop > stamp.size:
+    if wanted.stop > version.size:
         raise TruncatedFileError(
             f"{name}: bytes {wanted.start} to {wanted.stop} are needed, "
-            f"but the file ends at byte {stamp.size}"
+            f"but the file ends at byte {version.size}"
         )
