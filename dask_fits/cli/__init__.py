@@ -35,7 +35,7 @@ def cli() -> None:
     dask-fits stats   image.fits --hdu SCI
     dask-fits preview image.fits -o image.png
     dask-fits cutout  image.fits --ra 250.42 --dec 36.46 --size 2arcmin -o cut.fits
-    dask-fits cutouts 'tiles/*.fits' --catalog stars.csv --size 64 -o versions
+    dask-fits cutouts 'tiles/*.fits' --catalog stars.csv --size 64 -o stamps
     """  # noqa: D301 (click wants the character that \b stands for)
 
 
