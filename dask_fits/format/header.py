@@ -45,7 +45,8 @@ _NEXT_CARD = re.compile(
 # END with something behind it that belongs to no longer keyword, such as END=, END / or a tab.
 _ODD_END = re.compile(rb"END(?![A-Za-z0-9_-])")
 _STRING = re.compile(r" *'((?:[^']|'')*+)'")
-_NUMBER = re.compile(r"([+-]?) *((?:\.\d+|\d+(?:\.\d*)?))(?: *[DdEe] *([+-]? *\d+))?")
+NUMBER = re.compile(r"([+-]?) *((?:\.\d+|\d+(?:\.\d*)?))(?: *[DdEe] *([+-]? *\d+))?")
+"""A number of a card: sign, digits and exponent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +142,7 @@ def parse_value(field: str) -> Value:
         return None
     if text in ("T", "F"):
         return text == "T"
-    number = _NUMBER.fullmatch(text)
+    number = NUMBER.fullmatch(text)
     if number is None:
         raise ValueError(f"not a FITS value: {text!r}")
     sign, digits, exponent = number.groups()

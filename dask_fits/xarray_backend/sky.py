@@ -16,7 +16,7 @@ from xarray.indexes import CoordinateTransform, CoordinateTransformIndex
 from dask_fits.planning.selection import Selection
 from dask_fits.wcs.geometry import from_sky, to_sky
 from dask_fits.wcs.header import WcsText
-from dask_fits.wcs.turns import Extent, extent_of
+from dask_fits.wcs.turns import Extent, pixel_edges
 from dask_fits.xarray_backend.arrays import LazyArray, renewed
 from dask_fits.xarray_backend.grid import Pixels, Sky, make_grid, nearest
 
@@ -161,7 +161,7 @@ class SkyTransform(CoordinateTransform):
         along = [self.pixels[axis] if isinstance(axis, str) else [axis] for axis in self.plane]
         if not all(map(len, along)):
             return None
-        x, y = map(extent_of, along)
+        x, y = map(pixel_edges, along)
         return Extent((x[0], y[0]), (x[1], y[1]))
 
     @property

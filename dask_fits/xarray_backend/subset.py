@@ -17,7 +17,7 @@ from dask_fits.cutout import box_around, needs_sky
 from dask_fits.exceptions import FitsFormatError, NotAnImageError
 from dask_fits.wcs.geometry import to_pixels
 from dask_fits.wcs.header import WcsText
-from dask_fits.wcs.plane import Plane, plane_of
+from dask_fits.wcs.plane import Plane, plane_without_wcs
 from dask_fits.wcs.resampling import resampled
 from dask_fits.wcs.turns import Extent, is_distorted
 from dask_fits.xarray_backend.attributes import WCS_CARDS, WCS_TABLES, attribute
@@ -107,7 +107,7 @@ class _Plane:
         try:
             grid = make_grid(text, where)
         except FitsFormatError as error:
-            grid, whole = plain_grid(text.shape), plane_of(text, error, where)
+            grid, whole = plain_grid(text.shape), plane_without_wcs(text, error, where)
         left = [dim for dim in grid.dims if dim in image.dims]
         dims = left[-2:]
         if whole is not None and whole.celestial is not None:
