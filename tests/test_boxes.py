@@ -428,7 +428,7 @@ def test_cells_are_those_of_each_box_in_turn(data: st.DataObject, lengths: list[
                 (int(np.ravel_multi_index(index, shape)) if shape else 0, number, local)
             )
     found = cells(boxes, shape)
-    assert list(zip(found.flat, found.owner, found.local, strict=True)) == expected
+    assert list(zip(found.grid_index, found.box, found.box_index, strict=True)) == expected
 
 
 @given(st.lists(st.integers(1, 50), max_size=40), BATCHES)

@@ -188,7 +188,7 @@ def test_rows_of_a_file_that_changed_while_they_were_read_are_not_kept(
     rewriting(tmp_path / "packed.fits", monkeypatch, 0)
     with pytest.raises(FileChangedError):
         reader[0, 0]
-    assert len(rows._pieces) == 0
+    assert len(rows._contents) == 0
     monkeypatch.undo()
 
 

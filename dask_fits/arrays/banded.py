@@ -25,7 +25,15 @@ from dask.utils import format_bytes, parse_bytes
 
 from dask_fits.arrays.computations import watch_computations
 from dask_fits.planning.band_reads import Index, Part, divide
-from dask_fits.planning.bands import Bands, Box, Costs, Window, find_bands, hull, uncut
+from dask_fits.planning.bands import (
+    Bands,
+    Box,
+    Costs,
+    Window,
+    bounding_box,
+    find_bands,
+    suggest_chunk_shape,
+)
 from dask_fits.planning.chunks import ReadPlan
 from dask_fits.planning.selection import Selection, select
 from dask_fits.readers.reader import HduReader, PixelReader
@@ -145,7 +153,7 @@ class BandLayer(Layer):
         return key
 
     def _joining(self, key: Any, boxes: list[Box], pieces: list[Any]) -> Task:
-        whole = hull(boxes)
+        whole = bounding_box(boxes)
         shape = tuple(item.stop for item in self.window.key_within(whole, whole))
         places = [self.window.key_within(box, whole) for box in boxes]
         return Task(key, partial(_join, shape, places), *map(TaskRef, pieces))
@@ -242,7 +250,7 @@ def array_name(reader: PixelReader, window: Window) -> str:
     chunks = [np.asarray(lengths, np.int64) for lengths in window.chunks]
     if window.lengths == reader.shape and all(window.kept):
         return "fits-" + tokenize(reader, chunks)
-    return "fits-" + tokenize(reader, chunks, window.axes, window.kept)
+    return "fits-" + tokenize(reader, chunks, window.axis_ranges, window.kept)
 
 
 def narrow(window: Window, selection: Selection) -> tuple[Window, tuple[Any, ...] | None]:
@@ -309,7 +317,7 @@ def warn_of(reader: HduReader, window: Window, bands: Bands) -> None:
     warnings.warn(
         f"{reader.where}: chunks of {window.longest} cut through what lies together in the file: "
         f"a full read {what}, where Dask's array.chunk-size is {format_bytes(limit)}; chunks such "
-        f"as {uncut(window, bands, _costs(reader))} do not",
+        f"as {suggest_chunk_shape(window, bands, _costs(reader))} do not",
         da.PerformanceWarning,
         stacklevel=4,
     )
