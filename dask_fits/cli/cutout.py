@@ -164,9 +164,9 @@ def cutout_command(opener: Opener, **options: Any) -> None:
 def _write_cutout(output: str, hdu: HDU, window: WindowReader, *, overwrite: bool) -> None:
     """Read the pixels of a window and write them as a FITS file."""
     from dask_fits.writing.atomic import write_atomically
-    from dask_fits.writing.box import cut_fits
+    from dask_fits.writing.box import box_to_fits
 
-    write_atomically(output, cut_fits(hdu, window[...], window.origin), overwrite=overwrite)
+    write_atomically(output, box_to_fits(hdu, window[...], window.origin), overwrite=overwrite)
 
 
 def _make_window(hdu: HDU, given: _CutoutOptions) -> WindowReader:

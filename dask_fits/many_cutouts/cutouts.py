@@ -174,7 +174,7 @@ class Cutouts:
     ) -> Cutouts:
         """Write each cutout as a FITS file, in Dask's current scheduler.
 
-        Stored values, keywords kept, world coordinates moved; see `dask_fits.writing.box.cut_fits`.
+        Stored values, keywords kept, world coordinates moved; see `dask_fits.writing.box`.
         HDUs of one row make one file, which is written whole or, if one of them cannot be read, not
         at all. ``cutouts.csv`` lists the status of each cutout.
 

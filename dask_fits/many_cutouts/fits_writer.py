@@ -22,7 +22,7 @@ from dask_fits.file.hdu import HDU
 from dask_fits.many_cutouts.rows import Rows
 from dask_fits.many_cutouts.tasks import Errors, Part
 from dask_fits.writing.atomic import check_is_free, write_atomically
-from dask_fits.writing.box import Template, cut_file
+from dask_fits.writing.box import Template, boxes_to_fits
 from dask_fits.writing.fill import stored_fill
 
 SUMMARY = "cutouts.csv"
@@ -277,4 +277,4 @@ class FitsBlockWriter:
                 templates[output.image] = Template.of(self.hdus[output.image])
             array = arrays[output.row, output.slot]
             contents.append((templates[output.image], array, output.origin))
-        write_atomically(self.paths[outputs[0].row], cut_file(contents), overwrite=True)
+        write_atomically(self.paths[outputs[0].row], boxes_to_fits(contents), overwrite=True)
