@@ -15,7 +15,7 @@ from dask_fits.cli.cutout import cutout_command
 from dask_fits.cli.cutouts import cutouts_command
 from dask_fits.cli.output import say
 from dask_fits.cli.stop import stopped_by_signals, what_stopped
-from dask_fits.concurrency.cancellation import CancelScope, leave_soon
+from dask_fits.concurrency.cancellation import CancelScope, exit_promptly
 from dask_fits.exceptions import FitsError
 
 _PROGRAM = "dask-fits"
@@ -77,7 +77,7 @@ def _run() -> int:
         _print_message(error.format_message())
         return error.exit_code
     except (KeyboardInterrupt, click.Abort) as stop:
-        leave_soon()
+        exit_promptly()
         message, code = what_stopped(stop)
         _print_message(message)
         return code

@@ -43,7 +43,7 @@ from dask_fits.many_cutouts.tasks import (
     reading_tasks,
 )
 from dask_fits.planning.chunks import ReadPlan
-from dask_fits.storage.place import readable
+from dask_fits.storage.place import utf8_name
 from dask_fits.storage.redaction import redact_urls
 from dask_fits.storage.transfer import TransferConfig
 
@@ -218,7 +218,7 @@ class Cutouts:
 
     def _file_names(self) -> list[str]:
         """Return the names of the files as they can be written as UTF-8."""
-        return [readable(name) for name in self.files]
+        return [utf8_name(name) for name in self.files]
 
     def _origins(self) -> Integers:
         """Return the pixel y, x of the image that is each cutout's first; 0 if it has no image."""

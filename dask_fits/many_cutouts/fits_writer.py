@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dask_fits._typing import Integers
-from dask_fits.concurrency.cancellation import check_wanted
+from dask_fits.concurrency.cancellation import raise_if_cancelled
 from dask_fits.cutout import Mode
 from dask_fits.exceptions import FitsError, FitsFormatError, printable
 from dask_fits.file.hdu import HDU
@@ -227,7 +227,7 @@ class FitsBlockWriter:
         # What of an image's header is written with each of its cutouts, made once.
         templates: dict[tuple[int, int], Template] = {}
         for row in rows.tolist():
-            check_wanted()
+            raise_if_cancelled()
             outputs = [output for output in self.outputs if output.row == row]
             failed = [errors[row, out.slot] for out in outputs if (row, out.slot) in errors]
             try:

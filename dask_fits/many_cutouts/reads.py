@@ -102,7 +102,7 @@ class _BoxRequest:
         """
         limits = self.image.hdu.store.coalescing
         # The images are read concurrently, so that fewer ranges of each are fetched at once.
-        limits = replace(limits, few=limits.few // image_count)
+        limits = replace(limits, connections=limits.connections // image_count)
         boxes, clip_offsets = self.image.clip(self.box_indices)
         # A trimmed cutout begins with the first pixel on the image, wherever its box begins.
         offsets = np.zeros_like(clip_offsets) if self.mode == "trim" else clip_offsets

@@ -14,10 +14,10 @@ import zarr
 from zarr.errors import ContainsArrayError, ContainsGroupError
 
 from dask_fits._typing import Integers
-from dask_fits.concurrency.cancellation import check_wanted
+from dask_fits.concurrency.cancellation import raise_if_cancelled
 from dask_fits.many_cutouts.tasks import Errors, Part, ResultSpec, assemble
 from dask_fits.storage.errors import storage_errors
-from dask_fits.storage.filesystem import links, local_path
+from dask_fits.storage.filesystem import local_path, split_chain
 from dask_fits.storage.redaction import redact_url
 
 INCOMPLETE = "incomplete"
@@ -93,7 +93,7 @@ class ZarrWriter:
         with self._driver_errors():
             data = self._open_group("r+")["data"]
             for row, cutout in zip(rows.tolist(), cutouts, strict=True):
-                check_wanted()
+                raise_if_cancelled()
                 data[row] = cutout
         return errors
 
@@ -109,7 +109,7 @@ class ZarrWriter:
 
 def _local_directory(store: str) -> Path | None:
     """Return the directory on disk that a path or URL names; None if it names none."""
-    path = local_path(store, {}) if len(links(store)) == 1 else None
+    path = local_path(store, {}) if len(split_chain(store)) == 1 else None
     return None if path is None else Path(path)
 
 

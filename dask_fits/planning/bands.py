@@ -276,7 +276,7 @@ def _plan_level(tile_edges: Edges, window: Window, depth: int, costs: Costs) -> 
         # How small the tiles between are is unknown. If their bytes may be few enough to be read
         # over, tiles are fetched with several bands.
         limits = costs.limits
-        max_gap = limits.max_gap if cost.requests > limits.few else limits.small_gap
+        max_gap = limits.max_gap if cost.requests > limits.connections else limits.small_gap
         bytes_per_pixel = 2.0 if cost.requests > 1 and cost.gap <= _PACKED * max_gap else 1.0
     return _Level(
         edges=edges,

@@ -289,7 +289,7 @@ def _inner_run(
 def _are_gaps_read(axis: range, itemsize: int, limits: Coalescing) -> bool:
     """Return whether the gaps between every n-th pixel are read over, to spare requests."""
     gap = (axis.step - 1) * itemsize
-    max_gap = limits.max_gap if len(axis) > limits.few else limits.small_gap
+    max_gap = limits.max_gap if len(axis) > limits.connections else limits.small_gap
     return gap <= max_gap and _run_pixels(len(axis), axis.step) * itemsize <= limits.max_bridged
 
 
