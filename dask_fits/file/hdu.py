@@ -12,7 +12,7 @@ from dask_fits._typing import Chunks, Key, Position, Size
 from dask_fits.exceptions import NotAnImageError, printable, renew
 from dask_fits.file.in_memory import InMemory
 from dask_fits.format.hdu_summary import hdu_summary, hdu_summary_html
-from dask_fits.format.header import without_controls
+from dask_fits.format.header import replace_controls
 from dask_fits.format.header_text import HeaderText
 from dask_fits.format.layout import HduLayout, Kind
 from dask_fits.format.listing import shown_name
@@ -188,7 +188,7 @@ class HDU:
         """Parse the header as the file has it, into a new `astropy.io.fits.Header`."""
         from astropy.io import fits
 
-        text = without_controls(self.header_text)
+        text = replace_controls(self.header_text)
         # Unlike `fromstring`, this corrects what it can, such as bytes beyond ASCII.
         header = fits.Header.fromfile(io.BytesIO(text))
         if self.kind != "compressed-image" or self.layout.defect:

@@ -14,7 +14,7 @@ from dask_fits.format.header import (
     find_end,
     find_odd_end,
     parse_header,
-    with_plain_end,
+    replace_odd_end,
 )
 from dask_fits.format.header_text import HeaderText
 from dask_fits.format.layout import HduLayout, hdu_layout
@@ -160,19 +160,19 @@ def _parse(store: Store, start: int, text: bytes, length: int, *, index: int) ->
     """Parse the header that `text` begins with, `length` bytes of whole blocks."""
     size = store.version.size
     where = f"{store.name}: HDU {index}"
-    header = parse_header(with_plain_end(text[:length].ljust(length)), where=where)
+    header = parse_header(replace_odd_end(text[:length].ljust(length)), where=where)
     layout = hdu_layout(header, index=index, start=start, file_size=size)
     if length > len(text) and layout.data_range.nbytes:
         raise TruncatedHeaderError(
             f"{where}: the file ends inside the header: found {len(text)} bytes, expected {length}"
         )
-    if not header.text.startswith(text[:length]):
+    if not header.raw.startswith(text[:length]):
         warn(f"{where}: found more than END in the END card, expected blanks")
     _warn_if_truncated(layout, size, where)
     read_ahead = text[layout.next_header - start :]
     return HeaderRead(
         layout=layout,
-        text=HeaderText(header.text),
+        text=HeaderText(header.raw),
         tile_table=_tile_table(layout, text[length:]),
         read_ahead=read_ahead if len(read_ahead) >= BLOCK else b"",
     )

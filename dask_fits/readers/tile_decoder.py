@@ -118,7 +118,7 @@ class TileDecoder:
         stored = scaling.stored.newbyteorder("=")
         if quantized:
             floats = dest if in_place else self._scratch[1].array(shape, stored)
-            unquantize_tiles(values, floats, tiles=tiles, members=tile_index, layout=layout)
+            unquantize_tiles(values, floats, tiles=tiles, tile_index=tile_index, layout=layout)
             values = floats
         elif layout.fill is not None:
             # ZBLANK is a column: each tile has an undefined value of its own.

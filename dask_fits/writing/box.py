@@ -28,7 +28,7 @@ from astropy.io.fits.card import Undefined
 from dask_fits.exceptions import FitsFormatError, one_line
 from dask_fits.file.hdu import HDU
 from dask_fits.file.whole_hdus import read_hdus
-from dask_fits.format.checksum import encoded, sum32
+from dask_fits.format.checksum import encode_checksum, sum32
 from dask_fits.format.header import BLOCK, CARD
 from dask_fits.wcs.tables import table_keys
 
@@ -380,7 +380,7 @@ def _hdu_bytes(
         # The sum of the whole HDU is to be zero, so it is taken with a CHECKSUM of zeros.
         new = Card("CHECKSUM", "0" * 16, "HDU checksum")
         cards = _replace_cards(cards, sum_cards, new)
-        new.value = encoded(sum32(_header_bytes(cards, hdu, card_bytes), data_sum))
+        new.value = encode_checksum(sum32(_header_bytes(cards, hdu, card_bytes), data_sum))
     return [_header_bytes(cards, hdu, card_bytes), data, bytes(-len(data) % BLOCK)]
 
 
