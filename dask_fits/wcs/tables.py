@@ -114,7 +114,7 @@ def check_coordinate_tables(
         _check_coordinates(lookup, shape, key, where)
         for n, index in indices.items():
             # The axes of the array are in the reverse order, behind them the coordinates.
-            length = shape[-1 - lookup.table_axes[n]]
+            length = shape[-1 - int(lookup.table_axes[n])]  # PVi_3 may be written as a float
             _check_index(index, length, f"{where}: PS{n}_2{key}", lookup.table[0])
 
 
