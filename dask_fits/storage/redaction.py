@@ -72,7 +72,7 @@ _HOST = re.compile(r"\[[0-9A-Fa-f:.]*\]|[0-9]+(?:\.[0-9]+){3}|localhost")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s\"'<>]+")
 """A URL within a message."""
 
-_MATRIX_PARAMETER = re.compile(r"(;[^=;/]*=)[^;/]*")
+_MATRIX_PARAMETER = re.compile(r"(;[^=;/]*=)(?P<value>[^;/]*)")
 """``;name=value`` within a path."""
 
 _PUBLIC = frozenset(("endpoint_url", "region_name", "profile", "project"))
@@ -191,9 +191,12 @@ def _list_secrets(url: str, options: Mapping[str, Any]) -> list[str]:
 
 
 def _list_url_secrets(url: str) -> Iterator[str]:
-    """Yield the secrets of a URL: user, password, and the values of its query that are hidden."""
+    """Yield the secrets of a URL: user, password, and the values of parameters that are hidden."""
     for link in _CHAIN_JOINT.split(url):
-        address, _, query = _split_at_first(link.partition("://")[2], "?#")
+        protocol, _, location = link.partition("://")
+        address, _, query = _split_at_first(location, "?#")
+        if _WEB.search(protocol):
+            yield from (match["value"] for match in _MATRIX_PARAMETER.finditer(address))
         if "@" in address:
             yield from address.rpartition("@")[0].split(":", 1)
         for parameter in re.split("[&;?#]", query):
