@@ -107,8 +107,9 @@ class WatchedStore:
         for wanted in ranges:
             assert self.allowed.start <= wanted.start < wanted.stop <= self.allowed.stop, wanted
             self.asked.append(wanted)
-            # Pieces as small as the interface permits, in a buffer that is used again.
-            size = wanted.nbytes if whole else 16
+            # Pieces as small as the interface permits, in a buffer that is used again; of a long
+            # range a few hundred of them.
+            size = wanted.nbytes if whole else 16 * (1 + wanted.nbytes // 4096)
             buffer = bytearray(size)
             for start in range(wanted.start, wanted.stop, size):
                 piece = memoryview(buffer)[: min(size, wanted.stop - start)]
