@@ -70,6 +70,7 @@ def write(tmp_path: Path) -> Callable[[bytes], Path]:
 
     def to_file(content: bytes) -> Path:
         path = tmp_path / "bad.fits"
+        path.unlink(missing_ok=True)  # what is written over waits for the disk
         path.write_bytes(content)
         return path
 

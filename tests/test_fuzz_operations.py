@@ -22,7 +22,7 @@ from tests.recording import put
 
 pytestmark = pytest.mark.filterwarnings("ignore::astropy.utils.exceptions.AstropyWarning")
 
-FILES = int(os.environ.get("DASK_FITS_FUZZ", "250"))
+FILES = int(os.environ.get("DASK_FITS_FUZZ", "150"))
 SECONDS = 5.0
 """Of the processor's time, for one operation on one file."""
 MEGABYTES = 500.0
