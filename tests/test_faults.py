@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from itertools import product
 from typing import Any
 
 import fsspec
@@ -140,9 +141,17 @@ def check(expected: type[FitsError] | None, do: Any, *args: Any, **details: Any)
     assert time.monotonic() - started < BOUND
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=label)
-@pytest.mark.parametrize("lasting", [False, True], ids=["once", "always"])
-@pytest.mark.parametrize("do", [opening, full_read, cutout])
+def cases() -> Iterator[Any]:
+    """Each fault, once and lasting, through both protocols; and each in all three of the reads."""
+    reads = [opening, full_read, cutout]
+    for number, fault in enumerate(FAULTS):
+        for n, (lasting, place) in enumerate(product([False, True], ["http", "s3"])):
+            do = reads[(number + n) % 3]
+            words = label(fault), "always" if lasting else "once", do.__name__, place
+            yield pytest.param(fault, lasting, do, place, id="-".join(words))
+
+
+@pytest.mark.parametrize(("fault", "lasting", "do", "place"), list(cases()), indirect=["place"])
 def test_right_pixels_or_the_named_error(
     place: dict[str, Any], server: RangeServer, fault: tuple[Any, ...], *, lasting: bool, do: Any
 ) -> None:
@@ -157,7 +166,8 @@ EXITS = """
 import sys, dask_fits
 from dask_fits import StorageError, TransferConfig
 url, options, faults = sys.argv[1], eval(sys.argv[2]), sys.argv[3:]
-transfer = TransferConfig(part_size=65536, attempts=2, backoff=0.01, timeout=0.3)
+dask_fits.from_fits(url, storage_options=options)  # imports take longer than the time-out
+transfer = TransferConfig(part_size=65536, attempts=2, backoff=0.01, timeout=1)
 image = dask_fits.from_fits(url, storage_options=options, transfer=transfer)
 for chunks in ((200, -1), -1):
     try:
@@ -168,14 +178,22 @@ for chunks in ((200, -1), -1):
 
 
 @pytest.mark.parametrize(
-    ("kind", "first"), [("stall", 1), ("stall", 6), ("reset-midway", 2), ("no-range", 1)]
+    ("place", "kind", "first"),
+    [
+        ("http", "stall", 1),
+        ("s3", "stall", 6),
+        ("http", "reset-midway", 2),
+        ("s3", "reset-midway", 2),
+        ("http", "no-range", 1),
+    ],
+    indirect=["place"],
 )
 def test_nothing_is_left_at_exit(
     place: dict[str, Any], server: RangeServer, kind: str, first: int
 ) -> None:
     """A process that ends right after a failed read leaves no connection, task or complaint."""
     before = server.connections  # of this process, kept for its next request
-    server.fail(kind, first=first + 1, count=None)  # the first request is of opening
+    server.fail(kind, first=first + 2, count=None)  # the first two requests are of opening
     options = repr(place.get("storage_options"))
     command = [sys.executable, "-W", "error", "-c", EXITS, place["url"], options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
