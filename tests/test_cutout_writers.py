@@ -987,14 +987,8 @@ def in_cells(overlap: bool) -> np.ndarray:
     return first * step + BOX / 2 - 0.3
 
 
-@pytest.mark.parametrize("kind", ["zarr", "files"])
 @pytest.mark.parametrize(
-    "overlap",
-    [
-        False,
-        True,
-    ],
-    ids=["apart", "overlapping"],
+    ("kind", "overlap"), [("files", False), ("zarr", True)], ids=["apart", "overlapping"]
 )
 def test_large_jobs_are_written_in_bounded_memory(
     large: list[str], tmp_path: Path, kind: str, overlap: bool
