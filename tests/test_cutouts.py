@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import pickle
 import subprocess
@@ -10,7 +11,6 @@ import warnings
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ from dask_fits.many_cutouts import tasks
 from dask_fits.planning import boxes as planner
 from dask_fits.wcs.geometry import sky_axes
 from tests.fits_files import fits_bytes, same_bits
+from tests.pairwise import pairwise
 from tests.recording import RecordingFileSystem, put
 from tests.servers.range_server import RangeServer
 from tests.test_oracle import COVERED, needs_corpus, placed, quiet_astropy
@@ -324,17 +325,17 @@ def together(*parts: SkyCoord) -> SkyCoord:
 # Against Cutout2D
 
 
-@pytest.mark.parametrize("mode", ["partial", "trim", "strict"])
-@pytest.mark.parametrize("name", SKY)
-def test_positions_on_the_sky(tmp_path: Path, name: str, mode: Any) -> None:
+@pytest.mark.parametrize(
+    ("name", "mode", "size"), pairwise(list(SKY), ["partial", "trim", "strict"], [9, (14, 7)])
+)
+def test_positions_on_the_sky(tmp_path: Path, name: str, mode: Any, size: Any) -> None:
     data = content(FLOATS, SKY[name])
     image, seed = known(data), len(name)
     positions = on_the_sky(image.wcs, seed, beyond=4.0 if "sky" in name else 25.0)
-    for size in (9, (14, 7)):
-        found = dask_fits.cutouts(written_to(tmp_path, "a.fits", data), positions, size, mode=mode)
-        expected = by_astropy([image], positions, size, mode)
-        assert {row.status for row in expected} >= {"ok", "partial"}
-        assert_as_astropy(found, expected, worlds=10)
+    found = dask_fits.cutouts(written_to(tmp_path, "a.fits", data), positions, size, mode=mode)
+    expected = by_astropy([image], positions, size, mode)
+    assert {row.status for row in expected} >= {"ok", "partial"}
+    assert_as_astropy(found, expected, worlds=10)
 
 
 @pytest.mark.parametrize("name", ["TAN", "SIP", "TPV", "FK5", "swapped"])
@@ -474,7 +475,7 @@ def test_the_kinds_of_pixels_are_those_meant(
     assert np.isnan(kinds["BLANK"][1].pixels[4:9, 6:30]).all()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     st.data(),
     st.sampled_from(sorted(KINDS)),
@@ -1232,7 +1233,7 @@ def test_a_dense_catalogue_is_read_in_small_tasks(monkeypatch: pytest.MonkeyPatc
             found = dask_fits.cutouts(url, positions, 32)
         assert len(found.plan.chunks) > 5
         ranges = sorted(found.plan.ranges)
-        assert all(one.stop <= other.start for one, other in pairwise(ranges))
+        assert all(one.stop <= other.start for one, other in itertools.pairwise(ranges))
         assert max(wanted.nbytes for wanted in ranges) < 60_000
         assert same_bits(found.data.compute(), expected.data.compute())
         one = Cutout2D(pixels, tuple(positions[7]), 32, mode="partial")

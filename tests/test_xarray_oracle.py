@@ -21,6 +21,7 @@ from astropy.wcs import WCS
 
 from dask_fits import FitsError, FitsWarning, NotAnImageError, TruncatedFileError
 from tests.fits_files import blocks, card, primary, same_bits
+from tests.pairwise import pairwise
 from tests.recording import put
 from tests.test_oracle import (
     COVERED,
@@ -440,9 +441,7 @@ def deeply_copied(ds: xr.Dataset, place: Path) -> xr.Dataset:
 WAYS = [to_zarr, to_netcdf, pickled, deeply_copied]
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("chunks", [None, {}])
-@pytest.mark.parametrize("name", KEPT)
+@pytest.mark.parametrize(("name", "way", "chunks"), pairwise(list(KEPT), WAYS, [None, {}]))
 def test_there_and_back(
     kept: dict[str, bytes], tmp_path: Path, name: str, chunks: Any, way: Callable[..., Any]
 ) -> None:
