@@ -293,7 +293,7 @@ def covered(runs: list[Interval]) -> int:
     return sum(stop - start for start, stop in runs)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.data(), st.sampled_from(NAMES), LIMITS, BATCHES)
 def test_every_pixel_of_every_box_comes_once_and_no_byte_twice(
     images: dict[str, Image],
@@ -369,7 +369,7 @@ def test_touching_rows_can_be_cut_apart_and_overlapping_ones_never(
     ) == (13 * 88)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.data(), st.sampled_from(NAMES), LIMITS)
 def test_one_box_costs_what_reading_it_alone_costs(
     images: dict[str, Image], data: st.DataObject, name: str, limits: Coalescing

@@ -216,7 +216,7 @@ ANGULAR = st.one_of(
 )
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(st.data(), st.sampled_from(sorted(PLAIN)), st.sampled_from(MODES))
 def test_pixel_positions(worlds: Images, data: st.DataObject, name: str, mode: str) -> None:
     image = worlds[name]
@@ -227,7 +227,7 @@ def test_pixel_positions(worlds: Images, data: st.DataObject, name: str, mode: s
     assert_as_cutout2d(image, position, size, mode, data.draw(fills(image[1].pixels)))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.data(), st.sampled_from(sorted(WORLDS)), st.sampled_from(MODES))
 def test_positions_on_the_sky(worlds: Images, data: st.DataObject, name: str, mode: str) -> None:
     image = worlds[name]
@@ -938,7 +938,7 @@ def assert_window(found: Any, expected: Any) -> None:
         assert found.flags.c_contiguous
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(st.data(), SHAPES, st.sampled_from(DTYPES), st.sampled_from([0, 0, 2]))
 def test_a_window_of_a_plain_image(
     data: st.DataObject, shape: tuple[int, ...], dtype: str, beyond: int
@@ -1047,7 +1047,7 @@ def test_the_token_of_a_window() -> None:
     assert tokens[0] == WindowReader(watched_reader(FLOATS), (0, -1), (3, 4), 0).__dask_tokenize__()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(st.data(), st.integers(0, 77 * 2))
 def test_a_truncated_image_is_an_error_only_where_wanted_pixels_are_missing(
     data: st.DataObject, length: int

@@ -51,7 +51,7 @@ def check_ranges(
         assert found.nbytes <= bridged or found.nbytes == size * np.count_nonzero(holder == index)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.data(), shapes, st.sampled_from(["u1", "i2", "f4", "f8"]), GAPS, BRIDGES)
 def test_every_wanted_byte_is_fetched_once(data, shape, dtype, gap: int, bridged: int) -> None:
     array = pixels(shape, dtype)
@@ -257,7 +257,7 @@ def dask_indexes(array: np.ndarray, key: Any, chunks: Any) -> bool:
     return same_bits(found, array[key])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.data(), shapes)
 def test_indexing_the_dask_array_reads_what_was_planned(data, shape) -> None:
     array = pixels(shape)

@@ -103,13 +103,13 @@ def assert_as_numpy(array: np.ndarray, key: Any) -> None:
         assert found.flags.c_contiguous
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.data(), shapes, st.sampled_from(DTYPES))
 def test_a_valid_key(data: st.DataObject, shape: tuple[int, ...], dtype: str) -> None:
     assert_as_numpy(pixels(shape, dtype), data.draw(keys(shape)))
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(st.data(), shapes)
 def test_a_key_that_may_be_out_of_bounds(data: st.DataObject, shape: tuple[int, ...]) -> None:
     assert_as_numpy(pixels(shape), data.draw(keys(shape, beyond=2)))
@@ -156,7 +156,7 @@ def outer(array: np.ndarray, key: tuple[Any, ...]) -> np.ndarray:
     return array
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.data(), shapes, st.sampled_from(DTYPES))
 def test_outer_indexing(data: st.DataObject, shape: tuple[int, ...], dtype: str) -> None:
     items = (slices(n) | lists(n) | ints(n) if n else slices(n) | lists(n) for n in shape)
