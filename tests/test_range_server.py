@@ -1,4 +1,4 @@
-"""The project's own HTTP server, asked by plain clients and by fsspec."""
+"""What other tests rely on of the project's own HTTP server: its log, ranges and conditions."""
 
 from __future__ import annotations
 
@@ -11,12 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from email.utils import parsedate_to_datetime
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
-from urllib.error import HTTPError
-from urllib.parse import quote
 from urllib.request import Request as UrlRequest
 from urllib.request import urlopen
 
-import fsspec
 import pytest
 
 from tests.servers.range_server import BLOCK, RangeServer, Request
@@ -29,13 +26,9 @@ LARGE = os.urandom(4 * BLOCK + 17)
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("served")
-    (root.parent / "secret").write_bytes(b"secret")
     (root / "a.bin").write_bytes(CONTENT)
     (root / "large.bin").write_bytes(LARGE)
     (root / "empty.bin").write_bytes(b"")
-    (root / "night 1").mkdir()
-    (root / "night 1" / "M 31 100% é+#.fits").write_bytes(b"galaxy")
-    (root / "way-out").symlink_to(root.parent / "secret")
     return root
 
 
@@ -129,20 +122,6 @@ def test_range_that_cannot_be_satisfied(
     assert server.bytes == 0
 
 
-@pytest.mark.parametrize(
-    "asked", ["bytes=5-2", "bytes=-", "bytes=a-b", "lines=1-2", "bytes=0-1,5-6", "bytes=1"]
-)
-def test_range_that_is_not_understood_gets_the_file(connection: HTTPConnection, asked: str) -> None:
-    response, body = ask(connection, Range=asked)
-    assert (response.status, body) == (200, CONTENT)
-    assert "Content-Range" not in response.headers
-
-
-def test_empty_file(connection: HTTPConnection) -> None:
-    response, body = ask(connection, "/empty.bin")
-    assert (response.status, body, response.headers["Content-Length"]) == (200, b"", "0")
-
-
 def test_if_match(connection: HTTPConnection, directory: Path) -> None:
     file = directory / "changing.bin"
     file.write_bytes(b"first")
@@ -190,74 +169,6 @@ def test_keep_alive_and_close(connection: HTTPConnection) -> None:
     assert connection.sock is None
 
 
-def test_pipelined_requests(server: RangeServer) -> None:
-    with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2]))) as client:
-        first = b"GET /a.bin HTTP/1.1\r\nHost: x\r\nRange: bytes=0-1\r\n\r\n"
-        last = b"GET /a.bin HTTP/1.1\r\nHost: x\r\nRange: bytes=-3\r\nConnection: close\r\n\r\n"
-        client.sendall(first + last)
-        answer = b"".join(iter(lambda: client.recv(65536), b""))
-    assert answer.count(b"HTTP/1.1 206 Partial Content\r\n") == 2
-    assert answer.endswith(b"\r\n\r\nend")
-
-
-@pytest.mark.parametrize(
-    "sent", [b"nonsense\r\n\r\n", b"GET /a.bin HTTP/1.1\r\nno colon\r\n\r\n", b"x" * 200_000]
-)
-def test_bad_request(server: RangeServer, sent: bytes) -> None:
-    with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2]))) as client:
-        client.sendall(sent)
-        assert client.recv(65536).startswith(b"HTTP/1.1 400 ")
-
-
-def test_http_1_0_closes(server: RangeServer) -> None:
-    with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2]))) as client:
-        client.sendall(b"GET /a.bin HTTP/1.0\r\n\r\n")
-        assert b"".join(iter(lambda: client.recv(65536), b"")).endswith(CONTENT)
-
-
-def test_other_methods(connection: HTTPConnection) -> None:
-    connection.request("POST", "/a.bin", body=b"content")
-    response = connection.getresponse()
-    assert (response.status, response.headers["Allow"]) == (405, "GET, HEAD")
-
-
-def test_percent_encoded_path_and_query(server: RangeServer) -> None:
-    path = "/night 1/M 31 100% é+#.fits"
-    with urlopen(server.url + quote(path) + "?version=2", timeout=10) as response:
-        assert response.read() == b"galaxy"
-    assert server.log == [Request("GET", path, None, 200, 6)]
-
-
-@pytest.mark.parametrize(
-    "path",
-    [
-        "/missing.bin",
-        "/",
-        "/night%201",
-        "/a.bin/more",
-        "/../secret",
-        "/%2e%2e/secret",
-        "/night%201/..%2f..%2fsecret",
-        "//etc/passwd",
-        "/%2fetc/passwd",
-        "/way-out",
-        "/a.bin%00",
-    ],
-)
-def test_what_is_not_below_the_directory_is_not_found(
-    server: RangeServer, connection: HTTPConnection, path: str
-) -> None:
-    response, body = ask(connection, path)
-    assert (response.status, body) == (404, b"")
-    assert [request.status for request in server.log] == [404]
-
-
-def test_not_found_is_an_error_for_urllib(server: RangeServer) -> None:
-    with pytest.raises(HTTPError, match="404") as caught:
-        urlopen(UrlRequest(server.url + "/missing", headers={"Range": "bytes=0-1"}), timeout=10)
-    caught.value.close()
-
-
 def test_many_connections_at_once(server: RangeServer) -> None:
     ranges = [(n * 5000, n * 5000 + 40_000 + n) for n in range(64)]
 
@@ -290,31 +201,6 @@ def test_a_client_that_hangs_up_is_logged_with_what_was_sent(directory: Path) ->
     assert by_path["/a.bin"].bytes == SIZE
 
 
-def test_fsspec(server: RangeServer) -> None:
-    fs, path = fsspec.core.url_to_fs(server.url + "/large.bin")
-    found = fs.info(path)
-    assert found["size"] == len(LARGE)
-    assert found["ETag"].startswith('"')
-    server.clear()
-    assert fs.cat_file(path, start=1000, end=300_000) == LARGE[1000:300_000]
-    assert server.log == [Request("GET", "/large.bin", "bytes=1000-299999", 206, 299_000)]
-    starts, stops = [0, 50_000, 1_000_000], [10, 50_001, len(LARGE)]
-    assert fs.cat_ranges([path] * 3, starts, stops, on_error="raise") == [
-        LARGE[start:stop] for start, stop in zip(starts, stops, strict=True)
-    ]
-    assert server.requests == 4
-    encoded = server.url + quote("/night 1/M 31 100% é+#.fits")
-    assert fs.cat_file(encoded, start=1, end=4) == b"ala"
-    with pytest.raises(FileNotFoundError):
-        fs.info(server.url + "/missing")
-
-
-def test_fsspec_file(server: RangeServer) -> None:
-    with fsspec.open(server.url + "/large.bin", block_size=2**16) as file:
-        file.seek(-100, 2)
-        assert file.read() == LARGE[-100:]
-
-
 def test_nothing_is_left_behind(directory: Path) -> None:
     descriptors, threads = _descriptors(), threading.enumerate()
     with warnings.catch_warnings():
@@ -332,18 +218,6 @@ def test_nothing_is_left_behind(directory: Path) -> None:
                 socket.create_connection(address)
     assert threading.enumerate() == threads
     assert _descriptors() <= descriptors
-
-
-def test_the_server_stops_when_the_block_raises(directory: Path) -> None:
-    threads = threading.enumerate()
-    with pytest.raises(ZeroDivisionError), RangeServer(directory):
-        raise ZeroDivisionError
-    assert threading.enumerate() == threads
-
-
-def test_directory_must_exist(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        RangeServer(tmp_path / "missing")
 
 
 def _descriptors() -> set[str]:

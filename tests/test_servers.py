@@ -1,4 +1,4 @@
-"""The servers of the tests, each asked by fsspec and by a plain client."""
+"""What other tests rely on of the servers: conditions, versions, logs, and that they end."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.servers.caddy import CaddyServer, caddy_server
 from tests.servers.gcs import BUCKET, GcsServer
 from tests.servers.process import ROOT
 from tests.servers.range_server import RangeServer
-from tests.servers.s3 import PRIVATE, PUBLIC, VERSIONED, S3Server
+from tests.servers.s3 import PRIVATE, S3Server
 from tests.servers.webdav import WebdavServer, webdav_server
 
 CONTENT = bytes(range(256)) * 5 + b"end"
@@ -42,44 +42,6 @@ def ask(
         return response.status, response.headers, response.read()
     finally:
         connection.close()
-
-
-@pytest.mark.parametrize("which", ["caddy_server", "webdav_server", "s3_server", "gcs_server"])
-def test_read_with_fsspec(which: str, request: pytest.FixtureRequest) -> None:
-    server = request.getfixturevalue(which)
-    url = server.put(NAME, CONTENT)
-    fs, path = fsspec.core.url_to_fs(url, **server.storage_options, skip_instance_cache=True)
-    assert fs.info(path)["size"] == SIZE
-    assert fs.cat_file(path) == CONTENT
-    assert fs.cat_file(path, start=100, end=300) == CONTENT[100:300]
-    assert fs.cat_ranges([path] * 2, [0, 1200], [10, SIZE]) == [CONTENT[:10], CONTENT[1200:]]
-    with fs.open(path) as file:
-        file.seek(-3, 2)
-        assert file.read() == b"end"
-
-
-@pytest.mark.parametrize(
-    ("which", "stamp"),
-    [
-        ("caddy_server", "ETag"),
-        ("webdav_server", "etag"),
-        ("s3_server", "ETag"),
-        ("gcs_server", "generation"),
-    ],
-)
-def test_replaced_content_has_another_stamp(
-    which: str, stamp: str, request: pytest.FixtureRequest
-) -> None:
-    server = request.getfixturevalue(which)
-    stamps = []
-    for n in range(5):
-        url = server.put("replaced.bin", b"content %d" % n)
-        options = {**server.storage_options, "skip_instance_cache": True}
-        fs, path = fsspec.core.url_to_fs(url, **options)
-        stamps.append(fs.info(path)[stamp])
-        assert fs.cat_file(path) == b"content %d" % n
-    assert len(set(stamps)) == 5
-    assert None not in stamps
 
 
 def plain_headers(server: CaddyServer | WebdavServer) -> dict[str, str]:
@@ -131,16 +93,6 @@ def test_caddy_log(caddy_server: CaddyServer) -> None:
     assert caddy_server.log == []
 
 
-def test_webdav_asks_for_the_password(webdav_server: WebdavServer) -> None:
-    url = webdav_server.put("secret.bin", CONTENT)
-    assert ask(f"{webdav_server.endpoint}/secret.bin")[0] == 401
-    assert webdav_server.password not in repr(webdav_server)
-    wrong = {**webdav_server.storage_options, "auth": (webdav_server.user, "wrong")}
-    fs, path = fsspec.core.url_to_fs(url, **wrong)
-    with pytest.raises(Exception, match="401"):
-        fs.cat_file(path)
-
-
 def s3(options: dict[str, Any]) -> Any:
     return fsspec.filesystem("s3", skip_instance_cache=True, **options)
 
@@ -154,49 +106,6 @@ def s3_call(fs: Any, method: str, **request: Any) -> tuple[dict[str, Any], bytes
             return answer, await body.read()
 
     return sync(fs.loop, call)
-
-
-def test_s3_credentials(s3_server: S3Server) -> None:
-    private = s3_server.put("a.bin", CONTENT)
-    public = s3_server.put("a.bin", CONTENT, bucket=PUBLIC)
-    signed, anonymous = s3(s3_server.storage_options), s3(s3_server.anonymous_options)
-    assert signed.cat_file(private) == signed.cat_file(public) == CONTENT
-    assert anonymous.cat_file(public, start=3, end=6) == CONTENT[3:6]
-    assert f"{PUBLIC}/a.bin" in anonymous.ls(PUBLIC)
-    for forbidden in (lambda: anonymous.cat_file(private), lambda: anonymous.ls(PRIVATE)):
-        with pytest.raises(PermissionError):
-            forbidden()
-    for wrong in ("key", "secret"):
-        fs = s3({**s3_server.storage_options, wrong: "AKIANOTTHERIGHTONE00"})
-        for url in (private, public):
-            with pytest.raises(PermissionError):
-                fs.cat_file(url)
-
-
-def test_s3_listing(s3_server: S3Server) -> None:
-    for name in ("list/a.bin", "list/b.bin", "list/deeper/c.bin"):
-        s3_server.put(name, CONTENT)
-    fs = s3(s3_server.storage_options)
-    assert sorted(fs.ls(f"{PRIVATE}/list")) == [
-        f"{PRIVATE}/list/a.bin",
-        f"{PRIVATE}/list/b.bin",
-        f"{PRIVATE}/list/deeper",
-    ]
-    assert {PRIVATE, PUBLIC, VERSIONED} <= set(fs.ls(""))
-
-
-def test_s3_versions(s3_server: S3Server) -> None:
-    contents = [b"content %d" % n for n in range(4)]
-    for content in contents:
-        url = s3_server.put("v.bin", content, bucket=VERSIONED)
-    s3_server.put("v.bin.more", CONTENT, bucket=VERSIONED)
-    versions = s3_server.versions("v.bin")
-    assert len(versions) == 4
-    assert s3_server.versions("missing") == []
-    fs = s3({**s3_server.storage_options, "version_aware": True})
-    assert fs.info(url)["VersionId"] == versions[-1]
-    read = [fs.cat_file(f"{url}?versionId={version}") for version in versions]
-    assert read == contents
 
 
 @pytest.mark.parametrize("which", ["moto", "range server"])
@@ -233,28 +142,6 @@ def test_s3_if_match(which: str, s3_server: S3Server, tmp_path: Path) -> None:
 def gcs_addresses(server: GcsServer, name: str) -> list[str]:
     """Both addresses of an object's bytes."""
     return [server.media(name), server.media(name).replace("/download/", "/")]
-
-
-def test_gcs_ranges(gcs_server: GcsServer) -> None:
-    gcs_server.put(NAME, CONTENT)
-    for url in gcs_addresses(gcs_server, NAME):
-        status, headers, body = ask(url)
-        assert (status, body) == (200, CONTENT)
-        generation = headers["x-goog-generation"]
-        assert int(generation) > 0
-        for asked, start, stop in [
-            ("bytes=3-5", 3, 6),
-            ("bytes=1200-", 1200, SIZE),
-            ("bytes=-3", SIZE - 3, SIZE),
-            ("bytes=1200-99999", 1200, SIZE),
-        ]:
-            status, headers, body = ask(url, headers={"Range": asked})
-            assert (status, body) == (206, CONTENT[start:stop])
-            assert headers["Content-Range"] == f"bytes {start}-{stop - 1}/{SIZE}"
-            assert headers["x-goog-generation"] == generation
-            assert headers["x-goog-stored-content-length"] == str(SIZE)
-        status, headers, body = ask(url, headers={"Range": f"bytes={SIZE}-"})
-        assert (status, headers["Content-Range"], body) == (416, f"bytes */{SIZE}", b"")
 
 
 def test_gcs_generations(gcs_server: GcsServer) -> None:
