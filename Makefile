@@ -11,7 +11,7 @@ demo: $(READY)
 	$(BIN)/python -m examples.demo
 
 test: $(READY)
-	$(BIN)/pytest --numprocesses auto --dist loadfile --cov --cov-report term
+	$(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder --cov --cov-report term
 
 check: lint types test
 
