@@ -35,7 +35,9 @@ from tests.memory import peak_below
 from tests.test_oracle import CORPUS, FILES, needs_corpus
 from tests.tiled_files import Quantize, tiled_extension, tiled_parts
 
-EXAMPLES = int(os.environ.get("DASK_FITS_FUZZ", "150"))
+pytestmark = pytest.mark.timeout(600)  # hundreds of files in one test, on a busy machine
+
+EXAMPLES = int(os.environ.get("DASK_FITS_FUZZ", "300"))
 SECONDS = 2.0
 """Of the processor's time, for all that is done with one file."""
 SMALL = 1_000_000

@@ -20,9 +20,12 @@ import dask_fits
 from tests.fuzz_files import WORLD
 from tests.recording import put
 
-pytestmark = pytest.mark.filterwarnings("ignore::astropy.utils.exceptions.AstropyWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::astropy.utils.exceptions.AstropyWarning"),
+    pytest.mark.timeout(600),  # hundreds of files in one test, on a busy machine
+]
 
-FILES = int(os.environ.get("DASK_FITS_FUZZ", "150"))
+FILES = int(os.environ.get("DASK_FITS_FUZZ", "250"))
 SECONDS = 5.0
 """Of the processor's time, for one operation on one file."""
 MEGABYTES = 500.0
