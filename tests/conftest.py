@@ -11,7 +11,6 @@ import pytest
 from distributed import Client, LocalCluster
 from hypothesis import settings
 
-from tests.patience import until
 from tests.servers.caddy import CaddyServer
 from tests.servers.caddy import caddy_server as run_caddy_server
 from tests.servers.gcs import GcsServer
@@ -21,6 +20,7 @@ from tests.servers.s3 import S3Server
 from tests.servers.s3 import s3_server as run_s3_server
 from tests.servers.webdav import WebdavServer
 from tests.servers.webdav import webdav_server as run_webdav_server
+from tests.support.patience import until
 
 # gcsfs looks at it when it is imported, and else asks the emulator for what it does not have.
 os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"

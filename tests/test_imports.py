@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "dask_fits"
+from tests.support.data import ROOT
+
+PACKAGE = ROOT / "dask_fits"
 
 LAYERS = [
     {"exceptions"},

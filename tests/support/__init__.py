@@ -1,0 +1,1 @@
+"""What test modules share: files, worlds, corpus, mutations, and how to look at traffic."""
