@@ -38,7 +38,7 @@ from dask_fits.readers import row_cache, tiled
 from dask_fits.readers.row_cache import RowCache
 from dask_fits.readers.window import WindowReader
 from tests.servers.range_server import RangeServer
-from tests.support import worlds
+from tests.support import worlds as many_worlds
 from tests.support.corpus import (
     COVERED,
     needs_corpus,
@@ -332,7 +332,9 @@ TABLES = ["lookup", "detector", "lookup of a swapped image", "all that HST has"]
 @pytest.mark.parametrize("name", TABLES)
 def test_tables_of_distortions_move_with_the_pixels(name: str) -> None:
     """Cutout2D leaves them where they were; here a pixel keeps its place on the sky."""
-    hdu = dask_fits.open(put("tables.fits", worlds.written(*worlds.IMAGES[name]())))["SCI"]
+    hdu = dask_fits.open(put("tables.fits", many_worlds.written(*many_worlds.IMAGES[name]())))[
+        "SCI"
+    ]
     whole = hdu.wcs
     at = np.random.default_rng(3).uniform(0, 20, (30, 2))
     for position, mode in (((50, 40), "trim"), ((3, 78), "trim"), ((3, 78), "partial")):
