@@ -25,14 +25,15 @@ types: $(READY)
 bench: $(BENCH_READY)
 	$(BIN)/python -m benchmarks
 
+# pip knows groups of dependencies from 25.1 on.
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --editable '.[dev]'
+	$(BIN)/pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/pip install --quiet --editable '.[all]' --group dev
 	touch $@
 
 $(BENCH_READY): $(READY)
-	$(BIN)/pip install --quiet --editable '.[bench]'
+	$(BIN)/pip install --quiet --group bench
 	touch $@
 
 clean:
