@@ -23,6 +23,7 @@ from astropy.nddata import Cutout2D
 from astropy.wcs import WCS
 from PIL import Image
 
+import dask_fits
 from dask_fits import FitsWarning, cli
 from dask_fits.cli import options
 from dask_fits.cli.cutouts import cutouts_command
@@ -976,6 +977,10 @@ def test_the_examples_of_cutouts_can_be_run(run) -> None:
         with cutouts_command.make_context("cutouts", shlex.split(example)) as context:
             assert context.params["files"]
             assert context.params["output"] or context.params["plan"]
+
+
+def test_version(run) -> None:
+    assert run("--version") == (0, f"dask-fits, version {dask_fits.__version__}\n", "")
 
 
 def test_the_console_script(tmp_path: Path) -> None:
