@@ -1,6 +1,6 @@
 """Show the command line on a real FITS file behind a real HTTP server.
 
-Needs: pip install 'dask_fits[http]'; no credentials and no network, the server is this process.
+Needs: pip install 'dask_fits[cli,http]'; no credentials and no network, the server is this process.
 
     make demo
     python -m examples.demo [OUTPUT DIRECTORY]      from the root of the checkout

@@ -46,7 +46,7 @@ ONLY_IMPORTER = {
     },
     "click": {
         f"cli/{name}.py"
-        for name in ("__init__", "options", "output", "commands", "cutout", "cutouts")
+        for name in ("__init__", "program", "options", "output", "commands", "cutout", "cutouts")
     },
     "PIL": {"cli/preview.py"},
     "astropy": {
