@@ -5,7 +5,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 BENCH_READY := $(VENV)/.bench-ready
 
-.PHONY: demo test check lint types bench clean
+.PHONY: setup demo test check lint types bench dist clean
+
+setup: $(READY)
 
 demo: $(READY)
 	$(BIN)/python -m examples.demo
@@ -25,6 +27,10 @@ types: $(READY)
 bench: $(BENCH_READY)
 	$(BIN)/python -m benchmarks
 
+dist: $(READY)
+	rm -rf dist
+	$(BIN)/python -m build
+
 # pip knows groups of dependencies from 25.1 on.
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -37,4 +43,4 @@ $(BENCH_READY): $(READY)
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo-output
+	rm -rf $(VENV) demo-output dist
