@@ -111,7 +111,7 @@ def cutouts_command(access: Access, **options: Any) -> None:
     cutouts failed or files could not be read.
 
     \b
-    dask-fits cutouts 'tiles/*.fits' --catalog stars.csv --size 64 -o versions
+    dask-fits cutouts 'tiles/*.fits' --catalog stars.csv --size 64 -o stamps
     dask-fits cutouts s3://bucket/a.fits s3://bucket/b.fits --anon --catalog t.fits --size 30arcsec -o t.zarr
     dask-fits cutouts 'tiles/*.fits.fz' --catalog stars.ecsv --size 1arcmin --plan
     """  # noqa: D301, E501 (click wants the character that \b stands for)
