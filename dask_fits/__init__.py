@@ -1,4 +1,4 @@
-"""FITS images anywhere as lazy Dask arrays, each task fetching exactly the bytes that it needs."""
+"""Lazy Dask arrays of FITS images anywhere; each task fetches exactly the bytes that it needs."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from dask_fits.exceptions import (
 )
 from dask_fits.file.fits_file import FitsFile, from_fits, open  # noqa: A004 (the field's own word)
 from dask_fits.file.hdu import HDU
-from dask_fits.hints import missing_of_module
+from dask_fits.hints import missing_name_message
 from dask_fits.planning.chunks import ReadPlan
 from dask_fits.ranges.byte_range import ByteRange
 from dask_fits.ranges.cost import CostModel
@@ -63,7 +63,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import what needs Dask or astropy, and look the version up, when it is first used."""
+    """Import `cutouts`, which needs Dask and astropy, and look up the version, on first use."""
     if name == "cutouts":
         from dask_fits.many_cutouts.cutouts import cutouts
 
@@ -72,4 +72,4 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("dask_fits")
-    raise AttributeError(missing_of_module(name))
+    raise AttributeError(missing_name_message(name))

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 Integers: TypeAlias = npt.NDArray[np.int64]
 """Positions and counts, in arrays."""
 
+Bytes: TypeAlias = npt.NDArray[np.uint8]
+"""Bytes of a file, in an array."""
+
 KeyItem: TypeAlias = (
     int
     | np.integer[Any]

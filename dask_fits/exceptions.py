@@ -1,9 +1,9 @@
 """The errors and the warnings of dask_fits.
 
 Every error is a :class:`FitsError` and also the builtin that a caller would expect, so that both
-``except FitsError`` and ``except OSError`` read naturally. A message says where (file, HDU), what
-(keyword, range), what was found and what was expected. Whatever it quotes of a file, it is shown by
-`printable`.
+``except FitsError`` and ``except OSError`` read naturally. A message names the file and the HDU,
+the keyword or byte range, what was found and what was expected. Text that it quotes from a file is
+escaped by `printable`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class FitsError(Exception):
 
 
 class FitsFormatError(FitsError, ValueError):
-    """The bytes break the FITS Standard in a way that leaves their meaning open."""
+    """The bytes violate the FITS Standard in a way that leaves their meaning open."""
 
 
 class HduNotFoundError(FitsError, KeyError, IndexError):
@@ -33,7 +33,7 @@ class HduNotFoundError(FitsError, KeyError, IndexError):
 
 
 class NotAnImageError(FitsError, TypeError):
-    """Pixels were asked of an HDU that holds none: a table, random groups, an empty header."""
+    """The HDU holds no pixels to read: a table, random groups, an empty header."""
 
 
 class UnsupportedHduError(FitsError, NotImplementedError):
@@ -41,7 +41,7 @@ class UnsupportedHduError(FitsError, NotImplementedError):
 
 
 class StorageError(FitsError, OSError):
-    """The storage refused, failed, or answered something other than what was asked for."""
+    """The storage refused a request, failed, or responded with something else than requested."""
 
 
 class FitsFileNotFoundError(StorageError, FileNotFoundError):
@@ -49,7 +49,7 @@ class FitsFileNotFoundError(StorageError, FileNotFoundError):
 
 
 class AccessDeniedError(StorageError, PermissionError):
-    """The storage does not let the caller read the file (status 401 or 403)."""
+    """The storage denies the caller access to the file (status 401 or 403)."""
 
 
 class TruncatedFileError(FitsError, OSError):
@@ -61,15 +61,15 @@ class TruncatedHeaderError(TruncatedFileError, FitsFormatError):
 
 
 class FileChangedError(FitsError, OSError):
-    """The file is not the one that was opened: it was replaced or rewritten since."""
+    """The file was replaced or rewritten after it was opened."""
 
 
 class MissingDriverError(FitsError, ImportError):
-    """The package that talks this URL's protocol is not installed."""
+    """The package for this URL's protocol is not installed."""
 
 
 class NoOverlapError(FitsError, ValueError):
-    """A cutout has no pixel on the image."""
+    """No pixel of a cutout lies on the image."""
 
 
 class PartialOverlapError(FitsError, ValueError):
@@ -77,41 +77,41 @@ class PartialOverlapError(FitsError, ValueError):
 
 
 class FitsWarning(UserWarning):
-    """The file departs from the FITS Standard; what of it is clear was read."""
+    """The file departs from the FITS Standard; the parts that are clear were read."""
 
     def __str__(self) -> str:
         return printable(super().__str__())
 
 
 class UnversionedFileWarning(UserWarning):
-    """The storage tells nothing by which a file that was replaced could be recognized."""
+    """The storage provides no ETag, version or modification time to detect a replaced file by."""
 
     def __str__(self) -> str:
         return printable(super().__str__())
 
 
 def renew(error: _Error) -> _Error:
-    """Make an error anew, to be raised again: an error keeps where it was raised before."""
+    """Return a copy of an error to raise again, without the traceback that the error has."""
     return type(error)(*error.args)
 
 
 def one_line(error: Exception) -> str:
-    """Say in one line what a library's error says; its type where it says nothing."""
+    """Return the message of a library's error on one line; the error's type if it is empty."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def printable(text: str, *, most: int | None = None) -> str:
-    r"""Show text that is not ours, of a file or its name: on one line, and without effect.
+    r"""Escape untrusted text, of a file or its name, to one line without effect on a terminal.
 
     Control characters would steer a terminal, line ends would forge lines, and invisible characters
-    and such that change the direction of writing would show another text than there is. They become
-    Python's escapes, and so do bytes of a name that are no UTF-8 (PEP 383).
+    or those that change the direction of writing would misrepresent the text. They become Python's
+    escapes, as do the bytes of a file name that are not UTF-8 (PEP 383).
 
     Parameters
     ----------
     text : str
     most : int, optional
-        Characters of the text that are shown; ``...`` tells of more.
+        Number of characters to keep; ``...`` stands for the rest.
 
     Examples
     --------
@@ -126,6 +126,7 @@ def printable(text: str, *, most: int | None = None) -> str:
 
 
 def _escape(character: str) -> str:
+    """Return Python's escape of a character; of a surrogate escape (PEP 383), that of its byte."""
     if "\udc80" <= character <= "\udcff":
         return rf"\x{ord(character) - 0xDC00:02x}"
     return ascii(character)[1:-1]

@@ -1,6 +1,6 @@
-"""What to write here in the place of what is written with astropy, for messages of errors.
+"""Hints for error messages: what replaces arguments and attributes that astropy's users write.
 
-Nothing of it is accepted: each table says what has the same effect, or why there is no such thing.
+None of those is accepted: each table names what has the same effect, or says why nothing has.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _ONLY_READS = f"files are only read, never changed; {_HDU_LIST} is a copy that c
 
 _WITH_ASTROPY = "astropy.io.fits.open has it"
 
-_ARGUMENTS: Mapping[str, str] = {
+_ARGUMENT_HINTS: Mapping[str, str] = {
     "name": "give the path or URL first",
     "mode": f"leave it out: {_ONLY_READS}",
     "memmap": "leave it out: nothing is mapped, and data[a:b] or section[a:b] reads just those "
@@ -54,15 +54,85 @@ _ARGUMENTS: Mapping[str, str] = {
     "mask_and_scale": "write {raw}",
     "output": "write [(h.index, h.name, h.kind, h.shape) for h in f]",
 }
-"""Arguments of `astropy.io.fits.open` and `getdata`, and some that are ours but elsewhere."""
+"""Arguments of `astropy.io.fits.open` and `getdata`, and some of ours that are given elsewhere."""
 
-_STORAGE = ("anon", "key", "secret", "token", "profile", "endpoint_url", "client_kwargs", "headers")
+_STORAGE_OPTIONS = (
+    "anon",
+    "key",
+    "secret",
+    "token",
+    "profile",
+    "endpoint_url",
+    "client_kwargs",
+    "headers",
+)
 """Arguments of fsspec's filesystems."""
 
 _MODES = ("readonly", "denywrite", "update", "append", "ostream")
-"""Of `astropy.io.fits.open`."""
+"""Modes of `astropy.io.fits.open`."""
 
-_OF_HDU: Mapping[str, str] = {
+_ARRAY_ATTRIBUTES = (
+    "compute",
+    "persist",
+    "rechunk",
+    "astype",
+    "reshape",
+    "T",
+    "nbytes",
+    "map_blocks",
+    "mean",
+    "sum",
+    "min",
+    "max",
+    "std",
+    "var",
+    "tofile",
+    "tolist",
+    "to_zarr",
+)
+"""Attributes of Dask's and NumPy's arrays."""
+
+_HDU_ATTRIBUTES = (
+    "data",
+    "header",
+    "shape",
+    "dtype",
+    "size",
+    "ndim",
+    "chunks",
+    "name",
+    "ver",
+    "kind",
+    "wcs",
+    "section",
+    "cutout",
+    "plan",
+    "to_dask",
+    "to_hdu",
+    "is_image",
+    "columns",
+)
+"""Attributes of our HDUs and astropy's that users look for on the file."""
+
+_ASTROPY_NAMES = (
+    "writeto",
+    "append",
+    "update",
+    "setval",
+    "delval",
+    "Header",
+    "Card",
+    "HDUList",
+    "PrimaryHDU",
+    "ImageHDU",
+    "CompImageHDU",
+    "BinTableHDU",
+    "TableHDU",
+    "Column",
+)
+"""Functions and classes of `astropy.io.fits` that have no counterpart here."""
+
+_HDU_HINTS: Mapping[str, str] = {
     **dict.fromkeys(
         ("writeto", "scale", "verify", "copy", "update_header", "req_cards", "filebytes"),
         "write hdu.to_hdu().{name}(...), of astropy's HDU around the pixels",
@@ -80,18 +150,14 @@ _OF_HDU: Mapping[str, str] = {
     **dict.fromkeys(("flush", "update", "dump", "load", "from_columns"), _ONLY_READS),
     **dict.fromkeys(("compression_type", "compressed_data"), "its ZCMPTYPE is hdu.compression"),
     **dict.fromkeys(
-        (
-            *("compute", "persist", "rechunk", "astype", "reshape", "T", "nbytes", "map_blocks"),
-            *("mean", "sum", "min", "max", "std", "var", "tofile", "tolist", "to_zarr"),
-        ),
-        "the pixels are hdu.data, a Dask array: write hdu.data.{name}",
+        _ARRAY_ATTRIBUTES, "the pixels are hdu.data, a Dask array: write hdu.data.{name}"
     ),
     "values": "hdu.section[...] reads the pixels as a NumPy array",
     "level": "there is no such thing here",
 }
-"""Attributes of astropy's HDUs, and of arrays."""
+"""Attributes that an HDU does not have: those of astropy's HDUs, and of arrays."""
 
-_OF_FILE: Mapping[str, str] = {
+_FILE_HINTS: Mapping[str, str] = {
     **dict.fromkeys(("writeto", "flush", "update_extend", "copy", "verify"), _ONLY_READS),
     **dict.fromkeys(
         ("append", "insert", "extend", "pop", "remove", "reverse", "sort", "clear"), _ONLY_READS
@@ -101,32 +167,23 @@ _OF_FILE: Mapping[str, str] = {
     "readall": "len(f) reads all headers, and pixels are read as they are asked for",
     "fileinfo": "f[0].header_range and f[0].data_range tell where the bytes are",
     "names": "write [h.name for h in f]",
-    **dict.fromkeys(
-        (
-            *("data", "header", "shape", "dtype", "size", "ndim", "chunks", "name", "ver", "kind"),
-            *("wcs", "section", "cutout", "plan", "to_dask", "to_hdu", "is_image", "columns"),
-        ),
-        "it is of each HDU: write f[0].{name}",
-    ),
+    **dict.fromkeys(_HDU_ATTRIBUTES, "it is of each HDU: write f[0].{name}"),
 }
-"""Attributes of astropy's HDUList, and of HDUs."""
+"""Attributes that a file does not have: those of astropy's HDUList, and of HDUs."""
 
-_OF_MODULE: Mapping[str, str] = {
+_MODULE_HINTS: Mapping[str, str] = {
     "getdata": "write dask_fits.from_fits(url, hdu), which is lazy, or open(url)[0].section[...]",
     "getheader": "write dask_fits.open(url)[0].header",
     "getval": "write dask_fits.open(url)[0].header[keyword]",
     "info": "write dask_fits.open(url).info()",
     **dict.fromkeys(
-        (
-            *("writeto", "append", "update", "setval", "delval", "Header", "Card", "HDUList"),
-            *("PrimaryHDU", "ImageHDU", "CompImageHDU", "BinTableHDU", "TableHDU", "Column"),
-        ),
+        _ASTROPY_NAMES,
         "astropy.io.fits has it; open(url)[0].to_hdu() makes astropy's HDU of an image",
     ),
 }
 """Functions and classes of `astropy.io.fits`."""
 
-_ASSIGNED: Mapping[str, str] = {
+_ASSIGNMENT_HINTS: Mapping[str, str] = {
     "data": "write d = hdu.data - bias, or whatever it is to be, and go on with d; "
     "hdu.data[...] = x changes the pixels in memory",
     "header": "change it in memory: hdu.header[keyword] = value, or hdu.header.update(...)",
@@ -138,95 +195,106 @@ _ASSIGNED: Mapping[str, str] = {
     "chunks": "write hdu.to_dask(chunks=...)",
     "section": "write hdu.data[...] = x, which changes the pixels in memory",
 }
-"""What to write for an assignment to an attribute of an HDU."""
+"""Attributes of an HDU that users assign to."""
 
-_OTHERWISE = "hdu.to_hdu() is astropy's HDU around its pixels, which can be changed"
+_OTHER_ASSIGNMENT_HINT = "hdu.to_hdu() is astropy's HDU around its pixels, which can be changed"
 
 
 def explains_arguments(function: Callable[P, R]) -> Callable[P, R]:
-    """Make a function answer arguments of astropy's with what to write instead: a TypeError."""
+    """Decorate a function to raise a TypeError with a hint for arguments that astropy takes.
+
+    The value of a keyword argument, which may be a secret, is not in the message.
+    """
     parameters = inspect.signature(function).parameters.values()
-    places = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
-    taken = {p.name for p in parameters}
+    positional = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    names = {p.name for p in parameters}
 
     @functools.wraps(function)
     def explained(*args: P.args, **kwargs: P.kwargs) -> R:
-        if len(args) > len(places):
-            raise TypeError(_too_many(function.__name__, args[len(places)], taken))
+        if len(args) > len(positional):
+            raise TypeError(
+                _extra_argument_message(function.__name__, args[len(positional)], names)
+            )
         for name in kwargs:
-            if name not in taken and (hint := _argument(name, taken)):
+            if name not in names and (hint := _argument_hint(name, names)):
                 raise TypeError(f"{function.__name__}() has no argument {name}: {hint}")
         return function(*args, **kwargs)
 
     return explained
 
 
-def _argument(name: str, taken: set[str]) -> str:
-    """Say what to write for an argument; empty if it is nobody's. Its value may be a secret."""
-    if name in _STORAGE and "storage_options" in taken:
+def _argument_hint(name: str, parameters: set[str]) -> str:
+    """Return what to write for an argument that is not among `parameters`; empty if unknown."""
+    if name in _STORAGE_OPTIONS and "storage_options" in parameters:
         return f"write storage_options={{{name!r}: ...}}"
     raw = "mask_and_scale=False"
-    return _ARGUMENTS.get(name, "").format(
-        raw=raw if "mask_and_scale" in taken else f"open(url)[0].to_dask({raw})",
-        hdu="hdu=" if "hdu" in taken else "open(url)[...]",
+    return _ARGUMENT_HINTS.get(name, "").format(
+        raw=raw if "mask_and_scale" in parameters else f"open(url)[0].to_dask({raw})",
+        hdu="hdu=" if "hdu" in parameters else "open(url)[...]",
         array="open(url)[0]",
     )
 
 
-def _too_many(function: str, found: object, taken: set[str]) -> str:
-    if isinstance(found, str) and found in _MODES:
-        return f"{function}(): mode {found!r}: {_argument('mode', taken)}"
-    if function == "open" and isinstance(found, (int, str, tuple)):
-        return f"open() takes one path or URL: for an HDU write open(url)[{found!r}]"
-    return f"{function}() takes fewer arguments by position; name them: {', '.join(sorted(taken))}"
+def _extra_argument_message(function: str, value: object, parameters: set[str]) -> str:
+    """Return the message for the first argument beyond the positional ones."""
+    if isinstance(value, str) and value in _MODES:
+        return f"{function}(): mode {value!r}: {_argument_hint('mode', parameters)}"
+    if function == "open" and isinstance(value, (int, str, tuple)):
+        return f"open() takes one path or URL: for an HDU write open(url)[{value!r}]"
+    names = ", ".join(sorted(parameters))
+    return f"{function}() takes fewer arguments by position; name them: {names}"
 
 
-def missing_of_hdu(name: str, table: str) -> str | None:
-    """Say what to write for an attribute that an HDU does not have; None if nobody asks for it.
+def hdu_attribute_hint(name: str, table_hint: str) -> str | None:
+    """Return what to write for an attribute that an HDU does not have; None if unknown.
 
-    `table` says how to read the HDU as a table; empty if it is none.
+    `table_hint` says how to read the HDU as a table; empty if it is none.
     """
     if name == "columns":
-        return table or "an image has no columns: its pixels are hdu.data"
-    hint = _OF_HDU.get(name)
+        return table_hint or "an image has no columns: its pixels are hdu.data"
+    hint = _HDU_HINTS.get(name)
     return hint and hint.format(name=name)
 
 
-def missing_of_file(name: str) -> str | None:
-    """Say what to write for an attribute that a file does not have; None if nobody asks for it."""
-    hint = _OF_FILE.get(name)
+def file_attribute_hint(name: str) -> str | None:
+    """Return what to write for an attribute that a file does not have; None if unknown."""
+    hint = _FILE_HINTS.get(name)
     return hint and hint.format(name=name)
 
 
-def missing_of_module(name: str) -> str:
-    """Say that the package has no such name, and what to write if it is one of astropy's."""
-    said = f"module 'dask_fits' has no attribute {name!r}"
-    hint = _OF_MODULE.get(name)
-    return f"{said}: {hint}" if hint else said
+def missing_name_message(name: str) -> str:
+    """Return the message for a name that the package does not have, with a hint if astropy has."""
+    message = f"module 'dask_fits' has no attribute {name!r}"
+    hint = _MODULE_HINTS.get(name)
+    return f"{message}: {hint}" if hint else message
 
 
-def read_only_hdu(where: str, name: str) -> str:
-    """Say that an attribute of an HDU cannot be assigned to, and what to write."""
-    return f"{where}: the HDU is read-only: {_ASSIGNED.get(name, _OTHERWISE)}"
+def read_only_hdu_message(where: str, name: str) -> str:
+    """Return the message for an assignment to an attribute of an HDU, with what to write."""
+    return f"{where}: the HDU is read-only: {_ASSIGNMENT_HINTS.get(name, _OTHER_ASSIGNMENT_HINT)}"
 
 
-def read_only_file(where: str, name: str) -> str:
-    """Say that an attribute or an HDU of a file cannot be assigned to, and what to write."""
+def read_only_file_message(where: str, name: str) -> str:
+    """Return the message for an assignment to an attribute or an item of a file."""
     return f"{where}: {name}: {_ONLY_READS}"
 
 
-def read_as_table(place: str, index: int, *, fsspec: bool, options: bool) -> str:
-    """Say how astropy reads the table of an HDU.
+def astropy_table_hint(url: str, index: int, *, fsspec: bool, options: bool) -> str:
+    """Return how astropy reads the table of an HDU.
 
     Parameters
     ----------
-    place : str
-        Path or URL as Python writes it, or the word ``url`` if it must not be shown.
+    url : str
+        Path or URL as a Python literal, or the word ``url`` if it must not be shown.
     index : int
-    fsspec, options : bool
-        Whether it takes fsspec to reach the file, and whether that needs storage options.
+        Index of the HDU.
+    fsspec : bool
+        Whether astropy needs fsspec to reach the file.
+    options : bool
+        Whether fsspec needs storage options.
     """
+    source = url
     if fsspec:
         extra = ", fsspec_kwargs=storage_options" if options else ""
-        place = f"astropy.io.fits.open({place}, use_fsspec=True{extra})"
-    return f"astropy reads it: astropy.table.Table.read({place}, hdu={index})"
+        source = f"astropy.io.fits.open({url}, use_fsspec=True{extra})"
+    return f"astropy reads it: astropy.table.Table.read({source}, hdu={index})"

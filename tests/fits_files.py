@@ -117,9 +117,11 @@ class WatchedStore:
                 buffer[:] = b"\xa5" * size
 
 
-def coalescing(max_gap: int, max_bridged: int = 1 << 23, *, few: int = 0) -> Coalescing:
+def coalescing(max_gap: int, max_bridged: int = 1 << 23, *, connections: int = 0) -> Coalescing:
     """Limits by which a small gap is one of an eighth of `max_gap`."""
-    return Coalescing(few=few, small_gap=max_gap // 8, max_gap=max_gap, max_bridged=max_bridged)
+    return Coalescing(
+        connections=connections, small_gap=max_gap // 8, max_gap=max_gap, max_bridged=max_bridged
+    )
 
 
 def watched_reader(

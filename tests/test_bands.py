@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from dask_fits.file.fits_file import FitsFile
 from dask_fits.format.tiles import TiledLayout
 from dask_fits.planning.band_reads import divide
-from dask_fits.planning.bands import Costs, Window, find_bands, uncut
+from dask_fits.planning.bands import Costs, Window, find_bands, suggest_chunk_shape
 from dask_fits.planning.chunks import ReadCost, plan_box
 from dask_fits.planning.tile_plan import tile_box, tile_cost
 from dask_fits.ranges.byte_range import ByteRange
@@ -77,7 +77,7 @@ def test_parts_make_up_chunks(data: Any, drawn: tuple[tuple[int, ...], Window], 
         held[tuple(slice(*span) for span in box)] += 1
     assert held.max(initial=0) <= 1 or set(wanted) != set(grid) or bands is None
     if bands is not None:
-        for edges, axis in zip(bands.edges, window.axes, strict=True):
+        for edges, axis in zip(bands.edges, window.axis_ranges, strict=True):
             assert edges[0] == 0
             assert edges[-1] == len(axis)
             assert list(edges) == sorted(set(edges))
@@ -94,12 +94,13 @@ def test_bands_end_between_tiles_and_are_within_the_limit(
     bands = find_bands(window, costs_of(shape, tile), limit=limit, most=MANY)
     if bands is None:
         return
-    for edges, axis, length in zip(bands.edges, window.axes, tile, strict=True):
+    for edges, axis, length in zip(bands.edges, window.axis_ranges, tile, strict=True):
         for edge in edges[1:-1]:
             assert axis[edge - 1] // length < axis[edge] // length, "no tile lies in two bands"
     longest = [max(np.diff(edges)) for edges in bands.edges]
     alone = [
-        n <= -(-part // axis.step) for n, axis, part in zip(longest, window.axes, tile, strict=True)
+        n <= -(-part // axis.step)
+        for n, axis, part in zip(longest, window.axis_ranges, tile, strict=True)
     ]
     assert 4 * math.prod(longest) <= limit * 2 ** len(shape) or any(alone)
 
@@ -132,7 +133,7 @@ def test_chunks_that_are_advised_need_no_bands(
     bands = find_bands(cut, costs, limit=1 << 27, most=1 << 33)
     assert bands is not None
     assert bands.over_read == 1
-    advised = uncut(cut, bands, costs)
+    advised = suggest_chunk_shape(cut, bands, costs)
     assert find_bands(window(advised), costs, limit=1 << 27, most=1 << 33) is None
     assert 0.2 < math.prod(advised) / math.prod(chunks) <= 1.01
 
@@ -158,7 +159,7 @@ def test_what_tiles_cost_is_counted(data: Any, drawn: Any) -> None:
         start = data.draw(st.integers(0, length - 1))
         axes.append(range(start, data.draw(st.integers(start + 1, length))))
     box = tile_box(tuple(axes), layout)
-    rows = box.rows(layout)
+    rows = box.table_rows(layout)
     gaps = np.diff(rows)[np.diff(rows) > 1] - 1
     found = tile_cost(tuple(axes), layout)
     assert found.nbytes == 2 * box.pixels.sum()

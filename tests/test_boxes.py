@@ -211,7 +211,7 @@ def some_boxes(draw: st.DrawFn, shape: tuple[int, ...], most: int = 8) -> Boxes:
 
 LIMITS = st.builds(
     Coalescing,
-    few=st.sampled_from([0, 1, 3, 8, 16]),
+    connections=st.sampled_from([0, 1, 3, 8, 16]),
     small_gap=st.sampled_from([0, 2, 8, 20]),
     max_gap=st.sampled_from([20, 44, 100]),
     max_bridged=st.sampled_from([1, 16, 60, 200, 1 << 23]),
@@ -267,7 +267,7 @@ def assert_ranges_are_allowed(
     assert [run for some in held for run in some] == runs, "each run is in one range"
     gaps = [b[0] - a[1] for a, b in itertools.pairwise(runs)]
     most = limits.max_gap
-    if 1 + sum(gap > limits.small_gap for gap in gaps) <= limits.few:
+    if 1 + sum(gap > limits.small_gap for gap in gaps) <= limits.connections:
         most = limits.small_gap
     for wanted, some in zip(ranges, held, strict=True):
         assert (wanted.start, wanted.stop) == (some[0][0], some[-1][1]), "it ends as it begins"
@@ -400,7 +400,7 @@ def test_no_boxes_are_no_batches(images: dict[str, Image], name: str) -> None:
 
 def test_a_few_runs_are_fetched_apart_and_many_are_joined(images: dict[str, Image]) -> None:
     image = images["float32"]
-    limits = Coalescing(few=3, small_gap=8, max_gap=200, max_bridged=1 << 20)
+    limits = Coalescing(connections=3, small_gap=8, max_gap=200, max_bridged=1 << 20)
     for rows, requests in ((3, 3), (4, 1)):
         (batch,) = planned(image, boxes_of([(0, rows), (5, 9)]), limits)
         assert batch.plan.requests == requests
@@ -428,7 +428,7 @@ def test_cells_are_those_of_each_box_in_turn(data: st.DataObject, lengths: list[
                 (int(np.ravel_multi_index(index, shape)) if shape else 0, number, local)
             )
     found = cells(boxes, shape)
-    assert list(zip(found.flat, found.owner, found.local, strict=True)) == expected
+    assert list(zip(found.grid_index, found.box, found.box_index, strict=True)) == expected
 
 
 @given(st.lists(st.integers(1, 50), max_size=40), BATCHES)

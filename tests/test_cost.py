@@ -24,7 +24,7 @@ def grouped(gaps: list[int], limits: Coalescing, nbytes: int = 80) -> list[int]:
 
 def test_the_defaults_are_the_documented_numbers() -> None:
     assert CostModel().coalescing == Coalescing(
-        few=16, small_gap=8 * KIB, max_gap=64 * KIB, max_bridged=8 * KIB * KIB
+        connections=16, small_gap=8 * KIB, max_gap=64 * KIB, max_bridged=8 * KIB * KIB
     )
 
 

@@ -19,9 +19,9 @@ from astropy.wcs import WCS
 
 import dask_fits
 from dask_fits import HDU, FitsFormatError, NotAnImageError, TruncatedFileError
-from dask_fits.format.checksum import encoded, sum32
+from dask_fits.format.checksum import encode_checksum, sum32
 from dask_fits.writing.atomic import write_atomically
-from dask_fits.writing.box import cut_fits
+from dask_fits.writing.box import box_to_fits
 from dask_fits.writing.fill import stored_fill
 from tests.fits_files import BLOCK, blocks, card, extension, header, primary, same_bits
 from tests.recording import put
@@ -37,7 +37,7 @@ Key = tuple[slice, ...]
 
 def cut(hdu: HDU, key: Key) -> bytes:
     """The file of a box that lies on the image."""
-    return cut_fits(hdu, hdu.reader(mask_and_scale=False)[key], [part.start for part in key])
+    return box_to_fits(hdu, hdu.reader(mask_and_scale=False)[key], [part.start for part in key])
 
 
 def middle(shape: tuple[int, ...], *, most: int = 1 << 30) -> Key:
@@ -121,7 +121,7 @@ def test_undefined_pixels_of_a_compressed_image_stay_undefined() -> None:
 
 def test_a_box_over_the_edge_is_written_as_it_is_given() -> None:
     stored = np.arange(42, dtype=np.int16).reshape(6, 7)
-    content = cut_fits(opened(CONTENT["int16"]), stored, (-2, -3))
+    content = box_to_fits(opened(CONTENT["int16"]), stored, (-2, -3))
     with fits.open(io.BytesIO(content)) as file:
         assert same_bits(native(file[0].data), stored)
         assert (file[0].header["CRPIX1"], file[0].header["CRPIX2"]) == (3, 2)
@@ -140,14 +140,14 @@ def test_an_array_of_other_pixels_is_refused(stored: np.ndarray, origin: tuple[i
     with pytest.raises(
         ValueError, match=r"original\.fits: HDU 0.*expected stored values of .*int16"
     ):
-        cut_fits(opened(CONTENT["int16"]), stored, origin)
+        box_to_fits(opened(CONTENT["int16"]), stored, origin)
 
 
 def test_a_table_has_no_pixels_to_write() -> None:
     table = fits.BinTableHDU.from_columns([fits.Column("A", "J", array=[1])])
     hdu = opened(saved([fits.PrimaryHDU(), table]), 1)
     with pytest.raises(NotAnImageError):
-        cut_fits(hdu, np.zeros((1, 1)), (0, 0))
+        box_to_fits(hdu, np.zeros((1, 1)), (0, 0))
     with pytest.raises(NotAnImageError):
         stored_fill(hdu, 0.0)
 
@@ -517,7 +517,7 @@ def test_sums_are_astropys() -> None:
     rng = np.random.default_rng(5)
     oracle = fits.PrimaryHDU()
     for total in [0, 1, 0xFFFFFFFF, *rng.integers(0, 1 << 32, 2000).tolist()]:
-        assert encoded(total) == oracle._char_encode(~total & 0xFFFFFFFF)
+        assert encode_checksum(total) == oracle._char_encode(~total & 0xFFFFFFFF)
     data = b"\xff" * 4000 + rng.bytes(4000)
     assert sum32(data) == oracle._compute_checksum(np.frombuffer(data, np.uint8))
     assert sum32(data[4000:], sum32(data[:4000])) == sum32(data)

@@ -1227,7 +1227,7 @@ def test_a_dense_catalogue_is_read_in_small_tasks(monkeypatch: pytest.MonkeyPatc
         assert len(expected.plan.chunks) == 1
         with monkeypatch.context() as patch:
             patch.setattr("dask_fits.many_cutouts.reads.BATCH_BYTES", 200_000)
-            patch.setattr("dask_fits.many_cutouts.reads._LEAST", 20_000)
+            patch.setattr("dask_fits.many_cutouts.reads._MIN_BATCH_BYTES", 20_000)
             patch.setattr("dask_fits.many_cutouts.tasks.BATCH_BYTES", 200_000)
             found = dask_fits.cutouts(url, positions, 32)
         assert len(found.plan.chunks) > 5

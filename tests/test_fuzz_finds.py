@@ -15,8 +15,8 @@ from astropy.io import fits
 
 import dask_fits
 from dask_fits import FitsError, FitsFormatError, FitsWarning
-from dask_fits.wcs.conventions import settle_conventions
-from dask_fits.wcs.keywords import settled
+from dask_fits.wcs.conventions import repair_conventions
+from dask_fits.wcs.keywords import repair_cards
 from tests.memory import peak_below
 from tests.recording import put
 from tests.test_wcs_keywords import TNX
@@ -44,7 +44,7 @@ def dataset_of(content: bytes, **options: Any) -> xr.Dataset:
 
 
 def texts(lines: Iterable[str], letter: str = "") -> list[str]:
-    return [card.text for card in settled(lines, letter, "a.fits: HDU 0")]
+    return [card.text for card in repair_cards(lines, letter, "a.fits: HDU 0")]
 
 
 BEFORE = {k: v for k, v in TAN.items() if k.startswith("CTYPE")}
@@ -126,7 +126,7 @@ def test_a_table_of_coordinates_beside_another_solution(
     lines = cards(IMAGE, {**others, keyword: "'FREQ-TAB'"})
     name = {f"PS{keyword[-1]}_0": "'WCS-TABLE'", f"PS{keyword[-1]}_1": "'COORDS'"}
     with pytest.raises(FitsFormatError, match=f"{keyword}: found 'FREQ-TAB', expected no table"):
-        settle_conventions(settled([*lines, *cards(name)], "", "a.fits"), "", "a.fits")
+        repair_conventions(repair_cards([*lines, *cards(name)], "", "a.fits"), "", "a.fits")
 
 
 # The shape of an image is that of its pixels

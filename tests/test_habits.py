@@ -21,7 +21,7 @@ from astropy.wcs import WCS
 
 import dask_fits
 from dask_fits import HDU, FitsFile, HduNotFoundError, NotAnImageError
-from dask_fits.writing.box import cut_fits
+from dask_fits.writing.box import box_to_fits
 from tests.places import place_of
 from tests.servers.range_server import RangeServer
 
@@ -158,7 +158,7 @@ def test_nothing_of_ours_follows_a_header_that_was_changed() -> None:
     assert hdu.shape == (300, 300)
     np.testing.assert_array_equal(hdu.data, fits.getdata(M13))
     stored = plain.reader(mask_and_scale=False)[:4, :4]
-    assert cut_fits(hdu, stored, (0, 0)) == cut_fits(plain, stored, (0, 0))
+    assert box_to_fits(hdu, stored, (0, 0)) == box_to_fits(plain, stored, (0, 0))
     found = dask_fits.cutouts(f, (150.0, 150.0), 4)
     assert found.wcs[0].wcs.crval[0] == plain.wcs.wcs.crval[0]
     assert hdu.cutout((150, 150), 4).wcs.wcs.crval[0] == plain.wcs.wcs.crval[0]

@@ -27,7 +27,7 @@ from dask_fits.exceptions import FitsFileNotFoundError, StorageError
 from dask_fits.file.fits_file import open as open_file
 from dask_fits.format.extended_name import suggestion
 from dask_fits.storage.errors import protocol_of
-from dask_fits.storage.filesystem import find, links
+from dask_fits.storage.filesystem import split_chain, url_to_filesystem
 from dask_fits.storage.local import LocalStore
 from dask_fits.xarray_backend.entrypoint import FitsBackendEntrypoint
 from tests.fits_files import fits_bytes
@@ -197,7 +197,7 @@ CHAINS = {
 
 @pytest.mark.parametrize(("url", "expected"), CHAINS.items())
 def test_where_a_chained_url_is_divided(url: str, expected: list[str]) -> None:
-    assert links(url) == expected
+    assert split_chain(url) == expected
 
 
 def test_archives_and_their_members_have_any_name(here: Path) -> None:
@@ -253,7 +253,7 @@ def test_a_question_mark_is_part_of_a_name_where_urls_have_no_query(
 ) -> None:
     monkeypatch.setattr(FTPFileSystem, "_connect", lambda _: None)
     monkeypatch.setattr(FTPFileSystem, "__del__", lambda _: None)
-    fs, path = find("ftp://me@host/a#b?c::d.fits", {})
+    fs, path = url_to_filesystem("ftp://me@host/a#b?c::d.fits", {})
     assert path == "/a#b?c::d.fits"
     assert (fs.host, fs.cred[0]) == ("host", "me")
 

@@ -173,6 +173,19 @@ def test_what_is_no_secret_stays() -> None:
     assert redact_text(said, "s3://bucket/a.fits", options) == said
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://host/a.fits?token=SECRET-word",
+        "https://somebody:SECRET-word@host/a.fits",
+        "https://host/a;token=SECRET-word/b.fits",
+        "https://host/a;one=1;token=SECRET-word",
+    ],
+)
+def test_the_values_that_a_url_hides_are_scrubbed_by_themselves(url: str) -> None:
+    assert redact_text("no such session: SECRET-word", url, {}) == "no such session: ***"
+
+
 def test_urls_in_what_a_driver_says_are_scrubbed() -> None:
     said = "404, url='https://elsewhere/b?sig=SECRET', not <http://me:SECRET@here/>"
     expected = "404, url='https://elsewhere/b?sig=***', not <http://here/>"

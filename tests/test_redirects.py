@@ -23,7 +23,7 @@ from google.oauth2.credentials import Credentials
 
 import dask_fits
 from dask_fits import AccessDeniedError, FileChangedError, StorageError, TransferConfig
-from dask_fits.storage.redirects import redirected, verbatim
+from dask_fits.storage.redirects import redirect_target, verbatim_url
 from tests.servers.origins import Asked, Origin, Told, part_of, serving
 
 M13 = Path(__file__).parent / "data" / "m13.fits"
@@ -237,7 +237,7 @@ def test_where_a_redirect_may_not_lead(location: str, said: str) -> None:
 
 def test_from_https_to_http_is_refused() -> None:
     with pytest.raises(StorageError, match="from https to http") as caught:
-        redirected(verbatim("https://h/a"), "http://h/b?token=SECRET", "h/a")
+        redirect_target(verbatim_url("https://h/a"), "http://h/b?token=SECRET", "h/a")
     assert "SECRET" not in str(caught.value)
 
 
@@ -276,7 +276,7 @@ def test_a_signed_url_is_sent_as_it_is() -> None:
     ],
 )
 def test_only_what_is_illegal_is_escaped(written: str, sent: str) -> None:
-    assert verbatim(f"http://h{written}").raw_path_qs == sent
+    assert verbatim_url(f"http://h{written}").raw_path_qs == sent
     with serving(whole) as server:
         read(server.url + written)
     assert server.log[0].target == sent
@@ -295,11 +295,11 @@ def test_bytes_of_a_location_that_are_no_ascii_are_escaped(other: Origin) -> Non
 def test_relative_locations_are_as_in_yarl(base: str, location: str) -> None:
     url = yarl.URL(base, encoded=True)
     expected = url.join(yarl.URL(location, encoded=True))
-    assert redirected(url, location, "name").human_repr() == expected.human_repr()
+    assert redirect_target(url, location, "name").human_repr() == expected.human_repr()
 
 
 def test_an_international_host_has_its_own_form() -> None:
-    assert str(verbatim("http://é.example/é")) == "http://xn--9ca.example/%C3%A9"
+    assert str(verbatim_url("http://é.example/é")) == "http://xn--9ca.example/%C3%A9"
 
 
 def test_the_users_way_to_encrypt_goes_along(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -368,7 +368,7 @@ def test_the_ranges_of_a_cutout_counted_by_hand(server: RangeServer) -> None:
 
 def test_where_the_tables_of_tiles_are(server: RangeServer) -> None:
     """What makes the cutouts of compressed images above two different cases."""
-    at_hand = {kind: served(server, kind)[0].rows is not None for kind in KINDS[2:]}
+    at_hand = {kind: served(server, kind)[0].tile_table is not None for kind in KINDS[2:]}
     assert at_hand == {"rice": True, "many tiles": False, "quantized": True}
 
 

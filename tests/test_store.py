@@ -148,7 +148,7 @@ def test_an_answer_of_another_length_raises(answer: bytes, monkeypatch: pytest.M
 
 
 def test_remote_ranges_are_asked_in_bounded_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "_AHEAD", 1000)
+    monkeypatch.setattr(remote, "_READ_AHEAD", 1000)
     store = open_store(put("a.bin", CONTENT), None, QUICK)
     RecordingFileSystem.log.clear()
     ranges = [ByteRange(n, n + 400) for n in range(0, 5000, 500)]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from dask_fits.format.descriptors import Tiles
 from dask_fits.planning.selection import Indices, select
-from dask_fits.planning.tile_plan import TileBox, plan_heap, tile_runs, touched
+from dask_fits.planning.tile_plan import TileBox, plan_heap, tile_axis, tile_runs
 from tests.fits_files import coalescing
 
 
@@ -34,7 +34,7 @@ def test_the_touched_tiles_are_those_that_hold_wanted_pixels(
     case: tuple[Indices, int, int],
 ) -> None:
     axis, tile, length = case
-    found = touched(axis, tile=tile, length=length)
+    found = tile_axis(axis, tile=tile, length=length)
     pixels = np.arange(length)
     assert found.ids.tolist() == sorted({int(index) // tile for index in axis})
     wanted = []
@@ -50,7 +50,7 @@ def test_the_touched_tiles_are_those_that_hold_wanted_pixels(
 
 def test_a_long_axis_costs_as_much_as_its_tiles() -> None:
     start = time.process_time()
-    found = touched(range(5, 10**15, 3), tile=10**14, length=10**15)
+    found = tile_axis(range(5, 10**15, 3), tile=10**14, length=10**15)
     assert time.process_time() - start < 0.1
     assert found.ids.tolist() == list(range(10))
     assert int(found.bounds[-1]) == len(range(5, 10**15, 3))
@@ -73,8 +73,8 @@ spans = st.lists(st.tuples(st.integers(0, 4 * MAX_GAP), st.integers(1, 9000)), m
 def test_every_tile_lies_in_one_range(pieces: list[tuple[int, int]], longest: int | None) -> None:
     starts, lengths = map(list, zip(*pieces, strict=True))
     plan = plan_heap(tiles_at(starts, lengths), LIMITS, longest=longest)
-    assert sorted(np.concatenate(plan.members).tolist()) == list(range(len(pieces)))
-    for wanted, members in zip(plan.ranges, plan.members, strict=True):
+    assert sorted(np.concatenate(plan.tile_indices).tolist()) == list(range(len(pieces)))
+    for wanted, members in zip(plan.ranges, plan.tile_indices, strict=True):
         assert wanted.start == min(starts[i] for i in members)
         assert wanted.stop == max(starts[i] + lengths[i] for i in members)
         assert members.tolist() == sorted(members)
@@ -113,18 +113,18 @@ def test_the_runs_fill_the_box_once(
     for length, tile in lengths:
         low = data.draw(st.integers(0, length - 1))
         wanted = range(low, data.draw(st.integers(low + 1, length)), data.draw(st.integers(1, 2)))
-        chosen.append(touched(wanted, tile=min(tile, length), length=length))
+        chosen.append(tile_axis(wanted, tile=min(tile, length), length=length))
     box = TileBox(tuple(chosen))
     some = np.array(sorted(data.draw(st.sets(st.integers(0, box.count - 1), min_size=1))))
     source = np.array([data.draw(st.integers(0, 1)) for _ in some])
-    filled = np.zeros([len(axis.axis) for axis in chosen], int)
+    filled = np.zeros([len(axis.indices) for axis in chosen], int)
     seen: list[int] = []
     for run in tile_runs(some, source, box, limit=limit):
         filled[run.place] += 1
-        seen += run.members.tolist()
-        assert len(run.members) == 1 or len(run.members) * math.prod(run.shape) <= limit
-        assert (box.pixels[run.members] == math.prod(run.shape)).all()
-        assert len(set(source[np.searchsorted(some, run.members)])) == 1
+        seen += run.box_index.tolist()
+        assert len(run.box_index) == 1 or len(run.box_index) * math.prod(run.shape) <= limit
+        assert (box.pixels[run.box_index] == math.prod(run.shape)).all()
+        assert len(set(source[np.searchsorted(some, run.box_index)])) == 1
     assert seen == some.tolist()
     assert filled.max() <= 1
     if len(some) == box.count:

@@ -29,7 +29,7 @@ from hypothesis import strategies as st
 
 import dask_fits
 import dask_fits.codecs.gzip as codec_gzip
-import dask_fits.codecs.registry as codec_engine
+import dask_fits.codecs.registry as codec_registry
 from dask_fits import ByteRange, FitsFormatError
 from dask_fits.file.fits_file import FitsFile
 from dask_fits.file.hdu import HDU
@@ -56,10 +56,10 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
         def missing(name: str) -> None:
             raise ImportError(name)
 
-        monkeypatch.setattr(codec_engine, "_compiled", missing)
-    codec_engine.decoder.cache_clear()
+        monkeypatch.setattr(codec_registry, "_load_compiled", missing)
+    codec_registry.decoder.cache_clear()
     yield request.param
-    codec_engine.decoder.cache_clear()
+    codec_registry.decoder.cache_clear()
 
 
 @pytest.fixture(params=["isal", "zlib"])
@@ -73,8 +73,13 @@ def inflate(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_the_engine_is_the_one_meant(engine: str) -> None:
-    names: tuple[codec_engine.Name, ...] = ("RICE_1", "PLIO_1", "HCOMPRESS_1", "unquantize")
-    modules = {codec_engine.decoder(name).decode.__module__.rpartition(".")[2] for name in names}
+    names: tuple[codec_registry.DecoderName, ...] = (
+        "RICE_1",
+        "PLIO_1",
+        "HCOMPRESS_1",
+        "unquantize",
+    )
+    modules = {codec_registry.decoder(name).decode.__module__.rpartition(".")[2] for name in names}
     plain, compiled = {"astropy_c", "quantize_numpy"}, {"rice", "plio", "hcompress", "quantize"}
     assert modules == (compiled if engine == "numba" else plain)
 

@@ -83,7 +83,7 @@ def use_astropy(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> Any:
         raise ImportError(name)
 
-    monkeypatch.setattr(registry, "_compiled", missing)
+    monkeypatch.setattr(registry, "_load_compiled", missing)
 
 
 @pytest.fixture(params=["numba", "astropy"])

@@ -312,7 +312,7 @@ def test_spectral_cube(tmp_path: Path, options: dict[str, Any]) -> None:
 
 
 WORDS: list[Callable[[Any], Any]] = [
-    lambda h: (repr(h), h._repr_html_(), h.size, h.ndim, h.is_image, h.as_table()),
+    lambda h: (repr(h), h._repr_html_(), h.size, h.ndim, h.is_image, h.table_hint()),
     lambda h: h.header,
     lambda h: h.to_hdu(),
     lambda h: h.data,

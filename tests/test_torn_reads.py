@@ -127,7 +127,7 @@ def test_a_write_under_way_is_waited_for(path: Path, clock: Clock, age: int) -> 
 )
 def test_how_long_a_stamp_is_too_young(modified: int, changed: int, delay: int) -> None:
     found = SimpleNamespace(st_mtime_ns=NOW + modified, st_ctime_ns=NOW + changed)
-    assert local._youth(found, NOW) == delay  # type: ignore[arg-type]
+    assert local._settling_time(found, NOW) == delay  # type: ignore[arg-type]
 
 
 def test_a_filesystem_that_cannot_look_for_data_is_read(
@@ -188,7 +188,7 @@ def test_rows_of_a_file_that_changed_while_they_were_read_are_not_kept(
     rewriting(tmp_path / "packed.fits", monkeypatch, 0)
     with pytest.raises(FileChangedError):
         reader[0, 0]
-    assert len(rows._pieces) == 0
+    assert len(rows._contents) == 0
     monkeypatch.undo()
 
 

@@ -238,6 +238,10 @@ TABLES: dict[str, Callable[[], HDUs]] = {
         tab_table(ver=1),
         tab_table(ver=2),
     ],
+    "-TAB, number of the axis as a float": lambda: [
+        image({**TAB, "PV3_3": 1.0}, 10, 20, 30),
+        tab_table(),
+    ],
     "-TAB, name in lower case": lambda: [
         image({**cube("RA", "DEC"), **tab_axis(3, "wcs-table")}, 10, 20, 30),
         tab_table(),

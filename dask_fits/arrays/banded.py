@@ -1,7 +1,16 @@
 """Dask arrays whose chunks share bytes of the file, which are read once, in bands.
 
-Tasks are made when it is known which chunks are wanted. Then is decided what is read for several of
-them at once: see `dask_fits.planning.band_reads.divide`.
+Tasks are made when Dask knows which chunks are computed, since that decides which of them share a
+read; see `dask_fits.planning.band_reads.divide`::
+
+    chunks    |  a  |   b   |    c    |   d   |    a and c are computed, c lies in two bands
+    boxes     |===================|===|            each is read once, by a "fits-band" task
+    pieces    |=====|       |=====|                a is cut out of the first box; so is a piece of c
+                                                   ("fits-piece"), which is joined with the second
+
+Two index spaces meet here. Windows, boxes and the indices of chunks have all axes of the image.
+Dask's keys and chunks, and the keys of users, have the axes of the array, without those that an
+integer dropped (`Window.kept`).
 """
 
 from __future__ import annotations
@@ -21,38 +30,55 @@ from dask._task_spec import DataNode, Task, TaskRef
 from dask.array.core import Array, getter
 from dask.base import is_dask_collection, tokenize
 from dask.highlevelgraph import HighLevelGraph, Layer, MaterializedLayer
+from dask.typing import Key as DaskKey
 from dask.utils import format_bytes, parse_bytes
 
+from dask_fits._typing import Key
 from dask_fits.arrays.computations import watch_computations
 from dask_fits.planning.band_reads import Index, Part, divide
-from dask_fits.planning.bands import Bands, Box, Costs, Window, find_bands, hull, uncut
+from dask_fits.planning.bands import (
+    Bands,
+    Box,
+    Costs,
+    Window,
+    bounding_box,
+    find_bands,
+    suggest_chunk_shape,
+)
 from dask_fits.planning.chunks import ReadPlan
 from dask_fits.planning.selection import Selection, select
 from dask_fits.readers.reader import HduReader, PixelReader
 
 HELD_CHUNKS = 8
-"""A full read holds no more at once than this many times Dask's array.chunk-size, if it can."""
+"""Memory that a full read holds at most, if it can, as a multiple of Dask's array.chunk-size."""
 
 
 def chunk_limit() -> int:
-    """Bytes of a chunk that is left to Dask, by its settings."""
+    """Return Dask's limit for the size of a chunk, in bytes."""
     return int(parse_bytes(config.get("array.chunk-size")))
 
 
-def bands_of(reader: HduReader, window: Window) -> Bands | None:
-    """Find the bands in which a window's chunks are best read; None where they share no bytes."""
-    if da.Array is not Array:  # with array.query-planning, Dask knows no layers of others
+def bands_for(reader: HduReader, window: Window) -> Bands | None:
+    """Find the bands in which a window's chunks are best read; None if they share no bytes."""
+    if da.Array is not Array:  # with array.query-planning, Dask takes no layers but its own
         return None
-    limit, largest = chunk_limit(), prod(window.longest) * reader.dtype.itemsize
-    return find_bands(window, _costs(reader), limit=max(limit, largest), most=HELD_CHUNKS * limit)
+    limit = chunk_limit()
+    largest_chunk = prod(window.longest) * reader.dtype.itemsize
+    return find_bands(
+        window,
+        _read_costs(reader),
+        limit=max(limit, largest_chunk),
+        most=HELD_CHUNKS * limit,
+    )
 
 
-def _costs(reader: HduReader) -> Costs:
+def _read_costs(reader: HduReader) -> Costs:
+    """Return the costs by which bands are chosen for a reader."""
     return Costs(reader.estimate, reader.dtype.itemsize, reader.tile, reader.store.coalescing)
 
 
 class BandLayer(Layer):
-    """The tasks of the chunks of a window of an image, made for those chunks that are wanted."""
+    """The tasks of the chunks of a window of an image, made for the chunks that are computed."""
 
     def __init__(self, name: str, reader: HduReader, window: Window, bands: Bands | None) -> None:
         super().__init__()
@@ -63,13 +89,13 @@ class BandLayer(Layer):
 
     def cull(
         self,
-        keys: set[Any],
-        all_hlg_keys: Collection[Any],  # noqa: ARG002 (Dask's)
-    ) -> tuple[Layer, Mapping[Any, set[Any]]]:
-        """Make the tasks that some chunks need."""
-        wanted = {key for key in keys if isinstance(key, tuple) and key[0] == self.name}
-        tasks = self._tasks(self._index(key) for key in sorted(wanted))
-        return MaterializedLayer(tasks, self.annotations), {key: set() for key in wanted}
+        keys: set[DaskKey],
+        all_hlg_keys: Collection[DaskKey],  # noqa: ARG002 (Dask's)
+    ) -> tuple[Layer, Mapping[DaskKey, set[DaskKey]]]:
+        """Return a layer with the tasks that some chunks need."""
+        chunk_keys = {key for key in keys if isinstance(key, tuple) and key[0] == self.name}
+        tasks = self._make_tasks(self._chunk_index(key) for key in sorted(chunk_keys))
+        return MaterializedLayer(tasks, self.annotations), {key: set() for key in chunk_keys}
 
     @property
     def has_legacy_tasks(self) -> bool:
@@ -77,109 +103,132 @@ class BandLayer(Layer):
         return False
 
     def is_materialized(self) -> bool:
-        """Whether the tasks of all chunks have been made."""
-        return "_all" in self.__dict__
+        """Return whether the tasks of all chunks have been made."""
+        return "_all_tasks" in self.__dict__
 
-    def get_output_keys(self) -> set[Any]:
+    def get_output_keys(self) -> set[DaskKey]:
         """Return the keys of all chunks."""
-        return {self._key(index) for index in self._indices()}
+        return {self._chunk_key(index) for index in self._chunk_indices()}
 
-    def __getitem__(self, key: Any) -> Task:
-        return self._all[key]
+    def __getitem__(self, key: DaskKey) -> Task:
+        return self._all_tasks[key]
 
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self._all)
+    def __iter__(self) -> Iterator[DaskKey]:
+        return iter(self._all_tasks)
 
     def __len__(self) -> int:
-        return len(self._all)
+        return len(self._all_tasks)
 
     @cached_property
-    def _all(self) -> dict[Any, Task]:
-        return self._tasks(self._indices())
+    def _all_tasks(self) -> dict[DaskKey, Task]:
+        return self._make_tasks(self._chunk_indices())
 
-    def _indices(self) -> Iterator[Index]:
+    def _chunk_indices(self) -> Iterator[Index]:
+        """Iterate over the positions of all chunks, along all axes of the image."""
         return itertools.product(*(range(len(lengths)) for lengths in self.window.chunks))
 
-    def _index(self, key: tuple[Any, ...]) -> Index:
-        """Find a chunk's position along all axes of the image."""
-        given = iter(key[1:])
-        return tuple(next(given) if kept else 0 for kept in self.window.kept)
+    def _chunk_index(self, key: tuple[Any, ...]) -> Index:
+        """Return a chunk's position along all axes of the image; Dask's key has the array's."""
+        array_index = iter(key[1:])
+        return tuple(next(array_index) if kept else 0 for kept in self.window.kept)
 
-    def _key(self, index: Index) -> tuple[Any, ...]:
+    def _chunk_key(self, index: Index) -> tuple[Any, ...]:
+        """Return Dask's key of a chunk, from its position along all axes of the image."""
         return (self.name, *itertools.compress(index, self.window.kept))
 
-    def _tasks(self, wanted: Iterable[Index]) -> dict[Any, Task]:
-        """Make tasks that read, and tasks that take chunks out of what was read."""
+    def _make_tasks(self, indices: Iterable[Index]) -> dict[DaskKey, Task]:
+        """Make tasks that read bands and chunks, and tasks that cut chunks out of bands.
+
+        Parameters
+        ----------
+        indices : iterable of tuple of int
+            Positions of the chunks that are computed, along all axes of the image.
+        """
         token = tokenize(self.reader)
-        tasks: dict[Any, Task] = {}
-        divided = divide(self.window, self.bands, wanted, _costs(self.reader))
-        for index, parts in divided.items():
-            key = self._key(index)
+        tasks: dict[DaskKey, Task] = {}
+        parts_of_chunks = divide(self.window, self.bands, indices, _read_costs(self.reader))
+        for index, parts in parts_of_chunks.items():
+            key = self._chunk_key(index)
             if len(parts) > 1:
-                pieces = [self._add_part(tasks, token, part) for part in parts]
-                tasks[key] = self._joining(key, [part.box for part in parts], pieces)
+                # The chunk lies in several bands.
+                pieces = [self._add_piece(tasks, token, part) for part in parts]
+                tasks[key] = self._join_task(key, [part.box for part in parts], pieces)
             elif parts[0].source == parts[0].box:
-                tasks[key] = self._reading(key, parts[0].box)
+                # Nothing else is in the read: without a task for the band, Dask can still pass a
+                # slice of the chunk on to the reader.
+                tasks[key] = self._read_task(key, parts[0].box)
             else:
-                self._add_part(tasks, token, parts[0], key)
+                # The piece is the whole chunk, so it gets the chunk's key.
+                self._add_piece(tasks, token, parts[0], key)
         return tasks
 
-    def _reading(self, key: Any, box: Box) -> Task:
-        # As `da.from_array` has it, so that Dask can pass a slice of the chunk on to the reader.
+    def _read_task(self, key: DaskKey, box: Box) -> Task:
+        """Make the task that reads a box of the window."""
+        # As that of `da.from_array`, so that Dask can pass a slice of the chunk on to the reader.
         return Task(key, getter, DataNode(None, self.reader), DataNode(None, self.window.key(box)))
 
-    def _add_part(self, tasks: dict[Any, Task], token: str, part: Part, key: Any = None) -> Any:
-        """Add the tasks of a part of a chunk, if they are not there; the key of the last one.
+    def _add_piece(
+        self, tasks: dict[DaskKey, Task], token: str, part: Part, key: DaskKey | None = None
+    ) -> DaskKey:
+        """Add the tasks of a piece of a chunk, and return the key of the one that has its pixels.
 
-        They are named by their pixels: whatever reads this very box has the same name for it.
+        They are named by their pixels: whatever reads the same box has the same name for it.
         """
-        source: tuple[Any, ...] = (f"fits-band-{token}", *self._place(part.source))
-        if source not in tasks:
-            tasks[source] = self._reading(source, part.source)
+        band: DaskKey = (f"fits-band-{token}", *self._box_numbers(part.source))
+        if band not in tasks:
+            tasks[band] = self._read_task(band, part.source)
         if part.source == part.box:
-            return source
+            return band
         if key is None:
-            key = (f"fits-piece-{token}", *self._place(part.source), *self._place(part.box))
-        within = self.window.key_within(part.box, part.source)
-        tasks[key] = Task(key, _cut, TaskRef(source), within)
+            key = (
+                f"fits-piece-{token}",
+                *self._box_numbers(part.source),
+                *self._box_numbers(part.box),
+            )
+        within_band = self.window.key_within(part.box, part.source)
+        tasks[key] = Task(key, _cut_piece, TaskRef(band), within_band)
         return key
 
-    def _joining(self, key: Any, boxes: list[Box], pieces: list[Any]) -> Task:
-        whole = hull(boxes)
-        shape = tuple(item.stop for item in self.window.key_within(whole, whole))
-        places = [self.window.key_within(box, whole) for box in boxes]
-        return Task(key, partial(_join, shape, places), *map(TaskRef, pieces))
+    def _join_task(self, key: DaskKey, boxes: list[Box], pieces: list[DaskKey]) -> Task:
+        """Make the task that joins a chunk of pieces, which are boxes of the window."""
+        chunk = bounding_box(boxes)
+        shape = tuple(item.stop for item in self.window.key_within(chunk, chunk))
+        within_chunk = [self.window.key_within(box, chunk) for box in boxes]
+        return Task(key, partial(_join_pieces, shape, within_chunk), *map(TaskRef, pieces))
 
-    def _place(self, box: Box) -> tuple[int, ...]:
-        """Tell a box of the image in numbers; a step of 0 stands for an axis that is not kept."""
-        found = zip(self.window.indices(box), self.window.kept, strict=True)
+    def _box_numbers(self, box: Box) -> tuple[int, ...]:
+        """Return the pixels of a box in numbers; a step of 0 stands for an axis that is dropped.
+
+        In indices of the image, since arrays of other windows have the same name for them.
+        """
+        axes = zip(self.window.indices(box), self.window.kept, strict=True)
         return tuple(
             number
-            for axis, kept in found
-            for number in (axis.start, axis.stop, axis.step if kept else 0)
+            for indices, kept in axes
+            for number in (indices.start, indices.stop, indices.step if kept else 0)
         )
 
 
-def _cut(band: npt.NDArray[Any], key: tuple[slice, ...]) -> npt.NDArray[Any]:
-    """Take a chunk out of a band: a copy, which does not keep the band in memory."""
+def _cut_piece(band: npt.NDArray[Any], key: tuple[slice, ...]) -> npt.NDArray[Any]:
+    """Cut a piece out of a band: a copy, which does not keep the band in memory."""
     return band[key].copy()
 
 
-def _join(
-    shape: tuple[int, ...], places: list[tuple[slice, ...]], *pieces: npt.NDArray[Any]
+def _join_pieces(
+    shape: tuple[int, ...], keys: list[tuple[slice, ...]], *pieces: npt.NDArray[Any]
 ) -> npt.NDArray[Any]:
-    """Put a chunk together."""
+    """Join a chunk of this shape of pieces; `keys` are those of each in the chunk."""
     chunk = np.empty(shape, pieces[0].dtype)
-    for place, piece in zip(places, pieces, strict=True):
-        chunk[place] = piece
+    for key, piece in zip(keys, pieces, strict=True):
+        chunk[key] = piece
     return chunk
 
 
 class BandedArray(da.Array):
     """A Dask array whose chunks share bytes of a file.
 
-    What is selected of it with integers and slices is read anew from the file, however many
-    selections follow one another: no more is fetched than the last one needs. All else is Dask's.
+    A selection by integers and slices is a new array over the reader, however many selections
+    follow one another: no more is fetched than the last one needs. Everything else is Dask's.
     """
 
     __slots__ = ()
@@ -192,6 +241,7 @@ class BandedArray(da.Array):
         watch_computations()
         name = name or array_name(reader, window)
         graph = HighLevelGraph({name: BandLayer(name, reader, window, bands)}, {name: set()})
+        # Dask's chunks and meta have the axes of the array.
         chunks = tuple(itertools.compress(window.chunks, window.kept))
         meta = np.empty((0,) * len(chunks), reader.dtype)
         return cls(graph, name, chunks, meta=meta)
@@ -200,7 +250,7 @@ class BandedArray(da.Array):
         return (type(self), (self.dask, self.name, self.chunks, self.dtype, self._meta))
 
     def copy(self) -> da.Array:
-        """Copy the array, which an assignment changes; its pixels are not copied."""
+        """Return a copy, so that an assignment changes one of the two; pixels are not copied."""
         return type(self)(self.dask, self.name, self.chunks, meta=self)
 
     def to_delayed(self, optimize_graph: bool = True) -> npt.NDArray[Any]:  # noqa: FBT001, FBT002 (Dask's)
@@ -208,108 +258,134 @@ class BandedArray(da.Array):
 
         Tasks are made when it is known which of them are computed.
         """
-        found = super().to_delayed(optimize_graph and self._layer is None)
-        return cast("npt.NDArray[Any]", found)
+        delayed = super().to_delayed(optimize_graph and self._layer is None)
+        return cast("npt.NDArray[Any]", delayed)
 
     @property
     def _layer(self) -> BandLayer | None:
-        """What reads the chunks; None after an assignment."""
+        """The layer that reads the chunks; None after an assignment, which adds another one."""
         layer = self.dask.layers.get(self.name)
         return layer if isinstance(layer, BandLayer) else None
 
-    def __getitem__(self, index: Any) -> da.Array:
-        selection, layer = self._select(index), self._layer
+    def __getitem__(self, index: Key | da.Array) -> da.Array:
+        selection = self._select(index)
+        layer = self._layer
         if selection is not None and layer is not None:
-            window, rest = narrow(layer.window, selection)
+            window, dask_key = narrow(layer.window, selection)
             if window != layer.window:
-                found = type(self).of(layer.reader, window, bands_of(layer.reader, window))
-                return cast("da.Array", found if rest is None else Array.__getitem__(found, rest))
+                array = type(self).of(layer.reader, window, bands_for(layer.reader, window))
+                if dask_key is None:
+                    return array
+                return cast("da.Array", Array.__getitem__(array, dask_key))
         return cast("da.Array", super().__getitem__(index))
 
-    def _select(self, index: Any) -> Selection | None:
-        """Resolve a key; None for what Dask alone understands, or refuses."""
+    def _select(self, index: Key | da.Array) -> Selection | None:
+        """Resolve a key; None if only Dask understands it, or Dask is to raise the error."""
         items = index if isinstance(index, tuple) else (index,)
         if any(map(is_dask_collection, items)):
             return None
         try:
-            return select(index, self.shape)
+            return select(cast("Key", index), self.shape)
         except IndexError:
             return None
 
 
 def array_name(reader: PixelReader, window: Window) -> str:
-    """Name the array of a window by all that tells its pixels and chunks apart."""
+    """Return the name of a window's array, by its pixels and chunks."""
     chunks = [np.asarray(lengths, np.int64) for lengths in window.chunks]
     if window.lengths == reader.shape and all(window.kept):
         return "fits-" + tokenize(reader, chunks)
-    return "fits-" + tokenize(reader, chunks, window.axes, window.kept)
+    return "fits-" + tokenize(reader, chunks, window.axis_ranges, window.kept)
 
 
 def narrow(window: Window, selection: Selection) -> tuple[Window, tuple[Any, ...] | None]:
-    """Take what integers and slices take; and the key of what is left for Dask to do, if anything.
+    """Narrow a window to the integers and slices of a selection.
 
-    That is what lists do, and axes that are new or turned around.
+    Parameters
+    ----------
+    window : Window
+        The window of an array.
+    selection : Selection
+        A selection of that array.
+
+    Returns
+    -------
+    window : Window
+        The part of the window that the integers and slices take.
+    key : tuple or None
+        The key that Dask applies to the array of that part, for lists and for axes that are new or
+        reversed; None if there is nothing left to do.
     """
-    shape = list(itertools.compress(window.lengths, window.kept))
+    array_lengths = list(itertools.compress(window.lengths, window.kept))
     axes: list[range] = []
-    kept: list[bool] = []
-    rest: list[Any] = []
-    for item in _of_each_axis(selection):
+    axes_kept: list[bool] = []
+    dask_key: list[Any] = []
+    for item in _expand_ellipsis(selection):
         if item is None:
-            rest.append(None)
+            dask_key.append(None)
             continue
-        axis = selection.indices[len(axes)]
-        # An integer beside a list is left: how the two go together is for Dask to say.
-        kept.append(not isinstance(item, int) or selection.listed is not None)
-        if isinstance(item, np.ndarray) and len(axis):
-            rest.append(np.asarray(axis)[item])
-            axis = range(shape[len(axes)])
-        elif kept[-1]:
-            rest.append(slice(None) if isinstance(item, np.ndarray) else item)
-        axes.append(cast("range", axis))
-    done = all(isinstance(item, slice) and item == slice(None) for item in rest)
-    return window.narrow(axes, kept), None if done else tuple(rest)
+        indices = selection.indices[len(axes)]
+        # Beside a list, an integer is left to Dask, whose rules for the two together apply.
+        is_kept = not isinstance(item, int) or selection.listed is not None
+        if isinstance(item, np.ndarray) and len(indices):
+            # A list is taken by Dask, chunk by chunk, from the whole axis.
+            dask_key.append(np.asarray(indices)[item])
+            indices = range(array_lengths[len(axes)])
+        elif isinstance(item, np.ndarray):
+            # An empty list leaves nothing to take from the axis, which is empty already.
+            dask_key.append(slice(None))
+        elif is_kept:
+            # The slice that reverses an axis, or all of it; or 0, of an axis with one pixel.
+            dask_key.append(item)
+        axes_kept.append(is_kept)
+        axes.append(cast("range", indices))
+    is_done = all(isinstance(item, slice) and item == slice(None) for item in dask_key)
+    return window.narrow(axes, axes_kept), None if is_done else tuple(dask_key)
 
 
-def _of_each_axis(selection: Selection) -> Iterator[Any]:
-    """Write the ellipsis of a selection's key out."""
-    given = sum(item is not None and item is not Ellipsis for item in selection.key)
+def _expand_ellipsis(selection: Selection) -> Iterator[Any]:
+    """Iterate over the items of a selection's key, with slices in the place of an ellipsis."""
+    explicit = sum(item is not None and item is not Ellipsis for item in selection.key)
     for item in selection.key:
         if item is Ellipsis:
-            yield from [slice(None)] * (len(selection.indices) - given)
+            yield from [slice(None)] * (len(selection.indices) - explicit)
         else:
             yield item
 
 
-def read_plan(reader: HduReader, window: Window, selection: Selection) -> ReadPlan:
-    """Tell what a selection of an image's array costs, whose chunks share bytes."""
+def plan_selection(reader: HduReader, window: Window, selection: Selection) -> ReadPlan:
+    """Plan the reads of a selection of a window's array, whose chunks share bytes."""
     part, _ = narrow(window, selection)
-    wanted: list[Iterable[int]] = [range(len(lengths)) for lengths in part.chunks]
+    chunk_indices: list[Iterable[int]] = [range(len(lengths)) for lengths in part.chunks]
     listed = selection.listed
-    if listed is not None:  # Dask reads the chunks that have some of it, whole along this axis
+    if listed is not None:
+        # Dask reads the chunks that have an item of the list, whole along this axis.
         indices = np.asarray(selection.indices[listed], np.int64)
-        chunks = np.searchsorted(np.cumsum(part.chunks[listed]), indices, "right")
-        wanted[listed] = np.unique(chunks).tolist()
-    found = divide(part, bands_of(reader, part), itertools.product(*wanted), _costs(reader))
-    boxes = dict.fromkeys(piece.source for pieces in found.values() for piece in pieces)
+        touched = np.searchsorted(np.cumsum(part.chunks[listed]), indices, "right")
+        chunk_indices[listed] = np.unique(touched).tolist()
+    parts_of_chunks = divide(
+        part, bands_for(reader, part), itertools.product(*chunk_indices), _read_costs(reader)
+    )
+    # Chunks of one band have the same source, which is read once.
+    boxes = dict.fromkeys(piece.source for pieces in parts_of_chunks.values() for piece in pieces)
     return ReadPlan.of_chunks(
         reader.plan(part.indices(box)) for box in boxes if all(low < high for low, high in box)
     )
 
 
-def warn_of(reader: HduReader, window: Window, bands: Bands) -> None:
-    """Warn where a full read holds much at once, or fetches bytes more than once."""
+def warn_if_costly(reader: HduReader, window: Window, bands: Bands) -> None:
+    """Warn if a full read holds much memory at once, or fetches bytes more than once."""
     limit = chunk_limit()
     if bands.over_read > 1:
-        what = f"fetches a byte up to {bands.over_read:.3g} times"
+        cost = f"fetches a byte up to {bands.over_read:.3g} times"
     elif bands.held > HELD_CHUNKS * limit:
-        what = f"holds {format_bytes(bands.held)} at once"
+        cost = f"holds {format_bytes(bands.held)} at once"
     else:
         return
     warnings.warn(
         f"{reader.where}: chunks of {window.longest} cut through what lies together in the file: "
-        f"a full read {what}, where Dask's array.chunk-size is {format_bytes(limit)}; chunks such "
-        f"as {uncut(window, bands, _costs(reader))} do not",
+        f"a full read {cost}, where Dask's array.chunk-size is {format_bytes(limit)}; chunks such "
+        f"as {suggest_chunk_shape(window, bands, _read_costs(reader))} do not",
         da.PerformanceWarning,
-        stacklevel=4,
+        stacklevel=4,  # the caller of `HDU.to_dask`
     )

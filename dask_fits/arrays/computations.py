@@ -1,4 +1,4 @@
-"""Dask's computations, as far as the reads in them have to know when one ends."""
+"""Watching Dask's computations, so that the reads in one end with it."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ from dask_fits.concurrency.cancellation import enter_scope, leave_scope
 
 
 def watch_computations() -> None:
-    """Have the reads of a computation that fails, or is interrupted, end with it.
+    """Cancel the reads of each computation that fails or is interrupted, from now on.
 
-    Dask tells nobody but callbacks, which it forgets where computations of several threads
-    overlap: so this is called again for each array.
+    Dask only informs callbacks, and forgets those if computations of several threads overlap: so
+    this is called again for each array.
     """
     Callback(start=_begin, finish=_end).register()
 
 
 def _begin(_graph: object) -> None:
-    enter_scope()  # which Dask's threads inherit
+    """Enter a scope, which Dask's threads inherit."""
+    enter_scope()
 
 
 def _end(_graph: object, _state: object, failed: bool) -> None:  # noqa: FBT001 (Dask's)
+    """Leave the scope, which cancels its reads after a failure."""
     leave_scope(failed=failed)

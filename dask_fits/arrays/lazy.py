@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any, cast
+from typing import cast
 
 import dask.array as da
 import numpy as np
@@ -14,10 +14,10 @@ from dask_fits._typing import Chunks, Key
 from dask_fits.arrays.banded import (
     BandedArray,
     array_name,
-    bands_of,
+    bands_for,
     chunk_limit,
-    read_plan,
-    warn_of,
+    plan_selection,
+    warn_if_costly,
 )
 from dask_fits.arrays.computations import watch_computations
 from dask_fits.exceptions import FitsFormatError
@@ -27,7 +27,7 @@ from dask_fits.planning.selection import Selection, select
 from dask_fits.readers.reader import HduReader, PixelReader
 
 MAX_CHUNKS = 1 << 24
-"""Chunks that an array may have: a list of more would fill the memory."""
+"""Limit for the number of chunks of an array: a list of more would fill the memory."""
 
 
 def to_dask(reader: HduReader, chunks: Chunks = "auto") -> da.Array:
@@ -36,24 +36,26 @@ def to_dask(reader: HduReader, chunks: Chunks = "auto") -> da.Array:
     Chunks that share bytes of the file are divided out of bands that are read once.
     """
     window = Window.whole(chunk_grid(reader, chunks))
-    bands = bands_of(reader, window)
+    bands = bands_for(reader, window)
     if bands is None:
-        return _of_window(reader, window)
-    warn_of(reader, window, bands)
+        return _array_of_window(reader, window)
+    warn_if_costly(reader, window, bands)
     return BandedArray.of(reader, window, bands)
 
 
 def lazy_array(reader: PixelReader, chunks: Chunks = "auto") -> da.Array:
     """Make a lazy Dask array of a reader's pixels, each chunk read by itself."""
-    return _of_window(reader, Window.whole(chunk_grid(reader, chunks)))
+    return _array_of_window(reader, Window.whole(chunk_grid(reader, chunks)))
 
 
-def _of_window(reader: PixelReader, window: Window) -> da.Array:
+def _array_of_window(reader: PixelReader, window: Window) -> da.Array:
+    """Make the Dask array of a window, each chunk read by itself."""
     watch_computations()
     array: da.Array = da.from_array(
         reader,
         chunks=window.chunks,
         name=array_name(reader, window),
+        # With these four, Dask hands slices on to the reader, and the graph stays small.
         inline_array=True,
         asarray=True,
         lock=False,
@@ -64,22 +66,22 @@ def _of_window(reader: PixelReader, window: Window) -> da.Array:
 
 
 def plan(reader: HduReader, *, key: Key = ..., chunks: Chunks = None) -> ReadPlan:
-    """Tell what reading a selection costs; reads no pixels; see `HDU.plan`."""
+    """Plan the reads of a selection; reads no pixels; see `HDU.plan`."""
     selection = select(key, reader.shape)
     if chunks is None:
         return reader.plan(selection.indices)
     reader.check(selection)
     window = Window.whole(chunk_grid(reader, chunks))
-    if bands_of(reader, window) is not None:
-        return read_plan(reader, window, selection)
-    whole = _read_whole(key, selection)
+    if bands_for(reader, window) is not None:
+        return plan_selection(reader, window, selection)
+    whole = _whole_chunk_axes(key, selection)
     return ReadPlan.of_chunks(
         reader.plan(axes) for axes in chunk_boxes(selection.indices, window.chunks, whole=whole)
     )
 
 
-def _read_whole(key: Key, selection: Selection) -> Collection[int]:
-    """Axes along which Dask reads whole chunks, because it cannot pass the key on to the reader."""
+def _whole_chunk_axes(key: Key, selection: Selection) -> Collection[int]:
+    """Return the axes along which Dask reads whole chunks, as it cannot pass on such a key."""
     items = key if isinstance(key, tuple) else (key,)
     if any(item is None or (isinstance(item, slice) and (item.step or 1) < 0) for item in items):
         return range(len(selection.indices))
@@ -87,29 +89,29 @@ def _read_whole(key: Key, selection: Selection) -> Collection[int]:
 
 
 def chunk_grid(reader: PixelReader, chunks: Chunks = "auto") -> tuple[tuple[int, ...], ...]:
-    """Resolve `chunks` as `to_dask` takes it: chunk lengths along each axis."""
+    """Resolve the `chunks` argument of `to_dask` to the lengths of chunks along each axis."""
     limit = chunk_limit()
     if isinstance(chunks, str) and chunks != "auto":
-        chunks, limit = "auto", parse_bytes(chunks)
+        limit = int(parse_bytes(chunks))
     contiguous = reader.contiguous_chunk(limit)
-    for asked in [contiguous] if isinstance(chunks, str) else [contiguous, chunks]:
-        _check_count(asked, reader, limit)
-    whole = _normalized(contiguous, reader)
+    _check_count(contiguous, reader, limit)
     if isinstance(chunks, str):
-        return whole
+        return _normalize(contiguous, reader)
+    _check_count(chunks, reader, limit)
+    previous = _normalize(contiguous, reader)
     if 0 in reader.shape:  # Dask divides by the size of a chunk to find an axis left to it
-        chunks = _without_auto(chunks)
+        chunks = _replace_auto(chunks)
     # With contiguous ones as the previous chunks, Dask keeps an axis that is left to it contiguous.
-    return _normalized(chunks, reader, previous_chunks=whole)
+    return _normalize(chunks, reader, previous_chunks=previous)
 
 
 def _check_count(chunks: Chunks, reader: PixelReader, limit: int) -> None:
-    """Raise where there would be more chunks than can be listed."""
+    """Raise FitsFormatError if there would be more chunks than can be listed."""
     shape = reader.shape
     count = count_chunks(chunks, shape, itemsize=reader.dtype.itemsize, limit=limit)
     if count <= MAX_CHUNKS:
         return
-    # Most likely it is no image at all, but a damaged NAXISn.
+    # Most likely NAXISn is damaged: if the file is too short for its last pixel, that is said.
     reader.check(Selection.of_box(tuple(range(length)[-1:] for length in shape)))
     raise FitsFormatError(
         f"chunks: found {count:.0f} of them in an image of shape {shape}, "
@@ -117,7 +119,8 @@ def _check_count(chunks: Chunks, reader: PixelReader, limit: int) -> None:
     )
 
 
-def _without_auto(chunks: Chunks) -> Any:
+def _replace_auto(chunks: Chunks) -> Chunks:
+    """Replace ``"auto"`` for some axes by all of the axis."""
     if isinstance(chunks, Mapping):
         return {axis: -1 if part == "auto" else part for axis, part in chunks.items()}
     if isinstance(chunks, (tuple, list)):
@@ -125,8 +128,13 @@ def _without_auto(chunks: Chunks) -> Any:
     return chunks
 
 
-def _normalized(
-    chunks: Chunks, reader: PixelReader, **previous: Any
+def _normalize(
+    chunks: Chunks,
+    reader: PixelReader,
+    previous_chunks: tuple[tuple[int, ...], ...] | None = None,
 ) -> tuple[tuple[int, ...], ...]:
-    grid = normalize_chunks(chunks, shape=reader.shape, dtype=reader.dtype, **previous)
+    """Resolve chunks by Dask's rules to lengths along each axis."""
+    grid = normalize_chunks(
+        chunks, shape=reader.shape, dtype=reader.dtype, previous_chunks=previous_chunks
+    )
     return cast("tuple[tuple[int, ...], ...]", grid)

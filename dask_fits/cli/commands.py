@@ -9,22 +9,24 @@ from typing import Any
 
 import click
 
+from dask_fits._typing import Chunks
 from dask_fits.cli.options import (
-    chunks,
-    file_command,
-    hdu_key,
+    ParsedKey,
     hdu_option,
-    image,
     json_option,
-    key,
+    parse_chunks,
+    parse_hdu_key,
+    parse_key,
+    takes_file,
 )
 from dask_fits.cli.output import (
     plan_record,
     print_json,
     print_plan,
     say,
-    take_astropys_warnings,
+    show_astropy_warnings,
 )
+from dask_fits.collections.sources import select_image
 from dask_fits.exceptions import FitsError, FitsWarning, one_line, printable
 from dask_fits.file.fits_file import FitsFile
 from dask_fits.file.hdu import HDU, HduKey
@@ -33,24 +35,26 @@ from dask_fits.format.listing import text_table
 
 
 @click.command()
-@file_command
+@takes_file
 @json_option
 def info(file: FitsFile, *, as_json: bool) -> None:
     """List the HDUs; reads headers only."""
-    records = [_record(hdu) for hdu in file]
+    records = [_hdu_record(hdu) for hdu in file]
     if as_json:
         print_json(records)
         return
     columns = [name.replace("_", " ") for name in records[0]]
-    rows = [["" if value is None else str(value) for value in r.values()] for r in records]
+    rows = [
+        ["" if value is None else str(value) for value in record.values()] for record in records
+    ]
     say(text_table([columns, *rows]))
 
 
 @click.command()
-@file_command
+@takes_file
 @click.option(
     "--hdu",
-    type=hdu_key,
+    type=parse_hdu_key,
     metavar="HDU",
     default="0",
     show_default=True,
@@ -61,36 +65,37 @@ def header(file: FitsFile, *, hdu: HduKey) -> None:
 
     If a card cannot be understood, all are printed as they are in the file, with a warning.
     """
-    found = file[hdu]
-    take_astropys_warnings()
+    selected = file[hdu]
+    show_astropy_warnings()
     try:
-        cards = [str(card) for card in found.header.cards]
+        cards = [str(card) for card in selected.header.cards]
     except Exception as error:  # noqa: BLE001 (whatever astropy stumbles on, there is the text)
-        cards = [found.header_text.decode("latin-1").rstrip()]
+        cards = [selected.header_text.decode("latin-1").rstrip()]
         warnings.warn(
-            f"{found.where}: not all cards can be understood: {one_line(error)}; they are shown as "
-            "they are in the file",
+            f"{selected.where}: not all cards can be understood: {one_line(error)}; they are shown "
+            "as they are in the file",
             FitsWarning,
             stacklevel=1,
         )
-    for card in cards:  # with CONTINUE it has several lines
-        for at in range(0, len(card), CARD):
-            say(printable(card[at : at + CARD]))
+    # A card with CONTINUE has several lines, and so has the text of the whole header.
+    for card in cards:
+        for start in range(0, len(card), CARD):
+            say(printable(card[start : start + CARD]))
 
 
 @click.command()
-@file_command
+@takes_file
 @hdu_option
 @click.option(
     "--key",
-    type=key,
+    type=parse_key,
     metavar="KEY",
     default="...",
     help="Selection, as 10:20,30:50.  [default: all]",
 )
 @click.option(
     "--chunks",
-    type=chunks,
+    type=parse_chunks,
     is_flag=False,
     flag_value="auto",
     metavar="[CHUNKS]",
@@ -99,50 +104,53 @@ def header(file: FitsFile, *, hdu: HduKey) -> None:
 )
 @json_option
 def plan(
-    file: FitsFile, *, hdu: HduKey | None, key: tuple[Any, ...], chunks: Any, as_json: bool
+    file: FitsFile, *, hdu: HduKey | None, key: ParsedKey, chunks: Chunks, as_json: bool
 ) -> None:
     """Tell what reading a selection costs; reads no pixels.
 
     The over-read is the bytes that are fetched for each byte that is wanted.
     """
-    found = image(file, hdu)
+    image = select_image(file, hdu)
     try:
-        costs = found.plan(key, chunks=chunks)
+        costs = image.plan(key, chunks=chunks)
     except IndexError as error:
         raise click.UsageError(f"--key: {error}") from error
     except FitsError:
         raise
     except ValueError as error:
         raise click.UsageError(f"--chunks: {error}") from error
-    if as_json:
-        parts = {"chunks": [plan_record(part) for part in costs.chunks]} if costs.chunks else {}
-        print_json({"hdu": found.index, **plan_record(costs), **parts})
+    if not as_json:
+        print_plan(costs, costs.chunks)
         return
-    print_plan(costs, costs.chunks)
+    record = {"hdu": image.index, **plan_record(costs)}
+    if costs.chunks:
+        record["chunks"] = [plan_record(chunk) for chunk in costs.chunks]
+    print_json(record)
 
 
 @click.command()
-@file_command
+@takes_file
 @hdu_option
 @json_option
 def stats(file: FitsFile, *, hdu: HduKey | None, as_json: bool) -> None:
     """Compute minimum, maximum, mean and standard deviation, and count NaN, in one pass."""
     from dask.diagnostics.progress import ProgressBar
 
-    from dask_fits.cli.statistics import statistics
+    from dask_fits.cli.statistics import compute_statistics
 
-    array = image(file, hdu).to_dask()
+    array = select_image(file, hdu).to_dask()
     with ProgressBar(out=sys.stderr):
-        found = statistics(array)
-    record = {key: getattr(found, key) for key in ("min", "max", "mean", "std", "nan", "count")}
+        statistics = compute_statistics(array)
+    names = ("min", "max", "mean", "std", "nan", "count")
+    record = {name: getattr(statistics, name) for name in names}
     if as_json:
-        print_json({key: _finite(value) for key, value in record.items()})
+        print_json({name: _json_number(value) for name, value in record.items()})
     else:
-        say(text_table([(key, str(value)) for key, value in record.items()]))
+        say(text_table([(name, str(value)) for name, value in record.items()]))
 
 
 @click.command()
-@file_command
+@takes_file
 @hdu_option
 @click.option("-o", "--output", required=True, type=click.Path(dir_okay=False), help="PNG file.")
 def preview(file: FitsFile, *, hdu: HduKey | None, output: str) -> None:
@@ -154,12 +162,13 @@ def preview(file: FitsFile, *, hdu: HduKey | None, output: str) -> None:
     from dask_fits.cli.preview import preview as draw
     from dask_fits.cli.preview import write_png
 
-    picture = draw(image(file, hdu))
+    picture = draw(select_image(file, hdu))
     write_png(picture, output)
     say(f"{output}: {picture.shape[1]} x {picture.shape[0]} pixels")
 
 
-def _record(hdu: HDU) -> dict[str, Any]:
+def _hdu_record(hdu: HDU) -> dict[str, Any]:
+    """Return the properties of an HDU that `info` lists."""
     return {
         "index": hdu.index,
         "name": hdu.name,
@@ -174,8 +183,8 @@ def _record(hdu: HDU) -> dict[str, Any]:
     }
 
 
-def _finite(value: float) -> float | str | None:
-    """Give a number as JSON has it: NaN is null, an infinity its name."""
+def _json_number(value: float) -> float | str | None:
+    """Return a number that JSON can hold: None for NaN, which is null, and text for infinities."""
     if math.isnan(value):
         return None
     return str(value) if math.isinf(value) else value

@@ -8,28 +8,29 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dask_fits._typing import Size
+from dask_fits._typing import Position, Size
 from dask_fits.cli.options import (
     SIZE_HELP,
     Opener,
-    box_key,
-    declination,
+    ParsedKey,
     fill_value_option,
     hdu_option,
-    image,
     json_option,
-    pixel,
-    right_ascension,
-    size,
-    url_command,
+    parse_box_key,
+    parse_declination,
+    parse_pixel,
+    parse_right_ascension,
+    parse_size,
+    takes_url,
 )
 from dask_fits.cli.output import (
     plan_record,
     print_json,
     print_plan,
     say,
-    take_astropys_warnings,
+    show_astropy_warnings,
 )
+from dask_fits.collections.sources import select_image
 from dask_fits.exceptions import FitsError, NoOverlapError
 from dask_fits.file.hdu import HDU, HduKey
 from dask_fits.planning.selection import Selection, select
@@ -40,15 +41,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
-    """The options of the command, None where they were not given."""
+class _CutoutOptions:
+    """The options of the command; None for those that were not given."""
 
     ra: float | None
     dec: float | None
     x: float | None
     y: float | None
     size: Size
-    key: tuple[Any, ...] | None
+    key: ParsedKey | None
     hdu: HduKey | None
     mode: Mode | None
     fill_value: Fraction | float | None
@@ -58,16 +59,16 @@ class _Asked:
     as_json: bool
 
     def check(self) -> None:
-        """Raise click.UsageError where options are missing or do not go together."""
+        """Raise click.UsageError if options are missing or do not go together."""
         pairs = ((self.ra, self.dec), (self.x, self.y))
-        given = [pair for pair in pairs if pair != (None, None)]
-        if len(given) + (self.key is not None) != 1:
+        positions = [pair for pair in pairs if pair != (None, None)]
+        if len(positions) + (self.key is not None) != 1:
             raise click.UsageError("give one of --ra and --dec, --x and --y, or --key")
-        if given and None in given[0]:
+        if positions and None in positions[0]:
             raise click.UsageError("--ra goes with --dec, and --x with --y")
-        if given and self.size is None:
+        if positions and self.size is None:
             raise click.UsageError("--size is missing")
-        if not given and (self.size, self.mode) != (None, None):
+        if not positions and (self.size, self.mode) != (None, None):
             raise click.UsageError("--size and --mode go with a position, not with --key")
         if self.fill_value is not None and self.mode != "partial":
             raise click.UsageError("--fill-value goes with --mode partial")
@@ -76,30 +77,34 @@ class _Asked:
 
 
 @click.command("cutout")
-@url_command
+@takes_url
 @click.option(
     "--ra",
-    type=right_ascension,
+    type=parse_right_ascension,
     metavar="RA",
     help="Right ascension of the centre, ICRS: degrees, or hours as 16:41:41.6.",
 )
 @click.option(
     "--dec",
-    type=declination,
+    type=parse_declination,
     metavar="DEC",
     help="Declination of the centre, ICRS: degrees, or as 36:27:36.",
 )
-@click.option("--x", type=pixel, metavar="X", help="Centre in pixels from 0, instead of --ra.")
-@click.option("--y", type=pixel, metavar="Y", help="Centre in pixels from 0, instead of --dec.")
+@click.option(
+    "--x", type=parse_pixel, metavar="X", help="Centre in pixels from 0, instead of --ra."
+)
+@click.option(
+    "--y", type=parse_pixel, metavar="Y", help="Centre in pixels from 0, instead of --dec."
+)
 @click.option(
     "--size",
-    type=size,
+    type=parse_size,
     metavar="SIZE",
     help=SIZE_HELP,
 )
 @click.option(
     "--key",
-    type=box_key,
+    type=parse_box_key,
     metavar="KEY",
     help="A selection instead, as 10:20,30:50. An integer keeps its axis, with length 1.",
 )
@@ -127,22 +132,27 @@ def cutout_command(opener: Opener, **options: Any) -> None:
     """  # noqa: D301 (click wants the character that \b stands for)
     from dask_fits.writing.atomic import check_is_free
 
-    asked = _Asked(**options)
-    asked.check()
-    take_astropys_warnings()
-    output = None if asked.plan else asked.output
+    given = _CutoutOptions(**options)
+    given.check()
+    show_astropy_warnings()
+    output = None if given.plan else given.output
+    # Before anything is read: a large cutout that cannot be written is costly.
     if output is not None:
-        check_is_free(output, overwrite=asked.overwrite)
-    hdu = image(opener(), asked.hdu)
-    window = _window(hdu, asked)
-    selection = Selection.of_box(tuple(range(length) for length in window.shape))
-    costs = window.plan(selection.indices)
-    record = {"hdu": hdu.index, "origin": window.origin, "shape": window.shape}
-    record |= plan_record(costs)
+        check_is_free(output, overwrite=given.overwrite)
+    hdu = select_image(opener(), given.hdu)
+    window = _make_window(hdu, given)
+    whole_window = Selection.of_box(tuple(range(length) for length in window.shape))
+    costs = window.plan(whole_window.indices)
+    record = {
+        "hdu": hdu.index,
+        "origin": window.origin,
+        "shape": window.shape,
+        **plan_record(costs),
+    }
     if output is not None:
-        _write(output, hdu, window, overwrite=asked.overwrite)
+        _write_cutout(output, hdu, window, overwrite=given.overwrite)
         record = {"output": output, **record}
-    if asked.as_json:
+    if given.as_json:
         print_json(record)
     elif output is None:
         print_plan(costs)
@@ -151,23 +161,25 @@ def cutout_command(opener: Opener, **options: Any) -> None:
         say(f"{output}: {shape} pixels; {costs.requests} requests, {costs.bytes} bytes read")
 
 
-def _write(output: str, hdu: HDU, window: WindowReader, *, overwrite: bool) -> None:
+def _write_cutout(output: str, hdu: HDU, window: WindowReader, *, overwrite: bool) -> None:
+    """Read the pixels of a window and write them as a FITS file."""
     from dask_fits.writing.atomic import write_atomically
-    from dask_fits.writing.box import cut_fits
+    from dask_fits.writing.box import box_to_fits
 
-    write_atomically(output, cut_fits(hdu, window[...], window.origin), overwrite=overwrite)
+    write_atomically(output, box_to_fits(hdu, window[...], window.origin), overwrite=overwrite)
 
 
-def _window(hdu: HDU, asked: _Asked) -> WindowReader:
-    """Make the reader of the box that was asked for, with stored values."""
+def _make_window(hdu: HDU, given: _CutoutOptions) -> WindowReader:
+    """Return a reader of the stored values of the box that the options describe."""
     from dask_fits.writing.fill import stored_fill
 
-    box = _box(hdu, asked)
+    box = _find_box(hdu, given)
     reader = hdu.reader(mask_and_scale=False)
+    # Without pixels to fill, an image of integers need not have BLANK.
     if box.lies_on(reader.shape):
         return WindowReader(reader, box.origin, box.shape, fill_value=0)
     try:
-        fill = stored_fill(hdu, asked.fill_value)
+        fill = stored_fill(hdu, given.fill_value)
     except FitsError:
         raise
     except ValueError as error:
@@ -175,41 +187,52 @@ def _window(hdu: HDU, asked: _Asked) -> WindowReader:
     return WindowReader(reader, box.origin, box.shape, fill)
 
 
-def _box(hdu: HDU, asked: _Asked) -> Box:
-    """Find the box that was asked for."""
+def _find_box(hdu: HDU, given: _CutoutOptions) -> Box:
+    """Return the box around a position, or that of a key."""
     from dask_fits.cutout import find_box
 
-    if asked.key is not None:
-        return _box_of_key(hdu, asked.key)
+    if given.key is not None:
+        return _box_from_key(hdu, given.key)
     try:
-        shape, header = hdu.reader().shape, hdu.wcs_header()
-        return find_box(shape, header, _position(asked), asked.size, mode=asked.mode or "trim")
+        return find_box(
+            hdu.reader().shape,
+            hdu.wcs_header(),
+            _position(given),
+            given.size,
+            mode=given.mode or "trim",
+        )
     except FitsError:
         raise
-    except ValueError as error:  # the image and what was asked of it do not go together
+    except ValueError as error:  # the options do not fit the image
         raise click.ClickException(str(error)) from error
 
 
-def _position(asked: _Asked) -> Any:
+def _position(given: _CutoutOptions) -> Position:
+    """Return the position in pixels or on the sky; `check` has made sure that there is one."""
     from astropy.coordinates import SkyCoord
 
-    if asked.ra is None:
-        return asked.x, asked.y
-    return SkyCoord(asked.ra, asked.dec, unit="deg")
+    if given.x is not None and given.y is not None:
+        return given.x, given.y
+    return SkyCoord(given.ra, given.dec, unit="deg")
 
 
-def _box_of_key(hdu: HDU, key: tuple[Any, ...]) -> Box:
+def _box_from_key(hdu: HDU, key: ParsedKey) -> Box:
+    """Return the box of pixels that a key without steps selects."""
     from dask_fits.cutout import Box
 
     shape = hdu.reader().shape
     try:
-        axes = select(key, shape).indices
+        indices = select(key, shape).indices
     except IndexError as error:
         raise click.UsageError(f"--key: {error}") from error
-    if any(len(axis) == 0 for axis in axes):
+    if any(len(axis_indices) == 0 for axis_indices in indices):
         raise NoOverlapError(
             f"{hdu.where}: --key: no pixel of the image of shape {shape} is selected"
         )
-    slices = tuple(slice(int(axis[0]), int(axis[-1]) + 1) for axis in axes)
-    origin = tuple(part.start for part in slices)
-    return Box(origin, tuple(len(axis) for axis in axes), slices)
+    return Box(
+        origin=tuple(int(axis_indices[0]) for axis_indices in indices),
+        shape=tuple(len(axis_indices) for axis_indices in indices),
+        slices=tuple(
+            slice(int(axis_indices[0]), int(axis_indices[-1]) + 1) for axis_indices in indices
+        ),
+    )

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,20 +14,21 @@ import click
 from dask_fits._typing import Size
 from dask_fits.cli.options import (
     SIZE_HELP,
-    Access,
-    access_command,
+    StorageOptions,
     fill_value_option,
-    hdu_key,
     json_option,
-    size,
+    parse_hdu_key,
+    parse_size,
+    takes_storage_options,
 )
 from dask_fits.cli.output import (
     plan_record,
     print_json,
     print_plan,
     say,
-    take_astropys_warnings,
+    show_astropy_warnings,
 )
+from dask_fits.collections.sources import Progress
 from dask_fits.exceptions import FitsError
 from dask_fits.file.hdu import HduKey
 from dask_fits.storage.redaction import redact_url
@@ -37,8 +39,12 @@ if TYPE_CHECKING:
     from dask_fits.many_cutouts.cutouts import Cutouts
 
 
+_MAX_REASONS = 20
+"""Reasons of failure that are printed at most."""
+
+
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class _CutoutsOptions:
     """The options of the command."""
 
     files: tuple[str, ...]
@@ -49,7 +55,7 @@ class _Asked:
     size: Size
     hdus: tuple[HduKey, ...]
     mode: Mode
-    fill_value: Any
+    fill_value: Fraction | float | None
     output: str | None
     overwrite: bool
     plan: bool
@@ -58,7 +64,7 @@ class _Asked:
 
 @click.command("cutouts")
 @click.argument("files", nargs=-1, required=True)
-@access_command
+@takes_storage_options
 @click.option(
     "--catalog",
     required=True,
@@ -76,14 +82,14 @@ class _Asked:
 @click.option(
     "--size",
     required=True,
-    type=size,
+    type=parse_size,
     metavar="SIZE",
     help=SIZE_HELP,
 )
 @click.option(
     "--hdu",
     "hdus",
-    type=hdu_key,
+    type=parse_hdu_key,
     multiple=True,
     metavar="HDU",
     help="Index, name or NAME,VERSION; repeatable.  [default: the first image of each file]",
@@ -102,7 +108,7 @@ class _Asked:
 @click.option("--overwrite", is_flag=True, help="Replace files that exist.")
 @click.option("--plan", is_flag=True, help="Tell what the reads cost, and do nothing more.")
 @json_option
-def cutouts_command(access: Access, **options: Any) -> None:
+def cutouts_command(storage_options: StorageOptions, **options: Any) -> None:
     """Cut boxes around the positions of a catalogue out of many files, read as one job.
 
     FILES are paths, URLs, or quoted patterns with *. Each byte is read once, whatever the boxes
@@ -116,66 +122,69 @@ def cutouts_command(access: Access, **options: Any) -> None:
     dask-fits cutouts 'tiles/*.fits.fz' --catalog stars.ecsv --size 1arcmin --plan
     """  # noqa: D301, E501 (click wants the character that \b stands for)
     options["columns"] = options["columns"] or None
-    asked = _Asked(**options)
-    if asked.output is None and not asked.plan:
+    given = _CutoutsOptions(**options)
+    if given.output is None and not given.plan:
         raise click.UsageError("-o is missing, the directory or zarr group to write")
-    take_astropys_warnings()
-    catalog = _catalog(asked)
-    found = _find(asked, access, catalog)
-    record: dict[str, Any] = {"files": len(found.files), "positions": len(catalog.positions)}
-    if asked.plan or asked.output is None:
-        record |= _counts(found) | plan_record(found.plan)
-        if asked.as_json:
-            print_json(record)
-        else:
-            print_plan(found.plan)
-            _print_counts(found)
+    show_astropy_warnings()
+    output = None if given.plan else given.output
+    catalog = _read_catalog(given)
+    cutouts = _plan_cutouts(given, storage_options, catalog)
+    record: dict[str, Any] = {"files": len(cutouts.files), "positions": len(catalog.positions)}
+    if output is not None:
+        cutouts = _write_cutouts(given, output, cutouts, catalog)
+        record = {"output": redact_url(output), **record}
+    record |= _count_statuses(cutouts) | plan_record(cutouts.plan)
+    if given.as_json:
+        print_json(record)
     else:
-        done = _write(asked, asked.output, found, catalog)
-        record = {
-            "output": redact_url(asked.output),
-            **record,
-            **_counts(done),
-            **plan_record(done.plan),
-        }
-        if asked.as_json:
-            print_json(record)
+        if output is None:
+            print_plan(cutouts.plan)
         else:
-            cost = f"{found.plan.requests} requests, {found.plan.bytes} bytes"
-            say(f"{redact_url(asked.output)}: {cost}")
-            _print_counts(done)
-        found = done
-    if found.failures or (found.status == "failed").any():
+            cost = f"{cutouts.plan.requests} requests, {cutouts.plan.bytes} bytes"
+            say(f"{redact_url(output)}: {cost}")
+        _print_counts(cutouts)
+    if cutouts.failures or (cutouts.status == "failed").any():
         raise click.exceptions.Exit(1)
 
 
-def _catalog(asked: _Asked) -> Catalog:
+def _read_catalog(given: _CutoutsOptions) -> Catalog:
+    """Read the catalogue; raise click.UsageError if it has no such columns or positions."""
     from dask_fits.many_cutouts.catalog import read_catalog
 
     try:
         return read_catalog(
-            asked.catalog, columns=asked.columns, pixels=asked.pixels, names=asked.names
+            given.catalog, columns=given.columns, pixels=given.pixels, names=given.names
         )
     except ValueError as error:
         raise click.UsageError(f"--catalog: {error}") from error
 
 
-def _find(asked: _Asked, access: Access, catalog: Catalog) -> Cutouts:
+def _plan_cutouts(
+    given: _CutoutsOptions, storage_options: StorageOptions, catalog: Catalog
+) -> Cutouts:
+    """Read the headers of all files, and plan the cutouts."""
     from dask_fits.many_cutouts.cutouts import cutouts
 
-    fill = float("nan") if asked.fill_value is None else asked.fill_value
-    if asked.plan or not _is_zarr(str(asked.output)):
-        fill = 0  # each file is filled with what its own image has for that
-    hdus = list(asked.hdus) if len(asked.hdus) > 1 else (asked.hdus or (None,))[0]
-    with _progress("reading headers") as progress:
+    # Only a zarr group has one fill value; each FITS file is filled with that of its own image.
+    # 0 is a value of every type.
+    fill_value = 0.0
+    if not given.plan and _is_zarr(str(given.output)):
+        fill_value = float("nan") if given.fill_value is None else float(given.fill_value)
+    # Several HDUs make an axis of the result, one or none does not.
+    hdus: list[HduKey] | HduKey | None = list(given.hdus)
+    if len(given.hdus) <= 1:
+        hdus = given.hdus[0] if given.hdus else None
+    with _progress_bar("reading headers") as progress:
         try:
             return cutouts(
-                asked.files,
-                *(catalog.positions, asked.size),
+                given.files,
+                catalog.positions,
+                given.size,
                 hdus=hdus,
-                mode=asked.mode,
-                fill_value=float(fill),
-                storage_options=access(asked.files[0]),
+                mode=given.mode,
+                fill_value=fill_value,
+                # Of the first file: --anon assumes that the others have the same protocol.
+                storage_options=storage_options(given.files[0]),
                 progress=progress,
             )
         except FitsError:
@@ -184,18 +193,21 @@ def _find(asked: _Asked, access: Access, catalog: Catalog) -> Cutouts:
             raise click.ClickException(str(error)) from error
 
 
-def _write(asked: _Asked, output: str, found: Cutouts, catalog: Catalog) -> Cutouts:
+def _write_cutouts(
+    given: _CutoutsOptions, output: str, cutouts: Cutouts, catalog: Catalog
+) -> Cutouts:
+    """Write the cutouts as a zarr group or FITS files; return them with their statuses after it."""
     from dask.diagnostics.progress import ProgressBar
 
     with ProgressBar(out=sys.stderr) if sys.stderr.isatty() else nullcontext():
         if _is_zarr(output):
-            return found.to_zarr(output, overwrite=asked.overwrite)
+            return cutouts.to_zarr(output, overwrite=given.overwrite)
         try:
-            return found.to_files(
+            return cutouts.to_files(
                 output,
                 names=catalog.names,
-                fill_value=asked.fill_value,
-                overwrite=asked.overwrite,
+                fill_value=given.fill_value,
+                overwrite=given.overwrite,
             )
         except FitsError:
             raise
@@ -208,37 +220,35 @@ def _is_zarr(output: str) -> bool:
 
 
 @contextmanager
-def _progress(label: str) -> Iterator[Any]:
-    """Show a bar on a terminal."""
+def _progress_bar(label: str) -> Iterator[Progress | None]:
+    """Show a progress bar if standard error is a terminal; yields what updates it, else None."""
     if not sys.stderr.isatty():
         yield None
         return
     with click.progressbar(length=1, label=label, file=sys.stderr) as bar:
 
-        def show(done: int, count: int) -> None:
+        def update(done: int, count: int) -> None:
             bar.length = count
             bar.update(done - bar.pos)
 
-        yield show
+        yield update
 
 
-def _counts(found: Cutouts) -> dict[str, Any]:
+def _count_statuses(cutouts: Cutouts) -> dict[str, int]:
+    """Return the number of cutouts of each status, and of files that could not be used."""
     from dask_fits.many_cutouts.rows import STATUS
 
-    counts = {name: int((found.status == name).sum()) for name in STATUS}
-    return {**counts, "unreadable_files": len(found.failures)}
+    counts = {status: int((cutouts.status == status).sum()) for status in STATUS}
+    return {**counts, "unreadable_files": len(cutouts.failures)}
 
 
-def _print_counts(found: Cutouts) -> None:
-    """Print what became of the cutouts, and why some failed: each reason once."""
-    say(", ".join(f"{count} {name.replace('_', ' ')}" for name, count in _counts(found).items()))
-    reasons = {str(error) for error in found.error.ravel() if error is not None}
-    reasons |= {str(error) for error in found.failures.values()}
-    for reason in sorted(reasons)[:_REASONS]:
+def _print_counts(cutouts: Cutouts) -> None:
+    """Print the number of cutouts of each status, and the reasons of failures, each once."""
+    counts = _count_statuses(cutouts)
+    say(", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items()))
+    reasons = {str(error) for error in cutouts.error.ravel() if error is not None}
+    reasons |= {str(error) for error in cutouts.failures.values()}
+    for reason in sorted(reasons)[:_MAX_REASONS]:
         say(f"  {' '.join(reason.split())}", err=True)
-    if len(reasons) > _REASONS:
-        say(f"  and {len(reasons) - _REASONS} more", err=True)
-
-
-_REASONS = 20
-"""Reasons of failure that are printed."""
+    if len(reasons) > _MAX_REASONS:
+        say(f"  and {len(reasons) - _MAX_REASONS} more", err=True)

@@ -1,4 +1,4 @@
-"""What the commands take: arguments, options, and the parsers of their values."""
+"""Arguments and options that commands share, and the parsers of their values."""
 
 from __future__ import annotations
 
@@ -8,60 +8,69 @@ import math
 import re
 from collections.abc import Callable
 from fractions import Fraction
-from typing import Any
+from types import EllipsisType
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from dask_fits._typing import Chunks, Size
 from dask_fits.file.fits_file import FitsFile
 from dask_fits.file.fits_file import open as open_file
-from dask_fits.file.hdu import HDU, HduKey
+from dask_fits.file.hdu import HduKey
 from dask_fits.storage.errors import anonymous_options, protocol_of
 
+if TYPE_CHECKING:
+    from astropy.units import Quantity
+
 Opener = Callable[[], FitsFile]
-"""Opens the file that a command was given."""
+"""Opens the file whose URL a command was given."""
 
-Access = Callable[[str], dict[str, Any]]
-"""Tells the storage options for a URL."""
+StorageOptions = Callable[[str], dict[str, Any]]
+"""Returns the storage options for a URL."""
+
+ParsedKey = tuple[int | slice | EllipsisType, ...]
+"""A NumPy key as it can be written on a command line."""
 
 
-def key(text: str) -> tuple[Any, ...]:
+def parse_key(text: str) -> ParsedKey:
     """Parse a NumPy key of integers, slices and ``...``, such as ``10:20,30:50``."""
     try:
-        return tuple(_key_item(item.strip()) for item in text.strip("[] ").split(","))
+        return tuple(_parse_key_item(item.strip()) for item in text.strip("[] ").split(","))
     except ValueError:
         raise click.BadParameter(
             f"{text!r} is not a key such as 10:20,30:50 or 0,::2,..."
         ) from None
 
 
-def _key_item(text: str) -> Any:
+def _parse_key_item(text: str) -> int | slice | EllipsisType:
     if text == "...":
         return Ellipsis
     if ":" not in text:
         return int(text)
-    parts = [int(part) if part.strip() else None for part in text.split(":")]
-    if len(parts) > 3:
+    bounds = [int(bound) if bound.strip() else None for bound in text.split(":")]
+    if len(bounds) > 3:
         raise ValueError(text)
-    return slice(*parts)
+    return slice(*bounds)
 
 
-def box_key(text: str) -> tuple[Any, ...]:
+def parse_box_key(text: str) -> ParsedKey:
     """Parse a key of a box without gaps: integers, slices with step 1 and ``...``.
 
     An integer becomes a slice of length 1, so that its axis stays.
     """
-    return tuple(_box_item(item, text) for item in key(text))
-
-
-def _box_item(item: Any, text: str) -> Any:
-    if isinstance(item, slice):
-        if item.step not in (None, 1):
+    key: list[slice | EllipsisType] = []
+    for item in parse_key(text):
+        if isinstance(item, int):
+            # -1:0 would be empty: the slice of the last pixel has no end.
+            key.append(slice(item, item + 1 or None))
+        elif isinstance(item, slice) and item.step not in (None, 1):
             raise click.BadParameter(f"{text!r} has a step of {item.step}; only step 1 can be cut")
-        return item
-    return item if item is Ellipsis else slice(item, item + 1 or None)
+        else:
+            key.append(item)
+    return tuple(key)
 
 
-def hdu_key(text: str) -> HduKey:
+def parse_hdu_key(text: str) -> HduKey:
     """Parse an HDU's index, name, or ``name,version``."""
     name, comma, version = text.rpartition(",")
     try:
@@ -70,36 +79,39 @@ def hdu_key(text: str) -> HduKey:
         return text
 
 
-def chunks(text: str) -> Any:
+def parse_chunks(text: str) -> Chunks:
     """Parse chunks as Dask takes them: ``auto``, a size, a length, or lengths with commas."""
     try:
-        lengths = [part if part == "auto" else int(part) for part in text.split(",")]
+        lengths = [length if length == "auto" else int(length) for length in text.split(",")]
     except ValueError:
+        # A size such as 64MiB, or an error that is left to Dask.
         return text
     return lengths[0] if len(lengths) == 1 else tuple(lengths)
 
 
-def right_ascension(text: str) -> float:
-    """Parse a right ascension: degrees, or hours where it is sexagesimal; gives degrees."""
-    return _angle(text, "hourangle")
+def parse_right_ascension(text: str) -> float:
+    """Parse a right ascension in degrees, or in hours if it is sexagesimal; return degrees."""
+    return _parse_degrees(text, "hourangle")
 
 
-def declination(text: str) -> float:
-    """Parse a declination: degrees, sexagesimal or not; gives degrees."""
-    degrees = _angle(text, "deg")
+def parse_declination(text: str) -> float:
+    """Parse a declination in degrees, decimal or sexagesimal; return degrees."""
+    degrees = _parse_degrees(text, "deg")
     if abs(degrees) > 90:
         raise click.BadParameter(f"{text!r} is not between -90 and 90 degrees")
     return degrees
 
 
-def _angle(text: str, unit: str) -> float:
+def _parse_degrees(text: str, sexagesimal_unit: str) -> float:
+    """Parse degrees, or an angle in another form that astropy understands; return degrees."""
     from astropy.coordinates import Angle
 
+    # A plain number is degrees whatever the unit: astropy would take 16.5 for hours.
     try:
         degrees = float(text)
     except ValueError:
         try:
-            degrees = float(Angle(text, unit).deg)
+            degrees = float(Angle(text, sexagesimal_unit).deg)
         except (ValueError, TypeError):
             degrees = math.nan
     if not math.isfinite(degrees):
@@ -109,7 +121,7 @@ def _angle(text: str, unit: str) -> float:
     return degrees
 
 
-def pixel(text: str) -> float:
+def parse_pixel(text: str) -> float:
     """Parse a pixel coordinate."""
     value = float(text)
     if not math.isfinite(value):
@@ -117,22 +129,25 @@ def pixel(text: str) -> float:
     return value
 
 
-def size(text: str) -> Any:
+def parse_size(text: str) -> Size:
     """Parse one length or two, height and width: pixels (64, 64x32) or angles (30arcsec)."""
     pixels = re.fullmatch(r"\s*(\d+)\s*x\s*(\d+)\s*", text)
-    sides = [_side(part.strip(), text) for part in (pixels.groups() if pixels else text.split(","))]
+    lengths = pixels.groups() if pixels else text.split(",")
+    sides = [_parse_side(length.strip(), text) for length in lengths]
     if len(sides) > 2:
         raise click.BadParameter(f"{text!r} has {len(sides)} lengths, expected one or two")
     return sides[0] if len(sides) == 1 else sides
 
 
-def _side(part: str, text: str) -> Any:
+def _parse_side(length: str, text: str) -> int | Quantity:
+    """Parse one length; `text` is the whole value, for messages."""
     from astropy import units
 
-    if re.fullmatch(r"\d{1,15}", part) and int(part) > 0:
-        return int(part)
+    # A longer number is no size; astropy finds that it has no unit.
+    if re.fullmatch(r"\d{1,15}", length) and int(length) > 0:
+        return int(length)
     try:
-        angle = units.Quantity(part).to(units.deg)
+        angle = units.Quantity(length).to(units.deg)
     except (ValueError, TypeError):
         angle = units.Quantity(math.nan, units.deg)
     if not (math.isfinite(angle.value) and angle.value > 0):
@@ -142,14 +157,14 @@ def _side(part: str, text: str) -> Any:
     return angle
 
 
-def number(text: str) -> Fraction | float:
-    """Parse a number, to the last digit; also ``nan`` and ``inf``."""
+def parse_number(text: str) -> Fraction | float:
+    """Parse a number exactly, to its last digit; also ``nan`` and ``inf``."""
     value = float(text)
     return Fraction(text.strip()) if math.isfinite(value) else value
 
 
-def _storage_option(text: str) -> tuple[str, Any]:
-    """Parse one fsspec option, ``key=value``; the value is JSON, or text where it is no JSON."""
+def _parse_storage_option(text: str) -> tuple[str, Any]:
+    """Parse one fsspec option, ``key=value``; the value is JSON, or text if it is not."""
     name, equals, value = text.partition("=")
     if not equals or not name:
         raise click.BadParameter("expected key=value")  # without the text: it may be a secret
@@ -159,13 +174,17 @@ def _storage_option(text: str) -> tuple[str, Any]:
         return name, value
 
 
-def access_command(function: Callable[..., None]) -> Callable[..., None]:
-    """Give a command what is needed to reach files, as an `Access`."""
+# Three decorators, each of which stands on the one before: a command takes the options that reach
+# storage, or these and a URL, or the file that they open.
+
+
+def takes_storage_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that reach storage; the command gets `storage_options`, a function."""
 
     @click.option(
         "--storage-options",
         "options",
-        type=_storage_option,
+        type=_parse_storage_option,
         multiple=True,
         metavar="KEY=VALUE",
         help="Option of the fsspec filesystem, such as endpoint_url=… or profile=…; repeatable. "
@@ -174,62 +193,65 @@ def access_command(function: Callable[..., None]) -> Callable[..., None]:
     )
     @click.option("--anon", is_flag=True, help="Read a public S3 or GCS bucket unsigned.")
     @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-    @functools.wraps(function)
-    def command(
-        options: tuple[tuple[str, Any], ...], *, anon: bool, debug: bool, **rest: Any
-    ) -> None:
+    @functools.wraps(command)
+    def run(options: tuple[tuple[str, Any], ...], *, anon: bool, debug: bool, **rest: Any) -> None:
         del debug  # `main` looks for it, since an error may come before the command
-        given = dict(options)
-        function(access=lambda url: given | (_anonymous(url) if anon else {}), **rest)
+        explicit = dict(options)
 
-    return command
+        # By URL, since the options for unsigned access depend on the protocol.
+        def storage_options(url: str) -> dict[str, Any]:
+            return explicit | (_unsigned_options(url) if anon else {})
+
+        command(storage_options=storage_options, **rest)
+
+    return run
 
 
-def url_command(function: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the URL of a file and what is needed to open it, as an `Opener`."""
+def takes_url(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the URL of a file and the options that reach it; the command gets an `Opener`.
+
+    It opens the file when it is called, so that the command can check its options before.
+    """
 
     @click.argument("url")
-    @functools.wraps(function)
-    def command(url: str, *, access: Access, **rest: Any) -> None:
-        function(lambda: open_file(url, storage_options=access(url)), **rest)
+    @functools.wraps(command)
+    def run(url: str, *, storage_options: StorageOptions, **rest: Any) -> None:
+        command(lambda: open_file(url, storage_options=storage_options(url)), **rest)
 
-    return access_command(command)
-
-
-def file_command(function: Callable[..., None]) -> Callable[..., None]:
-    """Give a command an open file."""
-
-    @functools.wraps(function)
-    def command(opener: Opener, **rest: Any) -> None:
-        function(opener(), **rest)
-
-    return url_command(command)
+    return takes_storage_options(run)
 
 
-def _anonymous(url: str) -> dict[str, Any]:
-    """Options for unsigned access."""
-    option, protocol = anonymous_options(url), protocol_of(url)
-    if option is None:
+def takes_file(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the URL of a file and the options that reach it; the command gets the open file."""
+
+    @functools.wraps(command)
+    def run(opener: Opener, **rest: Any) -> None:
+        command(opener(), **rest)
+
+    return takes_url(run)
+
+
+def _unsigned_options(url: str) -> dict[str, Any]:
+    """Return the storage options for unsigned access; raise click.UsageError if there are none."""
+    protocol = protocol_of(url)
+    options = anonymous_options(url)
+    if options is None:
         raise click.UsageError(f"--anon is for s3:// and gs:// URLs, not {protocol}://")
-    return {protocol: option} if "::" in url else option
+    # In a chain of URLs, fsspec takes the options of one protocol under its name.
+    return {protocol: options} if "::" in url else options
 
 
 hdu_option = click.option(
     "--hdu",
-    type=hdu_key,
+    type=parse_hdu_key,
     metavar="HDU",
     help="Index, name or NAME,VERSION.  [default: the first image]",
 )
 fill_value_option = click.option(
     "--fill-value",
-    type=number,
+    type=parse_number,
     metavar="VALUE",
     help="Of pixels off the image.  [default: NaN, or BLANK where the image has it]",
 )
 SIZE_HELP = "Height and width: pixels, 64 or 64x32; or angles, 30arcsec or 1arcmin,2arcmin."
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-
-
-def image(file: FitsFile, hdu: HduKey | None) -> HDU:
-    """Find the HDU that was asked for; by default the first image."""
-    return file.first_image() if hdu is None else file[hdu]

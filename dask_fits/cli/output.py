@@ -1,4 +1,4 @@
-"""What the commands print."""
+"""Printing of results as text, tables and JSON."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from dask_fits.planning.chunks import ReadPlan
 
 
 def say(text: str, *, err: bool = False) -> None:
-    """Print lines, on which nothing that comes out of a file steers the terminal."""
+    """Print lines; control characters, which may come from a file, are escaped."""
     click.echo("\n".join(map(printable, text.split("\n"))), err=err)
 
 
-def take_astropys_warnings() -> None:
-    """Have astropy's warnings shown like others: it writes them to its own log, in colours."""
+def show_astropy_warnings() -> None:
+    """Have astropy's warnings shown like others, and not written to its own log in colours."""
     from astropy import log
     from astropy.logger import LoggingError
 
-    with suppress(LoggingError):  # it does not, or somebody else shows them
+    with suppress(LoggingError):  # astropy does not log them, or others have replaced the hook
         log.disable_warnings_logging()
 
 
 def print_json(value: Mapping[str, Any] | list[dict[str, Any]]) -> None:
-    """Print JSON; a NaN must not be in it."""
+    """Print JSON; raise ValueError if it contains a NaN or an infinity."""
     say(json.dumps(value, indent=2, allow_nan=False))
 
 
 def plan_record(costs: ReadPlan) -> dict[str, Any]:
-    """Give what a read costs as JSON has it."""
+    """Return the cost of a read as a dict."""
     return {
         "requests": costs.requests,
         "bytes": costs.bytes,
@@ -44,14 +44,17 @@ def plan_record(costs: ReadPlan) -> dict[str, Any]:
 
 
 def print_plan(costs: ReadPlan, parts: Sequence[ReadPlan] = ()) -> None:
-    """Print what a read costs as a table, with a line for each of its parts."""
+    """Print the cost of a read as a table, with a line for each of its parts."""
     rows = [_plan_row("all", costs)]
-    rows += [_plan_row(f"read {n}", part) for n, part in enumerate(parts)]
+    rows += [_plan_row(f"read {index}", part) for index, part in enumerate(parts)]
     say(text_table([("", "requests", "bytes", "useful bytes", "over-read"), *rows]))
 
 
 def _plan_row(label: str, costs: ReadPlan) -> tuple[str, ...]:
     return (
-        *(label, str(costs.requests), str(costs.bytes), str(costs.useful_bytes)),
+        label,
+        str(costs.requests),
+        str(costs.bytes),
+        str(costs.useful_bytes),
         f"{costs.over_read:.2f}",
     )

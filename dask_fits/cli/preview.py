@@ -20,7 +20,7 @@ except ImportError as error:
     raise MissingDriverError("Pillow is not installed: pip install 'dask_fits[cli]'") from error
 
 SIZE = 1024
-"""Pixels that the longer side of a picture has at most."""
+"""Greatest length of the longer side of a picture, in pixels."""
 
 
 def preview(hdu: HDU, *, size: int = SIZE) -> npt.NDArray[np.uint8]:
@@ -34,7 +34,7 @@ def preview(hdu: HDU, *, size: int = SIZE) -> npt.NDArray[np.uint8]:
     hdu : HDU
         An image of at least two axes.
     size : int
-        Pixels that the longer side may have.
+        Greatest length of the longer side, in pixels.
 
     Returns
     -------
@@ -53,6 +53,7 @@ def preview(hdu: HDU, *, size: int = SIZE) -> npt.NDArray[np.uint8]:
             f"found shape {reader.shape}"
         )
     step = -(-max(reader.shape[-2:]) // size)
+    # A step, and not the mean of pixels: rows that are skipped are not read.
     thinned = slice(None, None, step)
     first_plane: tuple[KeyItem, ...] = (0,) * (reader.ndim - 2)
     pixels = reader[(*first_plane, thinned, thinned)]
@@ -67,6 +68,7 @@ def write_png(picture: npt.NDArray[np.uint8], path: str | os.PathLike[str]) -> N
 
 
 def _stretch(pixels: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """Return grey levels of pixels, by astropy's ZScale; NaN is black."""
     from astropy.visualization import ZScaleInterval
 
     values = pixels.astype(np.float64)
@@ -74,7 +76,7 @@ def _stretch(pixels: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     if not finite.size:
         return np.zeros(values.shape, np.uint8)
     low, high = ZScaleInterval().get_limits(finite)
-    span = (high - low) or 1.0
-    grey = np.nan_to_num((values - low) / span, nan=0.0, posinf=1.0, neginf=0.0)
-    levels: npt.NDArray[np.uint8] = (np.clip(grey, 0.0, 1.0) * 255).astype(np.uint8)
+    span = (high - low) or 1.0  # of a constant image
+    brightness = np.nan_to_num((values - low) / span, nan=0.0, posinf=1.0, neginf=0.0)
+    levels: npt.NDArray[np.uint8] = (np.clip(brightness, 0.0, 1.0) * 255).astype(np.uint8)
     return levels

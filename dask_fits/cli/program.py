@@ -15,7 +15,7 @@ from dask_fits.cli.cutout import cutout_command
 from dask_fits.cli.cutouts import cutouts_command
 from dask_fits.cli.output import say
 from dask_fits.cli.stop import stopped_by_signals, what_stopped
-from dask_fits.concurrency.cancellation import CancelScope, leave_soon
+from dask_fits.concurrency.cancellation import CancelScope, exit_promptly
 from dask_fits.exceptions import FitsError
 
 _PROGRAM = "dask-fits"
@@ -48,12 +48,15 @@ def main() -> None:
     warnings.showwarning = _show_warning
     with stopped_by_signals():
         code = _run()
-    for message in _held if code == 0 else ():
-        _complain(f"warning: {message}", 0)
+    # After an error they would hide the line that counts.
+    if code == 0:
+        for message in _deferred_warnings:
+            _print_message(f"warning: {message}")
     sys.exit(code)
 
 
 def _run() -> int:
+    """Run the command that ``sys.argv`` names, report its error, and return the exit code."""
     context: click.Context | None = None
     try:
         with CancelScope.within_current(), cli.make_context(_PROGRAM, sys.argv[1:]) as context:
@@ -61,24 +64,29 @@ def _run() -> int:
     except click.exceptions.Exit as done:
         return done.exit_code
     except click.ClickException as error:
-        return _complain(error.format_message(), error.exit_code)
+        _print_message(error.format_message())
+        return error.exit_code
     except (KeyboardInterrupt, click.Abort) as stop:
-        leave_soon()
-        return _complain(*what_stopped(stop))
+        exit_promptly()
+        message, code = what_stopped(stop)
+        _print_message(message)
+        return code
     except BrokenPipeError:  # as in: dask-fits header ... | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except Exception as error:  # noqa: BLE001 (whatever happened, one line says it)
+    except Exception as error:  # noqa: BLE001 (any error is one line, unless --debug is given)
         if "--debug" in sys.argv:
             traceback.print_exc()
-        ours = isinstance(error, (FitsError, OSError))
-        return _complain(str(error) if ours else f"{type(error).__name__}: {error}", 1)
+        # Messages of these stand by themselves; others, as of a KeyError, need the type.
+        is_plain = isinstance(error, (FitsError, OSError))
+        _print_message(str(error) if is_plain else f"{type(error).__name__}: {error}")
+        return 1
     return 0
 
 
-def _complain(message: str, code: int) -> int:
+def _print_message(message: str) -> None:
+    """Print an error or a warning in one line, with the name of the program."""
     say(f"{_PROGRAM}: {' '.join(message.split())}", err=True)
-    return code
 
 
 def _show_warning(
@@ -89,12 +97,13 @@ def _show_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
+    """Print this package's warnings at once, and keep those of libraries for the end."""
     del filename, lineno, file, line
     if category.__module__.startswith("dask_fits.") or "--debug" in sys.argv:
-        _complain(f"warning: {message}", 0)
+        _print_message(f"warning: {message}")
     else:
-        _held.append(str(message))
+        _deferred_warnings.append(str(message))
 
 
-_held: list[str] = []
-"""What libraries warned of: said at the end, unless an error says what came of it."""
+_deferred_warnings: list[str] = []
+"""Warnings of libraries, which are printed at the end unless the command fails."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
 
@@ -13,22 +13,23 @@ import numpy as np
 import numpy.typing as npt
 
 _BLOCK = 1 << 18
-"""Values of a chunk that are taken to float64 at a time, so that a chunk needs no second copy."""
+"""Values of a chunk that are converted to float64 at a time: a chunk needs no second copy."""
 
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """Statistics of a set of values, those that are not NaN."""
+    """Statistics of a set of values, without those that are NaN."""
 
     count: int
     """Values that are not NaN."""
     nan: int
     """Values that are NaN."""
     min: float
-    """Smallest value, exact; NaN where there is none."""
+    """Smallest value, exact; NaN if there is none."""
     max: float
+    """Largest value, likewise."""
     mean: float
-    """In float64."""
+    """Arithmetic mean, in float64."""
     deviations: float
     """Sum of the squared deviations from the mean."""
 
@@ -40,75 +41,95 @@ class Statistics:
     def __add__(self, other: Statistics) -> Statistics:
         """Combine the statistics of two disjoint sets.
 
-        Chan, Golub and LeVeque 1983, The American Statistician 37, 242: stable where the mean is
+        Chan, Golub and LeVeque 1983, The American Statistician 37, 242: stable if the mean is
         large beside the deviations, which sums of squares are not.
         """
-        if not self.count or not other.count:
-            full, empty = (self, other) if self.count else (other, self)
-            return Statistics(
-                *(full.count, full.nan + empty.nan, full.min, full.max),
-                *(full.mean, full.deviations),
-            )
+        nan = self.nan + other.nan
+        # A set without values has NaN for a mean, which must not spread.
+        if not self.count:
+            return replace(other, nan=nan)
+        if not other.count:
+            return replace(self, nan=nan)
         count = self.count + other.count
-        apart = other.mean - self.mean
+        distance = other.mean - self.mean
+        between = distance * distance * self.count / count * other.count
         return Statistics(
-            count,
-            self.nan + other.nan,
-            min(self.min, other.min),
-            max(self.max, other.max),
-            self.mean + apart * (other.count / count),
-            self.deviations + other.deviations + apart * apart * self.count / count * other.count,
+            count=count,
+            nan=nan,
+            min=min(self.min, other.min),
+            max=max(self.max, other.max),
+            mean=self.mean + distance * (other.count / count),
+            deviations=self.deviations + other.deviations + between,
         )
 
 
-NOTHING = Statistics(0, 0, math.nan, math.nan, math.nan, 0.0)
+NOTHING = Statistics(
+    count=0,
+    nan=0,
+    min=math.nan,
+    max=math.nan,
+    mean=math.nan,
+    deviations=0.0,
+)
 """The statistics of no values."""
 
 
-def statistics(array: da.Array) -> Statistics:
+def compute_statistics(array: da.Array) -> Statistics:
     """Compute the statistics of a real array: one task a chunk, in Dask's current scheduler.
 
     Parameters
     ----------
     array : dask.array.Array
-        Of integers or floats.
+        An array of integers or floats.
     """
     if array.size == 0:
         return NOTHING
-    parts = da.map_blocks(
-        _of_chunk,
+    # An array of one object a chunk: it has as many axes, so that Dask maps chunk to chunk. With
+    # `meta`, Dask does not call the function with an empty array to learn what it returns.
+    chunk_statistics = da.map_blocks(
+        _chunk_statistics,
         array,
-        chunks=tuple((1,) * n for n in array.numblocks),
+        chunks=tuple((1,) * count for count in array.numblocks),
         dtype=object,
         meta=np.empty((0,) * array.ndim, object),
     )
-    found: Statistics = reduce(Statistics.__add__, parts.compute().flat)
-    return found
+    total: Statistics = reduce(Statistics.__add__, chunk_statistics.compute().flat)
+    return total
 
 
-def _of_chunk(chunk: npt.NDArray[Any]) -> npt.NDArray[np.object_]:
-    found = np.empty((1,) * chunk.ndim, object)
-    found.flat[0] = reduce(Statistics.__add__, map(_of_block, _blocks(chunk)))
-    return found
+def _chunk_statistics(chunk: npt.NDArray[Any]) -> npt.NDArray[np.object_]:
+    """Return the statistics of a chunk, in an array of one object with as many axes."""
+    result = np.empty((1,) * chunk.ndim, object)
+    result.flat[0] = reduce(Statistics.__add__, map(_block_statistics, _split_chunk(chunk)))
+    return result
 
 
-def _blocks(chunk: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
+def _split_chunk(chunk: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
     flat = chunk.reshape(-1)
     return (flat[start : start + _BLOCK] for start in range(0, flat.size, _BLOCK))
 
 
-def _of_block(block: npt.NDArray[Any]) -> Statistics:
+def _block_statistics(block: npt.NDArray[Any]) -> Statistics:
+    nan = 0
+    # Integers have no NaN; a block of floats is copied only if it has one.
     if block.dtype.kind == "f":
-        missing = np.isnan(block)
-        nan = int(np.count_nonzero(missing))
-        block = block[~missing] if nan else block
-    else:
-        nan = 0
+        is_nan = np.isnan(block)
+        nan = int(np.count_nonzero(is_nan))
+        block = block[~is_nan] if nan else block
     if not block.size:
-        return Statistics(0, nan, math.nan, math.nan, math.nan, 0.0)
+        return replace(NOTHING, nan=nan)
     with np.errstate(invalid="ignore", over="ignore"):  # infinities give NaN, as in NumPy
         values = block.astype(np.float64)
         mean = float(values.mean())
+        # In place, and without an array of squares.
         values -= mean
         deviations = float(np.dot(values, values))
-    return Statistics(block.size, nan, block.min().item(), block.max().item(), mean, deviations)
+    return Statistics(
+        count=block.size,
+        nan=nan,
+        # In the block's own type: a large int64 is no float64.
+        min=block.min().item(),
+        max=block.max().item(),
+        mean=mean,
+        deviations=deviations,
+    )

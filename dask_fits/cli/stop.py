@@ -1,4 +1,4 @@
-"""What ends a command from outside, besides Ctrl-C: it leaves nothing half written either."""
+"""Signals that end a command, which leaves nothing half written then, as with Ctrl-C."""
 
 from __future__ import annotations
 
@@ -8,38 +8,41 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+"""Signals besides SIGINT that end a command; Windows has no SIGHUP."""
 
 
 class Stopped(KeyboardInterrupt):
-    """The process was told to end."""
+    """A signal that ends the process, as an exception."""
 
-    def __init__(self, number: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(number).name}")
-        self.number = number
+    def __init__(self, signum: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(signum).name}")
+        self.signum = signum
 
 
 @contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """Raise `Stopped` where a signal would end the process at once, files half written or not."""
-    if threading.current_thread() is not threading.main_thread():  # which alone gets signals
+    """Raise `Stopped` if a signal would end the process at once, files half written or not."""
+    # Only the main thread gets signals, and may set handlers.
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
-    ours = [number for number in _SIGNALS if signal.getsignal(number) is signal.SIG_DFL]
-    for number in ours:
-        signal.signal(number, _stop)
+    # A signal that is ignored, as under nohup, or that somebody handles is left alone.
+    handled = [signum for signum in _SIGNALS if signal.getsignal(signum) is signal.SIG_DFL]
+    for signum in handled:
+        signal.signal(signum, _raise_stopped)
     try:
         yield
     finally:
-        for number in ours:
-            signal.signal(number, signal.SIG_DFL)
+        for signum in handled:
+            signal.signal(signum, signal.SIG_DFL)
 
 
-def _stop(number: int, _frame: object) -> None:
-    raise Stopped(number)
+def _raise_stopped(signum: int, _frame: object) -> None:
+    raise Stopped(signum)
 
 
 def what_stopped(error: BaseException) -> tuple[str, int]:
-    """Say what stopped a command, and with which exit code it ends: as a shell has it."""
+    """Return a message for an exception that stopped a command, and its exit code, as shells do."""
     if isinstance(error, Stopped):
-        return str(error), 128 + error.number
+        return str(error), 128 + error.signum
     return "interrupted", 128 + signal.SIGINT

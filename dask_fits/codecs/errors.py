@@ -4,10 +4,14 @@ from __future__ import annotations
 
 
 class DecodeError(Exception):
-    """The bytes of one tile of a batch are damaged; whoever knows the file makes it a FitsError."""
+    """The bytes of one tile of a batch are damaged.
+
+    Decoders do not know the file: their caller raises a FitsError that names it instead.
+    """
 
     def __init__(self, tile: int, reason: str) -> None:
         super().__init__(tile, reason)
         self.tile = tile
-        """Position in the batch."""
+        """Index of the tile in the batch."""
         self.reason = reason
+        """Text for the message."""

@@ -1,6 +1,6 @@
 """GZIP_1 and GZIP_2: gzip streams of big-endian pixels, in GZIP_2 with their bytes shuffled.
 
-FITS Standard 4.0, section 10.4.2. ISA-L inflates where it is installed, else zlib.
+FITS Standard 4.0, section 10.4.2. ISA-L inflates if it is installed, else zlib.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from dask_fits._typing import Bytes, Integers
 from dask_fits.codecs.errors import DecodeError
 from dask_fits.codecs.plain import pixel_type, tile_bytes
 
@@ -24,19 +25,22 @@ else:
         import zlib as _zlib
 
 _GZIP = 31
-"""Window bits that ask for a gzip header and trailer."""
+"""Window bits of zlib that mean a stream with gzip's header and trailer."""
 
-_MOST = 8
-"""Bytes in a pixel."""
+_MAX_ITEMSIZE = 8
+"""Bytes in a pixel at most."""
 
 _MAX_MEMBERS = 100
-"""Gzip members in a tile; each one more costs a copy of those behind it."""
+"""Gzip members in a tile at most; each member costs a copy of those behind it."""
+
+_GZIP_MAGIC = b"\x1f\x8b"
+"""The bytes that a gzip member begins with."""
 
 
 def decode(
-    data: npt.NDArray[np.uint8],
-    starts: npt.NDArray[np.int64],
-    lengths: npt.NDArray[np.int64],
+    data: Bytes,
+    starts: Integers,
+    lengths: Integers,
     values: npt.NDArray[np.generic],
     *,
     floats: bool,
@@ -54,7 +58,7 @@ def decode(
     shape = values.shape[1:]
     npix = math.prod(shape)
     for tile, packed in tile_bytes(data, starts, lengths):
-        raw = _inflate(tile, packed, npix * _MOST)
+        raw = _inflate(tile, packed, npix * _MAX_ITEMSIZE)
         dtype = pixel_type(tile, len(raw), npix, floats=floats)
         if shuffled and dtype.itemsize > 1:
             planes = np.frombuffer(raw, np.uint8).reshape(dtype.itemsize, npix)
@@ -63,38 +67,52 @@ def decode(
             values[tile] = np.frombuffer(raw, dtype).reshape(shape)
 
 
-def _inflate(tile: int, packed: npt.NDArray[np.uint8], most: int) -> bytes:
-    """Inflate the members of a gzip stream, to no more than `most` bytes and one."""
-    found = b""
+def _inflate(tile: int, packed: Bytes, max_bytes: int) -> bytes:
+    """Inflate the members of a gzip stream; raise if they hold more than `max_bytes` bytes."""
+    inflated = b""
     rest: memoryview | bytes = packed.data
     for _ in range(_MAX_MEMBERS):
         inflator = _zlib.decompressobj(_GZIP)
         try:
-            part = inflator.decompress(rest, most + 1 - len(found))
+            # One byte more than allowed shows that there are too many, however many there are.
+            member = inflator.decompress(rest, max_bytes + 1 - len(inflated))
         except _zlib.error as error:
             raise DecodeError(tile, f"no gzip stream: {error}") from None
-        found = found + part if found else part
-        if len(found) > most:
-            raise DecodeError(tile, f"found more than {most} bytes of pixels in the gzip stream")
+        # Nearly all streams have a single member, which is not copied.
+        inflated = inflated + member if inflated else member
+        if len(inflated) > max_bytes:
+            raise DecodeError(
+                tile, f"found more than {max_bytes} bytes of pixels in the gzip stream"
+            )
         if not inflator.eof:
             raise DecodeError(tile, f"the gzip stream of {len(packed)} bytes ends early")
         rest = inflator.unused_data
-        if rest[:2] != b"\x1f\x8b":
-            return found
+        # Bytes behind the last member are padding.
+        if rest[:2] != _GZIP_MAGIC:
+            return inflated
     raise DecodeError(tile, f"found more than {_MAX_MEMBERS} members in the gzip stream")
 
 
-def _unshuffle(
-    planes: npt.NDArray[np.uint8], dtype: np.dtype[np.generic], values: npt.NDArray[np.generic]
-) -> None:
-    """Put the bytes of each pixel together; `planes`: (itemsize, npix), most significant first."""
+def _unshuffle(planes: Bytes, dtype: np.dtype[np.generic], values: npt.NDArray[np.generic]) -> None:
+    """Join the bytes of each pixel.
+
+    Parameters
+    ----------
+    planes : (itemsize, npix) uint8 array
+        The most significant byte of all pixels, then the next one, and so on.
+    dtype : dtype
+        Type of a pixel.
+    values : array
+        Filled with the pixels.
+    """
+    # Without a detour if `values` has room for the bytes as they come.
     native = dtype.newbyteorder("=")
     direct = values.dtype == native and values.flags.c_contiguous
     pixels = values if direct else np.empty(values.shape, native)
-    places = pixels.reshape(-1).view(np.uint8).reshape(-1, dtype.itemsize)
+    pixel_bytes = pixels.reshape(-1).view(np.uint8).reshape(-1, dtype.itemsize)
     if sys.byteorder == "little":
-        places = places[:, ::-1]
-    for place, plane in zip(places.T, planes, strict=True):
-        place[...] = plane
+        pixel_bytes = pixel_bytes[:, ::-1]
+    for column, plane in zip(pixel_bytes.T, planes, strict=True):
+        column[...] = plane
     if not direct:
         values[...] = pixels

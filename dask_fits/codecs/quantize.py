@@ -1,10 +1,11 @@
-"""Quantized integers -> floats, as FITS Standard 4.0 section 10.2 has it."""
+"""Unquantizing: integers -> floats, as FITS Standard 4.0 section 10.2 has it; compiled."""
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
 
+from dask_fits._typing import Integers
 from dask_fits.codecs.compiled import kernel
 from dask_fits.codecs.dither import FIRSTS, RANDOM, ZERO_VALUE
 
@@ -25,8 +26,8 @@ def unquantize(
     out: npt.NDArray[np.float32] | npt.NDArray[np.float64],
     *,
     method: int,
-    rows: npt.NDArray[np.int64],
-    blanks: npt.NDArray[np.int64],
+    rows: Integers,
+    blanks: Integers,
     has_blank: bool,
 ) -> None:
     """Turn the quantized integers of a batch of tiles into floats.
@@ -34,7 +35,7 @@ def unquantize(
     Parameters
     ----------
     values : (n, npix) int32 array, C-contiguous
-        What the tiles hold, in their own order.
+        Quantized pixels of each tile, in its own order.
     scales, zeros : (n,) float64 array
         ZSCALE and ZZERO of each tile.
     out : (n, npix) float32 or float64 array, C-contiguous
@@ -44,9 +45,9 @@ def unquantize(
     rows : (n,) int64 array
         Row of each tile in its table, from 0, plus ZDITHER0 - 1.
     blanks : (n,) int64 array
-        The integer that means undefined in each tile, and becomes NaN.
+        Integer that stands for an undefined pixel in each tile, and becomes NaN.
     has_blank : bool
-        Whether `blanks` counts.
+        Whether there is such an integer; if not, `blanks` is ignored.
     """
     _unquantize(values, scales, zeros, out, method, rows, blanks, has_blank, RANDOM, FIRSTS)
 
@@ -58,15 +59,18 @@ def _unquantize(
     zeros: npt.NDArray[np.float64],
     out: npt.NDArray[np.float32] | npt.NDArray[np.float64],
     method: int,
-    rows: npt.NDArray[np.int64],
-    blanks: npt.NDArray[np.int64],
+    rows: Integers,
+    blanks: Integers,
     has_blank: bool,
     random: npt.NDArray[np.float32],
-    firsts: npt.NDArray[np.int64],
+    firsts: Integers,
 ) -> None:
+    """Unquantize tiles; see `unquantize`. `random` and `firsts` are those of `dither`."""
     tiles, npix = values.shape
     for tile in range(tiles):
-        scale, zero = scales[tile], zeros[tile]
+        scale = scales[tile]
+        zero = zeros[tile]
+        # A blank beyond 32 bits is no value of the pixels: none of them is undefined.
         blank = np.int32(blanks[tile])
         blanked = has_blank and np.int64(blank) == blanks[tile]
         if method == 0:
@@ -75,6 +79,8 @@ def _unquantize(
                 pixel = np.float64(value) * scale + zero
                 out[tile, at] = np.nan if blanked and value == blank else pixel
             continue
+        # Each tile begins its sequence of random numbers at a place that depends on its row; at
+        # the end of the table the sequence of the next seed goes on.
         keeps_zeros = method == 2
         seed = rows[tile] % len(random)
         first = firsts[seed]

@@ -1,4 +1,4 @@
-"""Which decoders are used: those compiled by numba where it is installed, else astropy's."""
+"""Registry of the decoders: those that numba compiles if it is installed, else astropy's."""
 
 from __future__ import annotations
 
@@ -8,27 +8,28 @@ from typing import Literal, NamedTuple
 
 
 class Decoder(NamedTuple):
-    """A way to decode."""
+    """A decoder, and which arrays it fills."""
 
     decode: Callable[..., None]
     strided: bool
     """Whether it fills arrays that are not C-contiguous, and of any type."""
 
 
-Name = Literal["RICE_1", "PLIO_1", "HCOMPRESS_1", "unquantize"]
-"""What there are two decoders for."""
+DecoderName = Literal["RICE_1", "PLIO_1", "HCOMPRESS_1", "unquantize"]
+"""Algorithms for which there is a compiled decoder and another one."""
 
 
 @cache
-def decoder(name: Name) -> Decoder:
-    """Load a decoder when the first tile needs it: that takes numba a second or two."""
+def decoder(name: DecoderName) -> Decoder:
+    """Load a decoder. The first tile of an algorithm does so: numba takes a second or two."""
     try:
-        return _compiled(name)
+        return _load_compiled(name)
     except ImportError:
-        return _plain(name)
+        return _load_fallback(name)
 
 
-def _compiled(name: Name) -> Decoder:
+def _load_compiled(name: DecoderName) -> Decoder:
+    """Load the decoder that numba compiles; raise ImportError without numba."""
     if name == "RICE_1":
         from dask_fits.codecs import rice
 
@@ -46,14 +47,15 @@ def _compiled(name: Name) -> Decoder:
     return Decoder(quantize.unquantize, strided=False)
 
 
-def _plain(name: Name) -> Decoder:
+def _load_fallback(name: DecoderName) -> Decoder:
+    """Load the decoder that does without numba."""
     if name == "unquantize":
         from dask_fits.codecs import quantize_numpy
 
         return Decoder(quantize_numpy.unquantize, strided=False)
     from dask_fits.codecs import astropy_c
 
-    decoders: dict[Name, Callable[..., None]] = {
+    decoders: dict[DecoderName, Callable[..., None]] = {
         "RICE_1": astropy_c.decode_rice,
         "PLIO_1": astropy_c.decode_plio,
         "HCOMPRESS_1": astropy_c.decode_hcompress,

@@ -1,4 +1,4 @@
-"""The compressed bytes of some tiles -> the stored values of their pixels."""
+"""Decoding of tiles by the algorithm of their column, and unquantizing."""
 
 from __future__ import annotations
 
@@ -7,35 +7,35 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dask_fits._typing import Bytes, Integers
 from dask_fits.codecs import gzip, plain
 from dask_fits.codecs.registry import decoder
 from dask_fits.format.descriptors import Tiles
 from dask_fits.format.tiles import SOURCES, TiledLayout
 
 _INTEGER_CODES = ("RICE_1", "PLIO_1", "HCOMPRESS_1")
-"""Algorithms that know no other pixels than integers of up to 32 bits."""
+"""Algorithms whose pixels are integers of up to 32 bits."""
 
-
-_RUN = 1 << 17
+_RUN_PIXELS = 1 << 17
 """Pixels that are decoded together: few enough to stay in cache until they are scaled and placed,
 enough for the cost of a call to be small beside them."""
 
-_LONG_RUN = 1 << 21
-"""The same for HCOMPRESS_1, which needs memory of its own for each call: new memory is dear."""
+_LONG_RUN_PIXELS = 1 << 21
+"""The same for HCOMPRESS_1, which allocates at each call: fresh allocations cost page faults."""
 
 
 def run_limit(layout: TiledLayout) -> int:
-    """Count the pixels that are best decoded together."""
-    return _LONG_RUN if layout.compression.algorithm == "HCOMPRESS_1" else _RUN
+    """Return the number of pixels to decode together."""
+    return _LONG_RUN_PIXELS if layout.compression.algorithm == "HCOMPRESS_1" else _RUN_PIXELS
 
 
 def is_quantized(layout: TiledLayout, source: int) -> bool:
-    """Whether tiles of a column hold integers that stand for floats."""
+    """Return whether tiles of a column hold integers that stand for floats."""
     return layout.quantization is not None and SOURCES[source] == "COMPRESSED_DATA"
 
 
 def value_type(layout: TiledLayout, source: int) -> np.dtype[Any]:
-    """Type in which the values of tiles of a column are decoded."""
+    """Return the type to which tiles of a column are decoded."""
     coded = SOURCES[source] == "COMPRESSED_DATA"
     if coded and (layout.quantization or layout.compression.algorithm in _INTEGER_CODES):
         return np.dtype(np.int32)
@@ -43,7 +43,7 @@ def value_type(layout: TiledLayout, source: int) -> np.dtype[Any]:
 
 
 def is_strided(layout: TiledLayout, source: int) -> bool:
-    """Whether tiles of a column can be decoded into an array of any layout and type."""
+    """Return whether tiles of a column can be decoded into an array of any layout and type."""
     algorithm = layout.compression.algorithm
     if SOURCES[source] != "COMPRESSED_DATA" or algorithm not in _INTEGER_CODES:
         return True
@@ -51,9 +51,9 @@ def is_strided(layout: TiledLayout, source: int) -> bool:
 
 
 def decode_tiles(
-    data: npt.NDArray[np.uint8],
-    starts: npt.NDArray[np.int64],
-    lengths: npt.NDArray[np.int64],
+    data: Bytes,
+    starts: Integers,
+    lengths: Integers,
     values: npt.NDArray[Any],
     *,
     layout: TiledLayout,
@@ -66,31 +66,34 @@ def decode_tiles(
     values : (n, ...) array
         Of type `value_type` and C-contiguous, unless `is_strided`; a tile's axes after the first.
     source : int
-        Which of `SOURCES` holds them.
+        Index in `SOURCES` of the column that holds them.
     """
-    batch = data, starts, lengths, values
-    compression, column = layout.compression, SOURCES[source]
+    batch = (data, starts, lengths, values)
+    algorithm = layout.compression.algorithm
+    column = SOURCES[source]
+    # The other two columns hold tiles that the image's algorithm made larger, or could not code.
     floats = layout.scaling.bitpix < 0 and not is_quantized(layout, source)
     if column == "UNCOMPRESSED_DATA":
         plain.decode(*batch, floats=floats, element=dict(layout.elements)[column])
-    elif column == "GZIP_COMPRESSED_DATA" or compression.algorithm == "GZIP_1":
+    elif column == "GZIP_COMPRESSED_DATA" or algorithm == "GZIP_1":
         gzip.decode(*batch, floats=floats, shuffled=False)
-    elif compression.algorithm == "GZIP_2":
+    elif algorithm == "GZIP_2":
         gzip.decode(*batch, floats=floats, shuffled=True)
-    elif compression.algorithm == "NOCOMPRESS":
+    elif algorithm == "NOCOMPRESS":
         plain.decode(*batch, floats=floats)
     else:
         _decode_integers(*batch, layout=layout)
 
 
 def _decode_integers(
-    data: npt.NDArray[np.uint8],
-    starts: npt.NDArray[np.int64],
-    lengths: npt.NDArray[np.int64],
+    data: Bytes,
+    starts: Integers,
+    lengths: Integers,
     values: npt.NDArray[Any],
     *,
     layout: TiledLayout,
 ) -> None:
+    """Decode tiles of one of `_INTEGER_CODES`, with its parameters."""
     compression = layout.compression
     options: dict[str, int] = {}
     if compression.algorithm == "RICE_1":
@@ -98,7 +101,9 @@ def _decode_integers(
     elif compression.algorithm == "HCOMPRESS_1":
         options = {"smooth": compression.smooth}
     decode, strided = decoder(compression.algorithm)
-    decode(data, starts, lengths, values if strided else values.reshape(len(values), -1), **options)
+    # Kernels see a tile as a row of pixels, whatever its axes are.
+    rows = values if strided else values.reshape(len(values), -1)
+    decode(data, starts, lengths, rows, **options)
 
 
 def unquantize_tiles(
@@ -106,7 +111,7 @@ def unquantize_tiles(
     out: npt.NDArray[Any],
     *,
     tiles: Tiles,
-    members: npt.NDArray[np.int64],
+    tile_index: Integers,
     layout: TiledLayout,
 ) -> None:
     """Turn the integers of quantized tiles into floats (FITS Standard 4.0, section 10.2).
@@ -116,24 +121,25 @@ def unquantize_tiles(
     values : (n, ...) int32 array, C-contiguous
     out : (n, ...) float32 or float64 array, C-contiguous
     tiles : Tiles
-    members : (n,) int64 array
-        Which of `tiles` they are.
+    tile_index : (n,) int64 array
+        Index of each in `tiles`.
     """
     quantization = layout.quantization
     if quantization is None:
         raise ValueError("the image is not quantized")
     if len(tiles.blanks):
-        blanks, has_blank = tiles.blanks[members], True
+        has_blank = True
+        blanks = tiles.blanks[tile_index]
     else:
         has_blank = quantization.blank is not None
-        blanks = np.full(len(members), quantization.blank or 0, np.int64)
+        blanks = np.full(len(tile_index), quantization.blank or 0, np.int64)
     decoder("unquantize").decode(
-        values.reshape(len(members), -1),
-        tiles.scales[members],
-        tiles.zeros[members],
-        out.reshape(len(members), -1),
+        values.reshape(len(tile_index), -1),
+        tiles.scales[tile_index],
+        tiles.zeros[tile_index],
+        out.reshape(len(tile_index), -1),
         method=quantization.dither,
-        rows=tiles.rows[members] + (quantization.seed - 1),
+        rows=tiles.rows[tile_index] + (quantization.seed - 1),
         blanks=blanks,
         has_blank=has_blank,
     )

@@ -1,1 +1,1 @@
-"""Many files: opened at the same time, and what became of each."""
+"""Collections of files: opening many of them concurrently, and the outcome of each."""

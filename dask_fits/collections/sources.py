@@ -1,4 +1,4 @@
-"""The files that users give, and a look at many of them at the same time."""
+"""Sources: the files that users name, listed, and inspected concurrently."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from dask_fits._typing import FileSystem
 from dask_fits.collections.outcome import Outcome
 from dask_fits.concurrency.cancellation import threads
 from dask_fits.file.fits_file import FitsFile
+from dask_fits.file.hdu import HDU, HduKey
 from dask_fits.storage.place import FilePath, Place, is_one_file, label_of, places_of
 
 T = TypeVar("T")
 
 MAX_CONCURRENT_FILES = 32
-"""Files that are opened, or planned, at the same time: it is waiting for the network mostly."""
+"""Files that are opened, or planned, concurrently: most of the time is network latency."""
 
 Source = FilePath | Place | FitsFile
-"""A file: by its path or URL, by an object that has one, or opened."""
+"""A file: a path or URL, an object that has one, or an open FitsFile."""
 
 Progress = Callable[[int, int], object]
-"""Is called with the number of files looked at, and the number of all."""
+"""A callback that takes the number of files inspected so far, and the number of all."""
 
 
 def find_sources(
@@ -28,32 +29,37 @@ def find_sources(
     storage_options: Mapping[str, Any] | None,
     filesystem: FileSystem | None,
 ) -> Iterator[Source]:
-    """List the files; for a path or URL with a ``*`` those that match it."""
-    several = [files] if isinstance(files, FitsFile) or is_one_file(files) else files
-    for file in cast("Iterable[Source]", several):
-        if isinstance(file, FitsFile):
-            yield file
+    """List the files; a path or URL with a ``*`` is replaced by those that match it."""
+    is_single = isinstance(files, FitsFile) or is_one_file(files)
+    for source in cast("Iterable[Source]", [files] if is_single else files):
+        if isinstance(source, FitsFile):
+            yield source
         else:
-            yield from places_of(file, storage_options, filesystem)
+            yield from places_of(source, storage_options, filesystem)
 
 
 def label(source: Source) -> str:
-    """Name a file as it was given, or as it was found; secrets included."""
+    """Return the name of a file as it was given or matched; it may contain secrets."""
     return source[0].store.url if isinstance(source, FitsFile) else label_of(source)
 
 
-def look_at_files(
+def select_image(file: FitsFile, key: HduKey | None) -> HDU:
+    """Return the HDU of a key; without one, the first that holds an image."""
+    return file.first_image() if key is None else file[key]
+
+
+def inspect_files(
     sources: Sequence[Source],
-    look: Callable[[int, Source], list[Outcome[T]]],
+    inspect: Callable[[int, Source], list[Outcome[T]]],
     progress: Progress | None,
 ) -> list[Outcome[T]]:
-    """Look at all files, many at the same time.
+    """Inspect all files, many concurrently, and return their outcomes in the order of the files.
 
     Parameters
     ----------
     sources : sequence of Source
-    look : callable
-        Takes the number of a file, and the file; gives what became of each HDU wanted of it.
+    inspect : callable
+        Takes the index of a file and the file; returns the outcome of each HDU requested of it.
     progress : callable, optional
 
     Raises
@@ -63,11 +69,12 @@ def look_at_files(
     """
     if not sources:
         raise ValueError("files: expected at least one, found none")
+    # The results come in the order of the files, each as soon as those before it are there.
     outcomes: list[Outcome[T]] = []
     with threads(MAX_CONCURRENT_FILES) as in_threads:
-        each = in_threads(lambda numbered: look(*numbered), enumerate(sources))
-        for done, found in enumerate(each, 1):
-            outcomes += found
+        results = in_threads(lambda indexed: inspect(*indexed), enumerate(sources))
+        for done, file_outcomes in enumerate(results, 1):
+            outcomes += file_outcomes
             if progress:
                 progress(done, len(sources))
     return outcomes

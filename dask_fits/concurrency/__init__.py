@@ -1,1 +1,1 @@
-"""Threads and processes: locks, and waiting that can be given up."""
+"""Threads and processes: locks, and waiting that can be cancelled."""

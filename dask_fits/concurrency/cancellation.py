@@ -1,8 +1,12 @@
-"""Giving up what nobody waits for any more: after Ctrl-C, after an error, where a worker closes.
+"""Cancellation of work whose result nobody waits for: after Ctrl-C, an error, or a worker's close.
 
 Python can end no thread from outside, and joins most of them before the process ends: one that
 waits for a silent server would keep the process, or Dask's pool, for all the time-outs and retries.
-So whoever waits here does so in short turns, and looks in between whether the result is wanted.
+So a thread waits here in short turns, and checks in between whether its scope is cancelled::
+
+    _PROCESS_SCOPE            cancelled when the process dies of Ctrl-C
+      └─ a computation        cancelled when one of its tasks fails
+           └─ threads()       cancelled when an exception leaves the block
 """
 
 from __future__ import annotations
@@ -21,23 +25,23 @@ from typing import Protocol, Self, TypeVar
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
-_TURN = 0.1
-"""Seconds that a thread waits before it looks whether the result is still wanted."""
+_POLL_INTERVAL = 0.1
+"""Seconds that a thread waits before it checks whether its scope is cancelled."""
 
 
 class CancelledError(BaseException):
-    """Nobody waits for this any more.
+    """The result of this work is no longer wanted.
 
-    No `Exception`: whoever takes any of these for a fault of a file would go on without it, and
-    write what is left.
+    It is no `Exception`: code that takes any of those for a fault of a file would go on without the
+    file, and write what is left.
     """
 
 
 class CancelScope:
-    """What has one purpose, in whichever threads: it is given up as a whole.
+    """Work with one purpose, in any number of threads, that is cancelled as a whole.
 
-    As a context manager, the scope of what this thread does within; it is given up where an
-    exception leaves it.
+    As a context manager, it is the scope of what this thread does within the block, and is
+    cancelled if an exception leaves the block.
     """
 
     __slots__ = ("_cancelled", "_parent")
@@ -48,12 +52,12 @@ class CancelScope:
 
     @classmethod
     def within_current(cls) -> Self:
-        """Make a scope that is given up with the one that this thread is in, too."""
-        return cls(_CURRENT.get())
+        """Make a scope that is cancelled together with the current scope of this thread."""
+        return cls(_CURRENT_SCOPE.get())
 
     @property
     def cancelled(self) -> bool:
-        """Whether it has been given up."""
+        """Whether this scope, or one that it is within, is cancelled."""
         return self._cancelled or (self._parent is not None and self._parent.cancelled)
 
     def cancel(self) -> None:
@@ -61,51 +65,55 @@ class CancelScope:
         self._cancelled = True
 
     def enter(self) -> None:
-        """Make it the scope of what this thread does from now on."""
-        _CURRENT.set(self)
+        """Make this the scope of what this thread does from now on."""
+        _CURRENT_SCOPE.set(self)
 
     def __enter__(self) -> Self:
         self.enter()
         return self
 
     def __exit__(self, failed: object, *_: object) -> None:
-        _CURRENT.set(self._parent or _PROCESS)
+        _CURRENT_SCOPE.set(self._parent or _PROCESS_SCOPE)
         if failed:
             self.cancel()
 
 
 def enter_scope() -> None:
-    """Make a scope within that of this thread, for what it does until `leave_scope`."""
+    """Enter a new scope within that of this thread, which lasts until `leave_scope`."""
     CancelScope.within_current().enter()
 
 
 def leave_scope(*, failed: bool) -> None:
-    """Leave the scope of this thread, and give it up where it failed."""
-    if (scope := _CURRENT.get()) is not _PROCESS:
+    """Leave the scope of this thread, and cancel it if its work failed."""
+    # The scope of the process is never left: a call too many would cancel all other work.
+    if (scope := _CURRENT_SCOPE.get()) is not _PROCESS_SCOPE:
         scope.__exit__(failed or None)
 
 
-_PROCESS = CancelScope()
-_CURRENT: ContextVar[CancelScope] = ContextVar("dask_fits.scope", default=_PROCESS)
+_PROCESS_SCOPE = CancelScope()
+_CURRENT_SCOPE: ContextVar[CancelScope] = ContextVar("dask_fits.scope", default=_PROCESS_SCOPE)
 """The scope of a thread; Dask's pools pass it on to the threads of a computation."""
 
 
-def check_wanted() -> None:
-    """Raise CancelledError where nobody waits for what this thread does."""
-    if _CURRENT.get().cancelled or _worker_closes():
+def raise_if_cancelled() -> None:
+    """Raise CancelledError if nobody waits for what this thread does."""
+    if _CURRENT_SCOPE.get().cancelled or _is_worker_closing():
         raise CancelledError
 
 
 def result_of(future: Future[_T]) -> _T:
-    """Wait for a result; raise CancelledError where it is not wanted any more."""
+    """Wait for the result of a future; raise CancelledError once nobody waits for it."""
     while not _is_done(future):
-        check_wanted()
+        raise_if_cancelled()
     return future.result()
 
 
 def _is_done(future: Future[_T]) -> bool:
-    try:  # unlike `result`, it raises no TimeoutError but that of the waiting
-        future.exception(_TURN)
+    """Wait for one turn, and return whether the future is done."""
+    # `exception` returns what the work raised, where `result` would raise it: a TimeoutError of the
+    # work itself cannot be taken for that of the waiting.
+    try:
+        future.exception(_POLL_INTERVAL)
     except TimeoutError:
         return False
     except futures.CancelledError:
@@ -114,73 +122,83 @@ def _is_done(future: Future[_T]) -> bool:
 
 
 class Map(Protocol):
-    """Calls a function with each of some items, in threads."""
+    """A function that calls another one with each of some items, in threads."""
 
     def __call__(self, function: Callable[[_T], _R], items: Iterable[_T], /) -> Iterator[_R]:
-        """Give the results in order, each as soon as it is there."""
+        """Yield the results in order, each as soon as it is ready."""
 
 
 @contextmanager
 def threads(count: int) -> Iterator[Map]:
-    """Run threads for the time of a block; where an exception leaves it, they are given up."""
+    """Run a pool of threads for the time of a block; an exception that leaves it cancels them."""
     scope = CancelScope.within_current()
     pool = ThreadPoolExecutor(count, initializer=scope.enter)
 
     def run(function: Callable[[_T], _R], items: Iterable[_T], /) -> Iterator[_R]:
-        coming = deque([pool.submit(function, item) for item in items])
-        while coming:
-            yield result_of(coming.popleft())
+        # All are submitted at once, and each result is dropped from here as soon as it is yielded.
+        pending = deque([pool.submit(function, item) for item in items])
+        while pending:
+            yield result_of(pending.popleft())
 
     try:
         yield run
     except BaseException:
+        # Threads that wait see the scope within a turn; the exception does not wait for them.
         scope.cancel()
         pool.shutdown(wait=False, cancel_futures=True)
         raise
     pool.shutdown()
 
 
-def _worker_closes() -> bool:
-    """Whether this thread runs a task of a Dask worker that has been told to close."""
-    distributed = sys.modules.get("distributed")  # who is a worker has imported it
+def _is_worker_closing() -> bool:
+    """Return whether this thread runs a task of a Dask worker that is being closed."""
+    # A worker has imported distributed: elsewhere the import would cost time for nothing.
+    distributed = sys.modules.get("distributed")
     if distributed is None:
         return False
     try:
         status = distributed.get_worker().status
-    except ValueError:
+    except ValueError:  # this thread runs no task of a worker
         return False
     return status in (distributed.Status.closing, distributed.Status.closed)
 
 
-_leaving = threading.Event()
+_exits_promptly = threading.Event()
 
 
-def leave_soon() -> None:
+def exit_promptly() -> None:
     """Have the interpreter end without delay: for a process that is a command of ours."""
-    _leaving.set()
+    _exits_promptly.set()
 
 
 def _at_exit() -> None:
+    """Cancel what nobody waits for before threads are joined, and shorten the interpreter's end."""
     # An interpreter that ends in good order waits for the threads that still read, as it should.
     # `last_type` is that of an exception that nothing has caught.
-    died_of = getattr(sys, "last_type", None)
-    if _leaving.is_set() or (died_of is not None and issubclass(died_of, KeyboardInterrupt)):
-        _PROCESS.cancel()
+    uncaught = getattr(sys, "last_type", None)
+    if _exits_promptly.is_set() or (
+        uncaught is not None and issubclass(uncaught, KeyboardInterrupt)
+    ):
+        _PROCESS_SCOPE.cancel()
     # Taking all modules apart takes a second or several, in which a nanny loses its patience and
-    # kills the worker. What is garbage is looked after first, for what it may have to close.
+    # kills the worker; frozen objects are left alone. Garbage is collected first, since it may hold
+    # files that its finalizers close.
     if _is_worker_of_a_nanny():
         gc.collect()
         gc.freeze()
-    elif _leaving.is_set():
+    elif _exits_promptly.is_set():
         gc.freeze()
 
 
 def _is_worker_of_a_nanny() -> bool:
+    """Return whether this process is a Dask worker that a nanny started."""
+    # A nanny starts its workers through multiprocessing, which is imported there.
     processes = sys.modules.get("multiprocessing")
     return processes is not None and processes.current_process().name.startswith("Dask Worker")
 
 
-# What `atexit` calls is called after all threads have been joined; there is no public name for
-# before. It must come after the import of concurrent.futures, whose own call joins its threads.
+# Functions registered by `atexit` run after all threads have been joined; there is no public name
+# for before. This must come after the import of concurrent.futures, whose own call joins its
+# threads: the last one registered is the first one called.
 if register := getattr(threading, "_register_atexit", None):
     register(_at_exit)

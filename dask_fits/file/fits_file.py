@@ -1,11 +1,11 @@
-"""Opening a FITS file and walking its HDUs, headers only."""
+"""Opening FITS files and finding their HDUs, by reading headers only."""
 
 from __future__ import annotations
 
 import html
 import sys
 from collections.abc import Collection, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NoReturn, Self, overload
+from typing import TYPE_CHECKING, Any, NoReturn, Self, SupportsIndex, overload
 
 from dask_fits._typing import Chunks, FileSystem
 from dask_fits.concurrency.process_lock import ProcessLock
@@ -24,7 +24,7 @@ from dask_fits.file.header_reader import HEADER_READ, read_header, warn
 from dask_fits.file.whole_hdus import read_tables
 from dask_fits.format.extended_name import suggestion
 from dask_fits.format.listing import hdu_html, hdu_table, shown_name
-from dask_fits.hints import explains_arguments, missing_of_file, read_only_file
+from dask_fits.hints import explains_arguments, file_attribute_hint, read_only_file_message
 from dask_fits.storage.place import FilePath, Place, label_of
 from dask_fits.storage.redaction import redact_url
 from dask_fits.storage.store import Store, open_store
@@ -34,22 +34,25 @@ if TYPE_CHECKING:
     import dask.array as da
 
 _MAX_NAMES = 20
-"""Names of HDUs that a message lists."""
+"""Number of HDUs that a message lists."""
 
 
 class FitsFile:
-    """The HDUs of one FITS file, read one header at a time as they are asked for.
+    """The HDUs of one FITS file, whose headers are read one at a time on demand.
 
     ``f[0]``, ``f["SCI"]``, ``f["SCI", 2]``, ``len(f)`` and iteration work as in astropy; names
-    are case-insensitive. The object holds no handle: leaving it as a context manager does nothing.
+    are case-insensitive. The object holds no handle, so that there is nothing to close.
     """
 
     def __init__(self, store: Store, first: bytes) -> None:
         self._store = store
         self._hdus: list[HDU] = []
-        self._next: int | None = None
+        # Byte at which the next header begins; None after the last HDU.
+        self._next_header: int | None = None
+        # The error that ended the list of HDUs.
         self._damage: FitsFormatError | None = None
-        self._ahead = first
+        # Bytes that were read from the next header on.
+        self._read_ahead = first
         self._lock = ProcessLock()
         self._read_next(0)
 
@@ -65,24 +68,25 @@ class FitsFile:
     def __getitem__(self, key: HduKey | HDU | slice) -> HDU | list[HDU]:
         if isinstance(key, slice):
             return self._slice(key)
-        found = self._find(key)
-        if found is None:
-            raise self._missing(key)
-        return found
+        hdu = self._find(key)
+        if hdu is None:
+            raise self._not_found_error(key)
+        return hdu
 
-    def _missing(self, key: HduKey | HDU) -> FitsError:
-        """Tell why there is no such HDU."""
-        damage, count = self._damage, len(self._hdus)
-        if damage and key == count:
+    def _not_found_error(self, key: HduKey | HDU) -> FitsError:
+        """Return the error that says why there is no such HDU."""
+        damage = self._damage
+        count = len(self._hdus)
+        if damage and key == count:  # the very HDU whose header is damaged
             return renew(damage)
         names = ", ".join(
             f"{hdu.index}: {shown_name(hdu.name) or '(unnamed)'},{hdu.ver}"
             for hdu in self._hdus[:_MAX_NAMES]
         )
         more = f" and {count - _MAX_NAMES} more" if count > _MAX_NAMES else ""
-        told = f"{self.url}: no HDU {key!r}; the file has {names}{more}"
-        told += f"; what follows cannot be read: {damage}" if damage else ""
-        return HduNotFoundError(told)
+        message = f"{self.url}: no HDU {key!r}; the file has {names}{more}"
+        message += f"; what follows cannot be read: {damage}" if damage else ""
+        return HduNotFoundError(message)
 
     def __contains__(self, key: object) -> bool:
         try:
@@ -106,10 +110,10 @@ class FitsFile:
         """Do nothing: there is no handle to close."""
 
     def close(self) -> None:
-        """Do nothing: there is no handle to close, and the file can be read on."""
+        """Do nothing: there is no handle to close, and the HDUs can still be read."""
 
     def filename(self) -> str:
-        """Return the absolute path or the URL, without credentials: `url`."""
+        """Return `url`: the absolute path or the URL, without credentials."""
         return self.url
 
     def index_of(self, key: HduKey | HDU) -> int:
@@ -118,7 +122,7 @@ class FitsFile:
         Parameters
         ----------
         key : int, str, (str, int) or HDU
-            Index, name, or name and version; or one of the file's HDUs.
+            An index, a name, or a name and version; or one of the file's HDUs.
 
         Raises
         ------
@@ -130,7 +134,7 @@ class FitsFile:
     def images(self) -> list[HDU]:
         """List the HDUs that hold pixels, tile-compressed ones included; reads all headers.
 
-        Those whose pixels cannot be read because of damage are among them.
+        HDUs whose pixels cannot be read because of damage are included.
         """
         return [hdu for hdu in self if _has_pixels(hdu)]
 
@@ -140,56 +144,60 @@ class FitsFile:
         Raises
         ------
         NotAnImageError
-            No HDU does.
+            No HDU holds an image.
         FitsFormatError
-            None does before a header that is damaged or cut.
+            No HDU before a damaged or truncated header holds an image.
         """
         for hdu in self:
             if _has_pixels(hdu):
                 return hdu
         if self._damage:
             raise renew(self._damage)
-        table = next((f"; HDU {hdu.index}: {hint}" for hdu in self if (hint := hdu.as_table())), "")
+        table = next(
+            (f"; HDU {hdu.index}: {hint}" for hdu in self if (hint := hdu.table_hint())), ""
+        )
         raise NotAnImageError(f"{self.url}: none of the {len(self)} HDUs holds an image{table}")
 
     @explains_arguments
     def info(self) -> None:
         """Print a line for each HDU; reads all headers and no data."""
-        print(hdu_table([hdu.layout for hdu in self]))  # noqa: T201 (what it is for)
+        print(hdu_table([hdu.layout for hdu in self]))  # noqa: T201 (as astropy's does)
 
     def __repr__(self) -> str:
-        more = "" if self._next is None else ", more not read yet"
+        more = "" if self._next_header is None else ", more not read yet"
         table = hdu_table([hdu.layout for hdu in self._hdus])
         return f"<FitsFile {printable(self.url)} ({len(self._hdus)} HDUs{more})>\n{table}"
 
     def _repr_html_(self) -> str:
         table = hdu_html([hdu.layout for hdu in self._hdus])
-        more = "" if self._next is None else "<p>more HDUs, not read yet</p>"
+        more = "" if self._next_header is None else "<p>more HDUs, not read yet</p>"
         name = html.escape(printable(self.url))
         return f"<div><b>FitsFile</b> <code>{name}</code>{table}{more}</div>"
 
     def __setattr__(self, name: str, value: object) -> None:
         if not name.startswith("_"):
-            raise AttributeError(read_only_file(self.url, name))
+            raise AttributeError(read_only_file_message(self.url, name))
         object.__setattr__(self, name, value)
 
     if not TYPE_CHECKING:  # an attribute that is missing is a mistake to a type checker
 
         def __getattr__(self, name: str) -> NoReturn:
-            if hint := missing_of_file(name):
+            if hint := file_attribute_hint(name):
                 raise AttributeError(f"a FitsFile has no attribute {name!r}: {hint}")
-            object.__getattribute__(self, name)  # a property that raised it says so again
+            # If a property raised the AttributeError, this raises it again.
+            object.__getattribute__(self, name)
             raise AttributeError(name)
 
         def __setitem__(self, key: HduKey, value: object) -> NoReturn:
-            raise TypeError(read_only_file(self.url, f"f[{key!r}]"))
+            raise TypeError(read_only_file_message(self.url, f"f[{key!r}]"))
 
         def __delitem__(self, key: HduKey) -> NoReturn:
-            raise TypeError(read_only_file(self.url, f"f[{key!r}]"))
+            raise TypeError(read_only_file_message(self.url, f"f[{key!r}]"))
 
     def _slice(self, key: slice) -> list[HDU]:
-        """Take a slice; no header is read that lies behind its end."""
-        stop, forward = key.stop, (key.step or 1) > 0
+        """Return a slice of the HDUs; reads no headers behind its end if that counts from 0."""
+        stop = key.stop
+        forward = (key.step or 1) > 0
         if forward and isinstance(stop, int) and stop >= 0 and (key.start or 0) >= 0:
             self._read_up_to(stop - 1)
         else:
@@ -197,7 +205,7 @@ class FitsFile:
         return self._hdus[key]
 
     def read_tables(self, keys: Collection[tuple[str, int]]) -> bytes:
-        """Read HDUs whole, by EXTNAME and EXTVER, as far as there are any.
+        """Read whole HDUs by EXTNAME and EXTVER; those that the file does not have are left out.
 
         Returns
         -------
@@ -207,23 +215,24 @@ class FitsFile:
         Raises
         ------
         FitsFormatError
-            One takes more memory than any table that is meant.
+            An HDU takes more memory than any table of a WCS does.
         TruncatedFileError, FileChangedError, StorageError
-            One cannot be read.
+            An HDU cannot be read.
         """
         return read_tables([self[key] for key in keys if key in self])
 
     def take_less_memory(self) -> None:
-        """Pack the headers, and let go of what was read beyond the last one that was asked for.
+        """Pack the headers, and drop the bytes that were read beyond the last one.
 
-        That would spare a request for the next one, but is up to 57,600 bytes of each file.
+        Those would spare a request for the next header, but take up to 57,600 bytes for each file.
         """
         with self._lock:
-            self._ahead = b""
+            self._read_ahead = b""
             for hdu in self._hdus:
                 hdu.text.pack()
 
-    def _find(self, key: Any) -> HDU | None:
+    def _find(self, key: object) -> HDU | None:
+        """Find an HDU, reading headers up to it; TypeError if the key is none."""
         if isinstance(key, HDU):
             return next((hdu for hdu in self if hdu == key), None)
         if isinstance(key, str):
@@ -231,9 +240,12 @@ class FitsFile:
         if isinstance(key, tuple):
             if len(key) != 2 or not isinstance(key[0], str):
                 raise TypeError(f"an HDU key is an index, a name or (name, version), not {key!r}")
-            name, ver = key[0].strip().upper(), key[1]
-            return next((h for h in self if _answers(h, name) and ver in (None, h.ver)), None)
-        if isinstance(key, bool) or not hasattr(key, "__index__"):
+            name = key[0].strip().upper()
+            ver = key[1]
+            return next(
+                (hdu for hdu in self if _has_name(hdu, name) and ver in (None, hdu.ver)), None
+            )
+        if isinstance(key, bool) or not isinstance(key, SupportsIndex):
             raise TypeError(f"an HDU key is an index, a name or (name, version), not {key!r}")
         index = key.__index__()
         if index < 0:
@@ -241,19 +253,20 @@ class FitsFile:
         return self._hdus[index] if index >= 0 and self._read_up_to(index) else None
 
     def _read_up_to(self, index: int) -> bool:
-        """Read headers until HDU `index` is known; False where the file has no such HDU."""
+        """Read headers up to that of HDU `index`; return False if the file has no such HDU."""
         with self._lock:
-            while len(self._hdus) <= index and self._next is not None:
-                if self._lock.left_behind:  # with what it had read half noted
+            while len(self._hdus) <= index and self._next_header is not None:
+                # The thread may have recorded one half of what it read.
+                if self._lock.left_behind:
                     raise StorageError(
                         f"{self.url}: a thread was reading its headers while this process was "
                         "forked off; open it again here"
                     )
-                self._read_next(self._next)
+                self._read_next(self._next_header)
             return len(self._hdus) > index
 
     def _read_next(self, start: int) -> None:
-        """Read the header at `start` and learn where the next one is.
+        """Read the header at `start`, and record its HDU and the position of the next header.
 
         Raises
         ------
@@ -262,20 +275,29 @@ class FitsFile:
         """
         index = len(self._hdus)
         try:
-            found = read_header(self._store, start, self._ahead, index=index)
+            header = read_header(self._store, start, self._read_ahead, index=index)
         except FitsFormatError as error:
             if index == 0:
                 raise
             self._damage = renew(error)
             warn(f"{error}; the HDUs before it can be read")
-            found = None
-        if found is None:
-            self._next, self._ahead = None, b""
+            header = None
+        if header is None:
+            self._next_header = None
+            self._read_ahead = b""
             return
-        self._hdus.append(HDU(index, found.layout, self._store, self, found.text, found.table))
-        after = found.layout.next_header
-        self._next = after if after < self._store.version.size else None
-        self._ahead = found.ahead
+        hdu = HDU(
+            index=index,
+            layout=header.layout,
+            store=self._store,
+            file=self,
+            text=header.text,
+            tile_table=header.tile_table,
+        )
+        self._hdus.append(hdu)
+        next_header = header.layout.next_header
+        self._next_header = next_header if next_header < self._store.version.size else None
+        self._read_ahead = header.read_ahead
 
 
 @explains_arguments
@@ -286,22 +308,23 @@ def open(  # noqa: A001 (the field's own word: astropy.io.fits.open)
     transfer: TransferConfig | None = None,
     filesystem: FileSystem | None = None,
 ) -> FitsFile:
-    """Open a FITS file and read its first 57,600 bytes, or less where it is shorter.
+    """Open a FITS file and read its first 57,600 bytes, or fewer if it is shorter.
 
-    That is one request over HTTP, to S3 and to GCS; other filesystems are asked for their metadata
+    This takes one request over HTTP, to S3 and to GCS; other filesystems are asked for metadata
     first.
 
     Parameters
     ----------
     url : str, os.PathLike or file object
         A path, or any URL that fsspec understands (``https://``, ``s3://``, ``gs://``, ...),
-        chained ones included. What exists on a mounted disk under the very name is that file,
-        whatever characters the name has. Of a ``UPath``, of an ``OpenFile`` or open file of fsspec,
-        and of a file that Python's ``open`` opened, the place is taken: the object is not kept.
+        chained ones included. If a mounted disk has a file of exactly this name, that file is
+        opened, whatever characters the name has. A ``UPath``, an ``OpenFile`` or open file of
+        fsspec, and a file that Python's ``open`` opened are only taken for their path or URL: the
+        object is not kept.
     storage_options : mapping, optional
         Arguments of the fsspec filesystem, such as ``{"anon": True}`` for a public S3 bucket.
     transfer : TransferConfig, optional
-        How a remote file is read: sizes, concurrency, time-outs and retries. The defaults suit a
+        Settings for remote files: sizes, concurrency, time-outs and retries. The defaults suit a
         cluster.
     filesystem : fsspec filesystem, optional
         The filesystem on which `url` is a path, instead of `storage_options`.
@@ -313,11 +336,11 @@ def open(  # noqa: A001 (the field's own word: astropy.io.fits.open)
     FitsFormatError
         It is not a FITS file, or its first header cannot be understood.
     AccessDeniedError
-        The storage does not let you read it.
+        The storage denies access to the file.
     MissingDriverError, StorageError
         The storage cannot be reached.
     TypeError
-        What is given has no path or URL by which tasks could read it, as bytes in memory.
+        The argument has no path or URL by which tasks could read it, such as bytes in memory.
 
     Examples
     --------
@@ -327,12 +350,14 @@ def open(  # noqa: A001 (the field's own word: astropy.io.fits.open)
     ((300, 300), dtype('float32'))
     """
     try:
-        found = open_store(url, storage_options, transfer, count=HEADER_READ, filesystem=filesystem)
+        store, first = open_store(
+            url, storage_options, transfer, count=HEADER_READ, filesystem=filesystem
+        )
     except FitsFileNotFoundError as error:
         if hint := suggestion(redact_url(label_of(url))):
             raise FitsFileNotFoundError(f"{error}{hint}") from error
         raise
-    return FitsFile(*found)
+    return FitsFile(store, first)
 
 
 @explains_arguments
@@ -351,7 +376,8 @@ def from_fits(  # noqa: PLR0913 (each is a question that a caller has)
     Parameters
     ----------
     url : str, os.PathLike or file object
-        A path, or any URL that fsspec understands, or what has one; see `dask_fits.open`.
+        A path, or any URL that fsspec understands, or an object that has one; see
+        `dask_fits.open`.
     hdu : int, str or (str, int), optional
         Index, name, or name and version; by default the first HDU that holds an image.
     chunks, mask_and_scale
@@ -369,14 +395,16 @@ def from_fits(  # noqa: PLR0913 (each is a question that a caller has)
     from dask_fits.arrays.lazy import to_dask
 
     file = open(url, storage_options=storage_options, transfer=transfer, filesystem=filesystem)
-    found = file.first_image() if hdu is None else file[hdu]
-    return to_dask(found.reader(mask_and_scale=mask_and_scale), chunks)
+    image = file.first_image() if hdu is None else file[hdu]
+    return to_dask(image.reader(mask_and_scale=mask_and_scale), chunks)
 
 
 def _has_pixels(hdu: HDU) -> bool:
+    """Return whether an HDU has pixels, or keywords of pixels that are damaged."""
     return hdu.dtype is not None or hdu.layout.defect is not None
 
 
-def _answers(hdu: HDU, name: str) -> bool:
+def _has_name(hdu: HDU, name: str) -> bool:
+    """Return whether an HDU has a name, given in upper case."""
     # As in astropy, "PRIMARY" always finds the first HDU.
     return hdu.name.strip().upper() == name or (name == "PRIMARY" and hdu.index == 0)

@@ -1,4 +1,4 @@
-"""One HDU of a file: where it is, what it holds, and what can be made of it."""
+"""One HDU of a file: its place, its content, and the objects that are made of it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from dask_fits._typing import Chunks, Key, Position, Size
 from dask_fits.exceptions import NotAnImageError, printable, renew
 from dask_fits.file.in_memory import InMemory
 from dask_fits.format.hdu_summary import hdu_summary, hdu_summary_html
-from dask_fits.format.header import without_controls
+from dask_fits.format.header import replace_controls
 from dask_fits.format.header_text import HeaderText
 from dask_fits.format.layout import HduLayout, Kind
 from dask_fits.format.listing import shown_name
 from dask_fits.format.tiles import TiledLayout
-from dask_fits.hints import missing_of_hdu, read_as_table, read_only_hdu
+from dask_fits.hints import astropy_table_hint, hdu_attribute_hint, read_only_hdu_message
 from dask_fits.ranges.byte_range import ByteRange
 from dask_fits.readers.image import ImageReader
 from dask_fits.readers.reader import HduReader
@@ -36,44 +36,47 @@ if TYPE_CHECKING:
     from dask_fits.wcs.header import WcsHeader
 
 HduKey = int | str | tuple[str, int]
-"""Index, name, or name and version of an HDU."""
+"""Key of an HDU: index, name, or name and version."""
 
 
 class Hdus(Protocol):
-    """The HDUs of a file, as one of them sees the others; see `FitsFile`."""
+    """The HDUs of a file, as far as one of them needs the others; see `FitsFile`."""
 
     def __getitem__(self, key: HduKey) -> HDU: ...
 
     def __contains__(self, key: object) -> bool: ...
 
     def read_tables(self, keys: Collection[tuple[str, int]]) -> bytes:
-        """Read HDUs whole, by EXTNAME and EXTVER, as far as there are any; see `FitsFile`."""
+        """Read whole HDUs by EXTNAME and EXTVER; see `FitsFile`."""
 
     def take_less_memory(self) -> None:
         """Pack the headers; see `FitsFile`."""
 
 
-def _read_only(cls: type[HDU]) -> type[HDU]:
-    """Say what to write for what cannot be assigned to; a frozen dataclass with slots does not."""
+def _explain_read_only(cls: type[HDU]) -> type[HDU]:
+    """Replace the errors of a frozen dataclass by ones that say what to write instead.
 
-    def refuse(hdu: HDU, name: str, _: object) -> NoReturn:
-        raise AttributeError(read_only_hdu(hdu.where, name))
+    A decorator, since a frozen dataclass must not define these methods itself.
+    """
 
-    def keep(hdu: HDU, name: str) -> NoReturn:
+    def raise_on_assignment(hdu: HDU, name: str, _: object) -> NoReturn:
+        raise AttributeError(read_only_hdu_message(hdu.where, name))
+
+    def raise_on_deletion(hdu: HDU, name: str) -> NoReturn:
         raise AttributeError(f"{hdu.where}: {name}: it holds no pixels, there is nothing to delete")
 
-    cls.__setattr__ = refuse  # type: ignore[method-assign,assignment]
-    cls.__delattr__ = keep  # type: ignore[method-assign,assignment]
+    cls.__setattr__ = raise_on_assignment  # type: ignore[method-assign,assignment]
+    cls.__delattr__ = raise_on_deletion  # type: ignore[method-assign,assignment]
     return cls
 
 
-@_read_only
+@_explain_read_only
 @dataclass(frozen=True, slots=True)
 class HDU:
-    """One header and data unit of a FITS file: where it is and what it holds.
+    """One header and data unit of a FITS file: its place and its content.
 
     It holds no handle and no pixels, and can be pickled. `header` and `data` are the same objects
-    at each access, and what is assigned to their items stays in them, in memory.
+    at each access, so that assignments to their items stay, in memory.
     """
 
     index: int
@@ -81,17 +84,17 @@ class HDU:
     layout: HduLayout = field(repr=False)
     store: Store = field(repr=False)
     file: Hdus = field(repr=False, compare=False)
-    """The file that it is of: a `FitsFile`."""
+    """The HDU's file, a `FitsFile`."""
     text: HeaderText = field(repr=False)
     """The text of the header."""
     tile_table: bytes | None = field(repr=False)
     """The table of a tile-compressed image, if it is short and came with the header."""
     in_memory: InMemory = field(default_factory=InMemory, repr=False, compare=False)
-    """What was made of `header` and `data`, with what has been assigned in them."""
+    """The objects `header` and `data`, with what users assigned to their items."""
 
     @property
     def header_text(self) -> bytes:
-        """The header's blocks as they are in the file, but for an odd or unpadded END card."""
+        """The header's blocks as they are in the file, except for an odd or unpadded END card."""
         return self.text.blocks()
 
     @property
@@ -107,12 +110,12 @@ class HDU:
 
     @property
     def ver(self) -> int:
-        """EXTVER, 1 where it is missing."""
+        """EXTVER; 1 if it is missing."""
         return self.layout.ver
 
     @property
     def kind(self) -> Kind:
-        """What it is: ``"image"``, ``"compressed-image"``, ``"bintable"``, ``"ascii-table"``, ...
+        """Kind of HDU: ``"image"``, ``"compressed-image"``, ``"bintable"``, ``"ascii-table"``, ...
 
         The others are ``"random-groups"`` and ``"other"``.
         """
@@ -125,7 +128,7 @@ class HDU:
 
     @property
     def compression(self) -> str | None:
-        """ZCMPTYPE of a tile-compressed image, else None."""
+        """ZCMPTYPE of a tile-compressed image; None for others."""
         return self.layout.compression
 
     @property
@@ -145,13 +148,15 @@ class HDU:
 
     @property
     def dtype(self) -> np.dtype[Any] | None:
-        """Type of the pixels as read, in native byte order; None where there are no pixels."""
+        """Type of the pixels as read, in native byte order; None if there are no pixels."""
         return self.layout.dtype
 
     @property
     def size(self) -> int | None:
-        """Number of pixels, as of an array; None for tables. `data_range` tells the bytes."""
-        return None if self.shape is None else math.prod(self.shape) if self.shape else 0
+        """Number of pixels, as of an array; None for tables. `data_range` has the bytes."""
+        if self.shape is None:
+            return None
+        return math.prod(self.shape) if self.shape else 0
 
     @property
     def ndim(self) -> int | None:
@@ -160,9 +165,9 @@ class HDU:
 
     @property
     def is_image(self) -> bool:
-        """Whether it is an image by its kind, tile-compressed or not, as astropy has it.
+        """Whether the HDU is an image by its kind, as in astropy; tile-compressed ones are.
 
-        A primary HDU without pixels is one; `FitsFile.images` gives those that have some.
+        A primary HDU without pixels is one; `FitsFile.images` lists those that have some.
         """
         return self.kind in ("image", "compressed-image")
 
@@ -170,12 +175,12 @@ class HDU:
     def header(self) -> fits.Header:
         """The whole header, the same `astropy.io.fits.Header` at each access.
 
-        It is yours to change, in memory: the file is never written. `to_hdu` takes over what was
-        changed, and so does ``astropy.wcs.WCS(hdu.header)``; `wcs`, cutouts and xarray are of the
-        file, and so is the header of an HDU that was sent to another process. Of a tile-compressed
-        image, the header of the image, as astropy restores it; the table's own where astropy
-        cannot. Control characters in it, which the Standard does not allow, are question marks, as
-        bytes beyond ASCII are.
+        It can be changed, in memory: the file is never written. `to_hdu` takes the changes over,
+        and so does ``astropy.wcs.WCS(hdu.header)``; `wcs`, cutouts and xarray use the file's
+        header, and so does an HDU that was sent to another process. For a tile-compressed image it
+        is the header of the image, as astropy restores it; the table's own if astropy cannot.
+        Control characters, which the Standard does not allow, and bytes beyond ASCII are replaced
+        by question marks.
         """
         return self.in_memory.header(self.original_header)
 
@@ -183,13 +188,14 @@ class HDU:
         """Parse the header as the file has it, into a new `astropy.io.fits.Header`."""
         from astropy.io import fits
 
-        text = without_controls(self.header_text)
-        # From a file, astropy mends what it can, such as bytes beyond ASCII.
+        text = replace_controls(self.header_text)
+        # Unlike `fromstring`, this corrects what it can, such as bytes beyond ASCII.
         header = fits.Header.fromfile(io.BytesIO(text))
         if self.kind != "compressed-image" or self.layout.defect:
             return header
+        # Keywords that astropy looks up in a compressed image's table, once each.
         needed = ("NAXIS", "TFIELDS", "ZNAXIS")
-        if any(key not in header or header.count(key) > 1 for key in needed):
+        if any(keyword not in header or header.count(keyword) > 1 for keyword in needed):
             return header
         try:
             return self._image_header(text)
@@ -197,10 +203,12 @@ class HDU:
             return header
 
     def _image_header(self, text: bytes) -> fits.Header:
+        """Restore the header of a compressed image from that of its table, by astropy."""
         from astropy.io import fits
 
         table = fits.BinTableHDU.fromstring(text)
-        # What astropy cannot do without, though it leaves it out of the image's header.
+        # astropy requires these keywords, but they do not get into the image's header: any valid
+        # value will do for one that is missing or unknown to astropy.
         for n in range(1, table.header["ZNAXIS"] + 1):
             if f"ZTILE{n}" not in table.header:
                 table.header.insert("ZNAXIS", (f"ZTILE{n}", 1), after=True)
@@ -212,9 +220,9 @@ class HDU:
     def data(self) -> da.Array:
         """The pixels as a lazy Dask array, as `to_dask` makes it, the same at each access.
 
-        What is assigned to its items (``hdu.data[0, 0] = -1``) stays in it, in memory, as in
-        astropy; the file is never written. `to_hdu` takes it over. `to_dask` gives the pixels of
-        the file, and so do `section`, cutouts, and an HDU that was sent to another process.
+        Assignments to its items (``hdu.data[0, 0] = -1``) stay in it, in memory, as in astropy; the
+        file is never written. `to_hdu` takes them over. `to_dask`, `section`, cutouts, and an HDU
+        that was sent to another process have the pixels of the file.
         """
         return self.in_memory.array(self.to_dask())
 
@@ -233,18 +241,18 @@ class HDU:
         chunks : "auto", int, tuple, dict, -1 or a size such as "64 MiB"
             ``"auto"``: full-width bands of rows (whole planes of a cube), each contiguous in the
             file, of at most Dask's ``array.chunk-size``; a size sets another limit. Anything else
-            is taken as Dask takes it. Chunks that cut rows, or tiles of a compressed image, are
-            divided out of bands that are read once; of some of the chunks no more is read than they
-            need.
+            has Dask's meaning. Chunks that cut rows, or tiles of a compressed image, are divided
+            out of bands that are read once; if only some of the chunks are computed, no more is
+            read than those need.
         mask_and_scale : bool
             Apply BSCALE, BZERO and BLANK as astropy does by default; False gives the stored values,
-            of a tile-compressed image those that it had before: floats where it was quantized.
+            of a tile-compressed image those before compression: floats if it was quantized.
 
         Returns
         -------
         dask.array.Array
-            Of the HDU's shape, in NumPy order. Its name depends on the file's version, the HDU and
-            the chunks, so that it is the same in every process.
+            An array of the HDU's shape, in NumPy order. Its name depends on the file's version, the
+            HDU and the chunks, so that it is the same in every process.
 
         Raises
         ------
@@ -266,23 +274,23 @@ class HDU:
     def to_hdu(self) -> fits.PrimaryHDU | fits.ImageHDU:
         """Make astropy's HDU of an image, around the lazy pixels; reads none.
 
-        It can be given to what takes astropy's HDUs (``reproject``, ``SpectralCube.read``,
-        ``astropy.io.fits.HDUList``), and changed like any other. What was assigned in
-        ``hdu.header`` and ``hdu.data`` is in it; changes of it do not come back.
+        It can be passed to functions that take astropy's HDUs (``reproject``,
+        ``SpectralCube.read``, ``astropy.io.fits.HDUList``), and changed like any other. Assignments
+        in ``hdu.header`` and ``hdu.data`` are in it; changes of it do not come back.
 
         ``writeto`` computes the pixels band by band, by whatever Dask scheduler is set, and writes
         them in order, so that the file is right with threads, processes and a cluster, for all
-        types of pixels and with ``checksum=True`` (for which they are computed twice). An error in
-        the middle of it leaves a file that is cut short; of an OSError, which many of ours are,
-        astropy makes another one with the same message.
+        types of pixels and with ``checksum=True`` (for which they are computed twice). An error
+        while it writes leaves a truncated file; astropy replaces an OSError, which many of our
+        errors are, by another one with the same message.
 
         Returns
         -------
         astropy.io.fits.PrimaryHDU or astropy.io.fits.ImageHDU
-            A primary HDU of the file's first one. Its pixels are the physical ones, so BSCALE,
-            BZERO and BLANK are only there for unsigned integers and signed bytes; CHECKSUM and
-            DATASUM are left out. The tables of other HDUs that a WCS may refer to (distortions,
-            -TAB coordinates) do not come along: ``hdu.wcs`` has them.
+            A primary HDU if it is the file's first one. Its pixels are the physical ones, so BSCALE
+            and BZERO are only there for unsigned integers and signed bytes, and BLANK for integers;
+            CHECKSUM and DATASUM are left out. The tables of other HDUs that a WCS may refer to
+            (distortions, -TAB coordinates) do not come along: ``hdu.wcs`` has them.
 
         Raises
         ------
@@ -292,8 +300,8 @@ class HDU:
         Examples
         --------
         >>> import dask_fits
-        >>> found = dask_fits.open("tests/data/m13.fits")[0].to_hdu()
-        >>> type(found.data).__name__, found.shape, found.header["CTYPE1"]
+        >>> hdu = dask_fits.open("tests/data/m13.fits")[0].to_hdu()
+        >>> type(hdu.data).__name__, hdu.shape, hdu.header["CTYPE1"]
         ('Array', (300, 300), 'RA---TAN')
         """
         from dask_fits.arrays.astropy_hdu import to_hdu
@@ -304,9 +312,9 @@ class HDU:
 
     @property
     def section(self) -> Section:
-        """The pixels as NumPy arrays, read when they are asked for: ``section[10:20, 30:50]``.
+        """The pixels as NumPy arrays, read when indexed: ``section[10:20, 30:50]``.
 
-        An astropy Section, which `astropy.nddata.Cutout2D` takes for its data.
+        It is an astropy Section, which `astropy.nddata.Cutout2D` accepts as data.
         """
         from dask_fits.readers.section import Section
 
@@ -314,14 +322,18 @@ class HDU:
 
     @property
     def wcs(self) -> WCS:
-        """The world coordinates, as a new `astropy.wcs.WCS`; see `alternate_wcs`."""
+        """The world coordinates, as a new `astropy.wcs.WCS`; may read other HDUs from the storage.
+
+        See `alternate_wcs`.
+        """
         return self.alternate_wcs(" ")
 
     def alternate_wcs(self, key: str) -> WCS:
-        """Read the alternate WCS of a letter, such as ``"A"``; a blank is the primary one.
+        """Read the alternate WCS of a letter, such as ``"A"``; a blank stands for the primary one.
 
-        The HDUs that its keywords refer to are read: tables of -TAB coordinates (FITS Standard 4.0,
-        section 8.2), and of distortions (CPDISn = 'LOOKUP', D2IMDISn), as HST has them.
+        The HDUs that its keywords refer to are read from the storage: tables of -TAB coordinates
+        (FITS Standard 4.0, section 8.2), and of distortions (CPDISn = 'LOOKUP', D2IMDISn), as in
+        files of HST.
 
         Raises
         ------
@@ -335,7 +347,7 @@ class HDU:
         return read_wcs(self.wcs_header(), key)
 
     def wcs_header(self) -> WcsHeader:
-        """Give what its world coordinates are made of, without a look at the storage."""
+        """Return the keywords that world coordinates are made of; reads nothing."""
         from dask_fits.wcs.header import WcsHeader
 
         return WcsHeader.of(
@@ -347,7 +359,12 @@ class HDU:
         )
 
     def cutout(
-        self, position: Position, size: Size, *, mode: Mode = "trim", fill_value: Any = math.nan
+        self,
+        position: Position,
+        size: Size,
+        *,
+        mode: Mode = "trim",
+        fill_value: float | np.number[Any] = math.nan,
     ) -> Cutout:
         """Cut a box around a position out of an image; reads no pixels.
 
@@ -358,27 +375,28 @@ class HDU:
         size : number, Quantity, or two of them
             Height and width, in pixels or as angles.
         mode : "trim", "partial" or "strict"
-            What becomes of a box that reaches over the image's edge: what is on the image is
-            returned; the rest is filled; or it is an error.
+            Treatment of a box that reaches over the image's edge: it is trimmed to the image, its
+            pixels outside the image are filled, or it is an error.
         fill_value : number
-            Of the pixels off the image, with ``"partial"``. Integers have no NaN.
+            Value of the pixels outside the image, with ``"partial"``. Integers have no NaN.
 
         Returns
         -------
         Cutout
-            Its pixels, their place and WCS are those of ``astropy.nddata.Cutout2D``. A position
-            that the image has at several pixels, a turn of its longitude apart, is at the one
-            nearest to the reference point; a box does not go on at the image's other edge.
+            A cutout with the pixels, place and WCS of ``astropy.nddata.Cutout2D``. A position that
+            the image has at several pixels, a turn of its longitude apart, is at the one nearest to
+            the reference point; a box is not continued at the image's opposite edge.
 
         Raises
         ------
         NoOverlapError
-            The box lies off the image, or the position is one that the image's projection has not.
+            The box lies outside the image, or the projection cannot represent the position.
         PartialOverlapError
-            With ``"strict"``: a part of it does.
+            A part of the box lies outside the image, with ``"strict"``.
         ValueError
             The position is not finite, the size less than a pixel, or an angle or a position on the
-            sky is given where the WCS is not celestial; the fill value is none of the image's type.
+            sky is given but the WCS is not celestial; or the image's type cannot hold the fill
+            value.
         NotAnImageError, UnsupportedHduError, FitsFormatError
             The HDU has no pixels that can be read, or fewer than two axes; or an angle or a
             position on the sky is given and the keywords of the celestial axes make no WCS.
@@ -392,15 +410,16 @@ class HDU:
         """
         from dask_fits.cutout import cutout
 
-        reader, header = self.reader(), self.wcs_header()
-        return cutout(reader, header, position, size, mode=mode, fill_value=fill_value)
+        return cutout(
+            self.reader(), self.wcs_header(), position, size, mode=mode, fill_value=fill_value
+        )
 
     def plan(self, key: Key = ..., *, chunks: Chunks = None) -> ReadPlan:
-        """Tell what reading a selection of an image HDU costs; reads no pixels.
+        """Return the byte ranges that a selection of an image HDU needs; reads no pixels.
 
-        Of a tile-compressed image the rows of the table that point at its tiles are read, where
-        they did not come with the header. They are part of the plan: a process that has read them
-        lately asks for the tiles alone.
+        For a tile-compressed image, the rows of the table that point at its tiles are read, unless
+        they came with the header. They are part of the plan: a process that still has them in its
+        cache requests the tiles alone.
 
         Parameters
         ----------
@@ -408,8 +427,8 @@ class HDU:
             The selection, as for a NumPy array.
         chunks : optional
             None for one read of the selection; else as for `to_dask`, for the computation of
-            ``hdu.to_dask(chunks=chunks)[key]``, where each chunk that is touched is read by itself,
-            or with those it shares a band with.
+            ``hdu.to_dask(chunks=chunks)[key]``, in which each chunk that is touched is read by
+            itself, or with those it shares a band with.
 
         Returns
         -------
@@ -418,14 +437,14 @@ class HDU:
         Raises
         ------
         TruncatedFileError
-            The file ends before the wanted pixels.
+            The file ends before the requested pixels.
         """
         from dask_fits.arrays.lazy import plan
 
         return plan(self.reader(), key=key, chunks=chunks)
 
     def reader(self, *, mask_and_scale: bool = True) -> HduReader:
-        """Return the pixels as a picklable array-like, which reads what it is indexed with.
+        """Return the pixels as a picklable array-like, which reads the indexed ones.
 
         Raises
         ------
@@ -438,40 +457,44 @@ class HDU:
         """
         image = self.layout.image
         if image is None:
-            raise self._no_image()
+            raise self._no_pixels_error()
         if not mask_and_scale:
             image = replace(image, scaling=image.scaling.raw())
         if isinstance(image, TiledLayout):
             return TiledReader(self.store, image, self.tile_table)
         return ImageReader(self.store, image)
 
-    def _no_image(self) -> Exception:
+    def _no_pixels_error(self) -> Exception:
+        """Return the error that says why there are no pixels to read."""
         if defect := self.layout.defect:
             return renew(defect)
         if self.shape == ():
             return NotAnImageError(f"{self.where}: NAXIS = 0: the HDU has a header but no pixels")
-        hint = self.as_table()
+        hint = self.table_hint()
         return NotAnImageError(
             f"{self.where}: expected an image, found {self.kind}{hint and '; ' + hint}"
         )
 
-    def as_table(self) -> str:
-        """Say how astropy reads the table that the HDU is; empty if it is none."""
+    def table_hint(self) -> str:
+        """Return how astropy reads the table that the HDU is, for messages; empty if it is none."""
         if self.kind not in ("bintable", "ascii-table"):
             return ""
-        place, protocol = self.store.url, self.store.url.partition("://")[0]
+        url = self.store.url
+        # A path has no protocol: partition returns it whole.
+        protocol = url.partition("://")[0]
         options = bool(getattr(self.store, "options", None))
-        return read_as_table(
-            repr(place) if place == self.store.name else "url",
+        return astropy_table_hint(
+            # The name is without credentials: if the URL is another, it has some.
+            repr(url) if url == self.store.name else "url",
             self.index,
-            fsspec=options or protocol not in ("http", "https", place),
+            fsspec=options or protocol not in ("http", "https", url),
             options=options,
         )
 
     def largest_chunk(self) -> tuple[int, ...] | None:
-        """Return the shape of the largest chunk of `data`; None where there are no pixels.
+        """Return the shape of the largest chunk of `data`; None if there are no pixels.
 
-        It is known where a damaged header has too many chunks for `chunks` to list them.
+        Unlike `chunks` it is available if a damaged header makes too many chunks to list.
         """
         from dask_fits.arrays.banded import chunk_limit
 
@@ -488,8 +511,9 @@ class HDU:
     if not TYPE_CHECKING:  # an attribute that is missing is a mistake to a type checker
 
         def __getattr__(self, name: str) -> NoReturn:
-            table = self.as_table() if name == "columns" else ""
-            if hint := missing_of_hdu(name, table):
+            table_hint = self.table_hint() if name == "columns" else ""
+            if hint := hdu_attribute_hint(name, table_hint):
                 raise AttributeError(f"an HDU has no attribute {name!r}: {hint}")
-            object.__getattribute__(self, name)  # a property that raised it says so again
+            # If a property raised the AttributeError, this raises it again.
+            object.__getattribute__(self, name)
             raise AttributeError(name)

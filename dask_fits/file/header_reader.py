@@ -1,4 +1,4 @@
-"""The header of one HDU, read from where it begins until its END card."""
+"""Reading the header of one HDU, from its first byte to its END card."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dask_fits.format.header import (
     find_end,
     find_odd_end,
     parse_header,
-    with_plain_end,
+    replace_odd_end,
 )
 from dask_fits.format.header_text import HeaderText
 from dask_fits.format.layout import HduLayout, hdu_layout
@@ -23,50 +23,50 @@ from dask_fits.ranges.byte_range import ByteRange
 from dask_fits.storage.store import Store
 
 HEADER_READ = 20 * BLOCK
-"""Bytes of the first read of a header (57,600: 719 cards); each further read doubles."""
+"""Size of the first read of a header, in bytes (57,600: 719 cards and END); the others double."""
 
 MAX_TILE_TABLE = 40 * 1024
-"""Bytes. A tile table up to this length is kept with the header with which it was fetched, and goes
-with the tasks."""
+"""Tile tables up to this size, in bytes, are kept if they were fetched together with the header;
+they are then part of each task."""
 
 _PACKED = "; a file compressed as a whole has no byte ranges to read: unpack it first"
 _PAGE = "; the server may have answered with a web page"
-_NOT_FITS = {
+_MAGIC_HINTS = {
     **dict.fromkeys((b"\x1f\x8b", b"BZh", b"\x1f\x9d", b"PK\x03\x04", b"\xfd7zXZ"), _PACKED),
     **dict.fromkeys((b"<!", b"<html", b"<HTML", b"<?xml"), _PAGE),
 }
-"""What files that are taken for FITS begin with, and what to say of them."""
+"""First bytes of files that are mistaken for FITS, and hints for the message about them."""
 
 
 @dataclass(frozen=True, slots=True)
 class HeaderRead:
-    """An HDU whose header has been read."""
+    """The header of an HDU, and the bytes that were read together with it."""
 
     layout: HduLayout
     text: HeaderText
-    table: bytes | None
+    tile_table: bytes | None
     """The tile table of a compressed image, if it is short and came with the header."""
-    ahead: bytes
-    """What was read of the next headers, where the data between are small."""
+    read_ahead: bytes
+    """Bytes from the next header on, if the data unit is so small that some were read."""
 
 
-def read_header(store: Store, start: int, ahead: bytes, *, index: int) -> HeaderRead | None:
+def read_header(store: Store, start: int, read_ahead: bytes, *, index: int) -> HeaderRead | None:
     """Read the header of an HDU.
 
     Parameters
     ----------
     store : Store
     start : int
-        Byte of the file at which it begins.
-    ahead : bytes
-        What has been read of the file from there on.
+        Byte of the file at which the header begins.
+    read_ahead : bytes
+        Bytes of the file from there on that have been read already.
     index : int
         Position of the HDU in the file, from 0.
 
     Returns
     -------
     HeaderRead or None
-        None if the bytes at `start`, which are not a file's first, begin no HDU.
+        None if there is no HDU at `start`, behind the last one.
 
     Raises
     ------
@@ -75,35 +75,47 @@ def read_header(store: Store, start: int, ahead: bytes, *, index: int) -> Header
     """
     size = store.version.size
     where = f"{store.name}: HDU {index}"
-    text = ahead or _fetch(store, start, HEADER_READ)
+    text = read_ahead or _read_bytes(store, start, HEADER_READ)
     if index == 0:
         _check_is_fits(text, where)
     elif text[:8].upper() != b"XTENSION":
         if text.strip(b"\0 "):
             warn(f"{where}: {size - start} bytes after the last HDU are not FITS; ignored")
         return None
-    text, length = _complete(store, start, text, where)
+    text, length = _read_to_end(store, start, text, where)
     return _parse(store, start, text, length, index=index)
 
 
-def _complete(store: Store, start: int, text: bytes, where: str) -> tuple[bytes, int]:
-    """Read on until END: the bytes read, and how many of them are the header.
+def _read_to_end(store: Store, start: int, text: bytes, where: str) -> tuple[bytes, int]:
+    """Read on until the END card.
 
-    Where the file ends within the last block of a header, they are fewer than that.
+    Returns
+    -------
+    text : bytes
+        All bytes from `start` on that have been read.
+    length : int
+        Length of the header, in whole blocks. More than that of `text`, if the file ends within the
+        last block.
     """
-    searched, read = 0, HEADER_READ
+    searched = 0
+    read_size = HEADER_READ
     while (length := find_end(text, start=searched)) is None:
-        whole = len(text) - len(text) % BLOCK
+        whole_blocks = len(text) - len(text) % BLOCK
         try:
-            check_text(text[:whole], start=searched, where=where)
-            _check_more(store.version.size, start, len(text), where)
+            # If END is missing, reading on would read pixels: bytes that are no keywords stop it.
+            check_text(text[:whole_blocks], start=searched, where=where)
+            _check_can_continue(store.version.size, start, len(text), where)
         except FitsFormatError:
+            # An END card with something behind it counts only if no proper one follows.
             if (length := find_odd_end(text)) is None:
                 raise
             return text, length
-        searched = whole
-        read = min(2 * read, MAX_HEADER - len(text))
-        text += _fetch(store, start + len(text), read)
+        searched = whole_blocks
+        # Reads double, so that a long header takes few requests and a short one few bytes.
+        read_size = min(2 * read_size, MAX_HEADER - len(text))
+        text += _read_bytes(store, start + len(text), read_size)
+
+    # If the next header begins before it, END belongs to that one.
     for position in range(BLOCK, length, BLOCK):
         if text.startswith(b"XTENSION", position):
             if (length := find_odd_end(text[:position])) is None:
@@ -115,64 +127,80 @@ def _complete(store: Store, start: int, text: bytes, where: str) -> tuple[bytes,
     return text, length
 
 
-def _check_more(size: int, start: int, read: int, where: str) -> None:
-    """Raise if there is no more to be read of a header at `start`, in a file of `size` bytes."""
-    found = f"{where}: found no END card in {read} bytes of header, expected one"
+def _check_can_continue(size: int, start: int, read: int, where: str) -> None:
+    """Raise if a header at `start`, of which `read` bytes have been read, cannot be longer.
+
+    Parameters
+    ----------
+    size : int
+        Size of the file, in bytes.
+    start : int
+        Byte of the file at which the header begins.
+    read : int
+        Number of bytes of the header that have been read.
+    where : str
+        The file and the HDU, for messages.
+    """
+    message = f"{where}: found no END card in {read} bytes of header, expected one"
     if start + read >= size:
-        raise TruncatedHeaderError(f"{found}; the file is truncated: it ends at byte {size}")
+        raise TruncatedHeaderError(f"{message}; the file is truncated: it ends at byte {size}")
     if read >= MAX_HEADER:
-        raise FitsFormatError(found)
+        raise FitsFormatError(message)
 
 
-def _fetch(store: Store, start: int, count: int) -> bytes:
-    wanted = ByteRange(start, min(start + count, store.version.size))
-    if not wanted.nbytes:
+def _read_bytes(store: Store, start: int, count: int) -> bytes:
+    """Read bytes of the file, fewer if it ends before."""
+    byte_range = ByteRange(start, min(start + count, store.version.size))
+    if not byte_range.nbytes:
         return b""
-    return b"".join(bytes(data) for _, data in store.read_ranges([wanted], whole=True))
+    return b"".join(bytes(data) for _, data in store.read_ranges([byte_range], whole=True))
 
 
 def _parse(store: Store, start: int, text: bytes, length: int, *, index: int) -> HeaderRead:
-    """Understand the header that `text` begins with, `length` bytes of whole blocks."""
+    """Parse the header that `text` begins with, `length` bytes of whole blocks."""
     size = store.version.size
     where = f"{store.name}: HDU {index}"
-    header = parse_header(with_plain_end(text[:length].ljust(length)), where=where)
+    header = parse_header(replace_odd_end(text[:length].ljust(length)), where=where)
     layout = hdu_layout(header, index=index, start=start, file_size=size)
     if length > len(text) and layout.data_range.nbytes:
         raise TruncatedHeaderError(
             f"{where}: the file ends inside the header: found {len(text)} bytes, expected {length}"
         )
-    if not header.text.startswith(text[:length]):
+    if not header.raw.startswith(text[:length]):
         warn(f"{where}: found more than END in the END card, expected blanks")
-    _check_end(layout, size, where)
-    ahead = text[layout.next_header - start :]
+    _warn_if_truncated(layout, size, where)
+    read_ahead = text[layout.next_header - start :]
     return HeaderRead(
         layout=layout,
-        text=HeaderText(header.text),
-        table=_tile_table(layout, text[length:]),
-        ahead=ahead if len(ahead) >= BLOCK else b"",
+        text=HeaderText(header.raw),
+        tile_table=_tile_table(layout, text[length:]),
+        read_ahead=read_ahead if len(read_ahead) >= BLOCK else b"",
     )
 
 
 def _check_is_fits(first: bytes, where: str) -> None:
+    """Raise FitsFormatError if a file's first bytes are not those of a FITS file."""
     if not first:
         raise FitsFormatError(f"{where}: the file is empty, expected a FITS file")
     if first[:8].rstrip(b" =").upper() == b"SIMPLE":
         return
-    hint = next((hint for magic, hint in _NOT_FITS.items() if first.lstrip().startswith(magic)), "")
+    content = first.lstrip()
+    hint = next((hint for magic, hint in _MAGIC_HINTS.items() if content.startswith(magic)), "")
     raise FitsFormatError(
         f"{where}: not a FITS file: found {first[:24]!r}, expected the keyword SIMPLE{hint}"
     )
 
 
-def _tile_table(layout: HduLayout, ahead: bytes) -> bytes | None:
-    """Take the table of a compressed image, if it is short and came with the header."""
+def _tile_table(layout: HduLayout, data: bytes) -> bytes | None:
+    """Return the table of a compressed image, if it is short and among the data that were read."""
     if not isinstance(layout.image, TiledLayout):
         return None
     nbytes = layout.image.table.nbytes
-    return ahead[:nbytes] if nbytes <= min(MAX_TILE_TABLE, len(ahead)) else None
+    return data[:nbytes] if nbytes <= min(MAX_TILE_TABLE, len(data)) else None
 
 
-def _check_end(layout: HduLayout, size: int, where: str) -> None:
+def _warn_if_truncated(layout: HduLayout, size: int, where: str) -> None:
+    """Warn if the file of `size` bytes ends within the data unit or its padding."""
     stop = layout.data_range.stop
     if stop > size:
         warn(f"{where}: the file is truncated: it ends at byte {size}, the data at byte {stop}")
@@ -181,4 +209,4 @@ def _check_end(layout: HduLayout, size: int, where: str) -> None:
 
 
 warn = partial(warnings.warn, category=FitsWarning, stacklevel=2)
-"""Warn of a file that is not as it should be, and can be read."""
+"""Warn that a file departs from the FITS Standard, but can be read."""

@@ -1,4 +1,4 @@
-"""What users may change of an HDU, in memory."""
+"""The header and the array of an HDU that users may change, in memory."""
 
 from __future__ import annotations
 
@@ -13,38 +13,40 @@ if TYPE_CHECKING:
 
 
 class InMemory:
-    """What users may change of an HDU: its header and its lazy pixels, the same at each access.
+    """The header and the lazy pixels of an HDU, which are the same objects at each access.
 
-    It stays with the object in this process: a copy by pickle, such as one in a task, is empty.
+    They stay with the HDU in this process: a copy by pickle, such as one in a task, is empty.
     """
 
-    __slots__ = ("_array", "_header", "_lock", "_name")
+    __slots__ = ("_array", "_header", "_lock", "_original_name")
 
     def __init__(self) -> None:
         self._header: fits.Header | None = None
         self._array: da.Array | None = None
-        self._name = ""
+        # Of the array before any assignment to it.
+        self._original_name = ""
         self._lock = ProcessLock()
 
     def __reduce__(self) -> tuple[type[InMemory], tuple[()]]:
         return InMemory, ()
 
     def header(self, parse: Callable[[], fits.Header]) -> fits.Header:
-        """Return the header, parsed when it is first asked for."""
+        """Return the header, which is parsed at the first access."""
         with self._lock:
             if self._header is None:
                 self._header = parse()
             return self._header
 
     def array(self, fresh: da.Array) -> da.Array:
-        """Return the array that was given before; the new one while nobody has assigned to it.
+        """Return the array of the first access, unless a fresh one may take its place.
 
-        Dask gives an array another name when something is assigned to it. One that nobody has
-        assigned to makes way for one in other chunks, after a change of Dask's settings.
+        Dask renames an array when something is assigned to it. An array without assignments is
+        replaced by a fresh one in other chunks, after a change of Dask's settings.
         """
         with self._lock:
-            known = self._array
-            if known is None or (known.name == self._name != fresh.name):
-                known, self._name = fresh, fresh.name
-                self._array = known
-            return known
+            array = self._array
+            if array is None or (array.name == self._original_name != fresh.name):
+                array = fresh
+                self._array = array
+                self._original_name = array.name
+            return array

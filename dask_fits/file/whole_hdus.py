@@ -1,4 +1,4 @@
-"""HDUs that are read whole: tables that another one's world coordinates refer to."""
+"""Reading whole HDUs: the tables that the world coordinates of an image refer to."""
 
 from __future__ import annotations
 
@@ -13,47 +13,48 @@ from dask_fits.format.tiles import TiledLayout
 from dask_fits.ranges.byte_range import ByteRange
 
 _MOST_BYTES = 1 << 28
-"""Bytes (256 MiB) of a table that a WCS refers to: beyond is damage. Coordinates for each pixel of
-an image of 4096 x 4096 take as many; the tables of HST have some 10 kB."""
+"""Limit for a table that a WCS refers to, in bytes (256 MiB): a larger one is damaged. Coordinates
+for each pixel of an image of 4096 x 4096 take as many; the tables of HST have some 10 kB."""
 
 
 def read_hdus(hdus: Iterable[HDU]) -> list[bytes]:
-    """Read whole HDUs of one file, in one go, in the order in which they lie in it.
+    """Read whole HDUs of one file in one read, in the order of the file.
 
     Raises
     ------
     TruncatedFileError
-        The file ends within one.
+        The file ends within an HDU.
     """
-    found = sorted(hdus, key=lambda hdu: hdu.index)
-    for hdu in found:
+    ordered = sorted(hdus, key=lambda hdu: hdu.index)
+    for hdu in ordered:
         size = hdu.store.version.size
         if hdu.data_range.stop > size:
             raise TruncatedFileError(
                 f"{hdu.where}: the file is truncated: the data end at byte "
                 f"{hdu.data_range.stop}, found the end of the file at byte {size}"
             )
-    if not found:
+    if not ordered:
         return []
-    ranges = [ByteRange(hdu.header_range.start, hdu.data_range.stop) for hdu in found]
-    pieces = [bytes(piece) for _, piece in found[0].store.read_ranges(ranges, whole=True)]
+    ranges = [ByteRange(hdu.header_range.start, hdu.data_range.stop) for hdu in ordered]
+    pieces = [bytes(piece) for _, piece in ordered[0].store.read_ranges(ranges, whole=True)]
+    # A data unit's range ends before its padding.
     return [piece + bytes(-len(piece) % BLOCK) for piece in pieces]
 
 
-def read_tables(found: Sequence[HDU]) -> bytes:
-    """Read HDUs of one file that a WCS refers to: a FITS file, with an empty primary HDU."""
+def read_tables(tables: Sequence[HDU]) -> bytes:
+    """Read HDUs of one file into a FITS file with an empty primary HDU; see `FitsFile`."""
     from astropy.io import fits
 
     primary: bytes = fits.PrimaryHDU().header.tostring().encode("ascii")
-    for table in found:
+    for table in tables:
         _check_size(table)
-    plain = [table for table in found if not isinstance(table.layout.image, TiledLayout)]
-    unpacked = [_unpacked(table) for table in found if table not in plain]
-    return b"".join([primary, *read_hdus(plain), *unpacked])
+    plain = [table for table in tables if not isinstance(table.layout.image, TiledLayout)]
+    decompressed = [_decompress(table) for table in tables if table not in plain]
+    return b"".join([primary, *read_hdus(plain), *decompressed])
 
 
 def _check_size(table: HDU) -> None:
-    """Raise FitsFormatError where a table takes more memory than any that is meant."""
+    """Raise FitsFormatError if a table takes more memory than any table of a WCS does."""
     pixels = math.prod(table.shape or ()) * (table.dtype.itemsize if table.dtype else 0)
     size = max(pixels, table.data_range.stop - table.data_range.start)
     if size > _MOST_BYTES:
@@ -63,8 +64,11 @@ def _check_size(table: HDU) -> None:
         )
 
 
-def _unpacked(table: HDU) -> bytes:
-    """Read a compressed image, and make a plain one: astropy's decoders trust its bytes."""
+def _decompress(table: HDU) -> bytes:
+    """Read a tile-compressed image into the bytes of a plain image HDU.
+
+    With our decoders, since astropy's trust the compressed bytes.
+    """
     from astropy.io import fits
 
     plain = fits.ImageHDU(table.reader()[...], table.header)

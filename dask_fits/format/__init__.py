@@ -1,1 +1,1 @@
-"""What the bytes mean: the FITS Standard. Does no I/O."""
+"""The meaning of a file's bytes, after the FITS Standard. Does no I/O, and plans none."""

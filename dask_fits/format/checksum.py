@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-_WORD = (1 << 32) - 1
+_WORD_MASK = (1 << 32) - 1
+"""The 32 bits of a word."""
 
 _PUNCTUATION = frozenset(b":;<=>?@[\\]^_`")
-"""What lies between digits and letters in ASCII, and is left out of the text."""
+"""Characters between the digits and the letters of ASCII, which CHECKSUM does without."""
 
 
 def sum32(data: bytes | memoryview, before: int = 0) -> int:
@@ -16,9 +17,9 @@ def sum32(data: bytes | memoryview, before: int = 0) -> int:
     Parameters
     ----------
     data : bytes or memoryview of bytes
-        The last word is filled with zeros.
+        Filled up with zeros to whole words.
     before : int
-        Sum of what comes before.
+        Sum of the bytes that precede these.
 
     Examples
     --------
@@ -28,25 +29,27 @@ def sum32(data: bytes | memoryview, before: int = 0) -> int:
     words = len(data) // 4
     total = before + int(np.frombuffer(data, ">u4", words).sum(dtype=np.uint64))
     total += int.from_bytes(bytes(data[4 * words :]).ljust(4, b"\0"), "big")
-    while total > _WORD:
-        total = (total & _WORD) + (total >> 32)
+    # Ones' complement: the carry out of the highest bit comes in again at the lowest.
+    while total > _WORD_MASK:
+        total = (total & _WORD_MASK) + (total >> 32)
     return total
 
 
-def encoded(total: int) -> str:
-    """Make the value of CHECKSUM that brings an HDU of this sum to zero: 16 letters and digits.
+def encode_checksum(total: int) -> str:
+    """Return the value of CHECKSUM that brings the sum of an HDU, now `total`, to zero.
 
     The complement's bytes are cut into four characters each, which add up to the byte and an
     offset; pairs of characters are moved apart until none is punctuation.
     """
     text = bytearray(16)
-    for place, byte in enumerate((~total & _WORD).to_bytes(4, "big")):
+    for byte_index, byte in enumerate((~total & _WORD_MASK).to_bytes(4, "big")):
         parts = [ord("0") + byte // 4 + part for part in (byte % 4, 0, 0, 0)]
         while _PUNCTUATION.intersection(parts):
             for first in (0, 2):
                 if _PUNCTUATION.intersection(parts[first : first + 2]):
                     parts[first] += 1
                     parts[first + 1] -= 1
-        text[place::4] = bytes(parts)
+        # Four words of characters: each byte's parts stand at its place in all of them.
+        text[byte_index::4] = bytes(parts)
     # The value begins in column 12 of its card, a byte before a whole word.
     return (text[-1:] + text[:-1]).decode("ascii")

@@ -1,4 +1,12 @@
-"""Descriptors: where the bytes of tiles lie, read from rows of the table and checked. Pure."""
+"""Descriptors: the places of the bytes of tiles, read from rows of the table and checked. Pure.
+
+A tile is counted in two index spaces: its row in the table (`table_row`), and its index in the
+arrays here, which hold any rows that a read needs::
+
+    index      0     1     2
+    table row  17    18    42      -> records: count and offset in the heap, in `SOURCES[source]`
+    file       heap.start + offset .. + count * itemsize of an element
+"""
 
 from __future__ import annotations
 
@@ -13,54 +21,57 @@ from dask_fits.exceptions import FitsFormatError, TruncatedFileError
 from dask_fits.format.tiles import SOURCES, TiledLayout
 
 _MAX_EXPANSION = 16
-"""Compressed bytes that a pixel may take; twice what any algorithm makes of the worst of them."""
+"""Compressed bytes that a pixel may take; twice as many as any algorithm makes of the worst."""
 
 _MAX_DEFLATE = 1040
 """Bytes that one byte of a gzip stream can stand for; the exact number is 1032."""
 
 _MAX_OVERHEAD = 1 << 16
-"""Compressed bytes that a tile may take beyond that."""
+"""Compressed bytes that a tile may take beyond `_MAX_EXPANSION` times its pixels."""
 
 FREE_PIXELS = 1 << 24
-"""Pixels that a tile may have however few its bytes are, where its algorithm can say so: all of an
-empty image of 4096 x 4096. Decoding as many takes at most 300 MB."""
+"""Pixels that a tile may have however few its bytes are, if its algorithm has no limit of its own:
+all of an empty image of 4096 x 4096. Decoding as many takes at most 300 MB."""
 
 _MAX_PER_BYTE = 256
-"""Pixels that a byte of RICE_1 or HCOMPRESS_1 may stand for in tiles beyond that: 40 times as many
-as of noise that is rounded to four standard deviations. What both can say of zeros has no limit, so
-this one is chosen."""
+"""Pixels that a byte of RICE_1 or HCOMPRESS_1 may stand for in larger tiles: 40 times as many as of
+noise that is rounded to four standard deviations. Of zeros a byte of either can hold any number, so
+this limit is chosen."""
 
 _MAX_RUN = 4095
 """Pixels that a word of PLIO_1 may stand for; encoders write runs of zeros like others."""
 
+_RICE_KIND_BITS = {1: 3, 2: 4, 4: 5}
+"""Bytes in a pixel of RICE_1 to the bits that each block begins with."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tiles:
-    """Where the bytes of some tiles lie and how they are turned into pixels."""
+    """Places of the bytes of some tiles, and the numbers that turn them into pixels."""
 
     rows: Integers
-    """Row of the table of each, from 0."""
+    """Row of the table of each tile, from 0."""
     source: Integers
-    """Which of `SOURCES` holds each."""
+    """Index in `SOURCES` of the column that holds each tile."""
     starts: Integers
-    """First byte of each in the file."""
+    """First byte of each tile in the file."""
     lengths: Integers
-    """Bytes of each."""
+    """Bytes of each tile."""
     scales: npt.NDArray[np.float64]
-    """ZSCALE of each; none where the image is not quantized."""
+    """ZSCALE of each tile; empty if the image is not quantized."""
     zeros: npt.NDArray[np.float64]
-    """ZZERO of each; none where the image is not quantized."""
+    """ZZERO of each tile; empty if the image is not quantized."""
     blanks: Integers
-    """ZBLANK of each; none where it is no column."""
+    """ZBLANK of each tile; empty if it is no column."""
 
-    def take(self, which: Integers) -> Tiles:
-        """Pick some of them."""
-        parts = (getattr(self, part.name) for part in fields(self))
-        return Tiles(*(values[which] if len(values) else values for values in parts))
+    def take(self, indices: Integers) -> Tiles:
+        """Return the tiles at these indices."""
+        columns = (getattr(self, field.name) for field in fields(self))
+        return Tiles(*(column[indices] if len(column) else column for column in columns))
 
 
 def locate(
-    rows: Integers,
+    table_rows: Integers,
     records: npt.NDArray[Any],
     layout: TiledLayout,
     *,
@@ -72,10 +83,10 @@ def locate(
 
     Parameters
     ----------
-    rows : (n,) int64 array
-        Their rows in the table.
+    table_rows : (n,) int64 array
+        Rows of the table that the tiles have.
     records : (n,) structured array
-        These rows, of type ``layout.row``.
+        Content of these rows, of type ``layout.row``.
     layout : TiledLayout
     pixels : (n,) int64 array
         Pixels in each tile.
@@ -87,124 +98,155 @@ def locate(
     Raises
     ------
     FitsFormatError
-        A descriptor is empty or points outside the heap.
+        A descriptor is empty or points outside the heap, a tile has too few or too many bytes, or
+        its ZSCALE or ZZERO is not finite.
     TruncatedFileError
-        It points behind the end of the file.
+        A descriptor points behind the end of the file.
     """
-    source = np.full(len(rows), -1, np.int64)
-    starts, lengths = np.zeros(len(rows), np.int64), np.zeros(len(rows), np.int64)
-    for name, element in layout.elements:
-        counts, offsets = (records[name][:, part].astype(np.int64) for part in (0, 1))
-        held = (source < 0) & (counts != 0)
-        size, most = np.dtype(element).itemsize, layout.heap.nbytes
-        outside = held & ((counts < 0) | (offsets < 0) | (offsets > most - counts * size))
-        outside |= held & (counts > most)
-        if outside.any():
-            bad = int(np.flatnonzero(outside)[0])
-            raise FitsFormatError(
-                f"{tile_name(int(rows[bad]), layout, where)}: {name}: found a descriptor of "
-                f"{counts[bad]} elements at byte {offsets[bad]} of the heap, "
-                f"expected it within its {most} bytes"
-            )
-        source[held], starts[held] = SOURCES.index(name), layout.heap.start + offsets[held]
-        lengths[held] = counts[held] * size
-    _check_lengths(rows, source, lengths, pixels, layout, where)
-    behind = np.flatnonzero(starts + lengths > file_size)
-    if len(behind):
-        bad = int(behind[0])
+    source, starts, lengths = _read_descriptors(table_rows, records, layout, where)
+    # What a descriptor promises is checked before anything is fetched or allocated for it.
+    _check_lengths(table_rows, source, lengths, pixels, layout, where)
+    stops = starts + lengths
+    index = _first(stops > file_size)
+    if index is not None:
         raise TruncatedFileError(
-            f"{tile_name(int(rows[bad]), layout, where)}: the file is truncated: its bytes are "
-            f"{starts[bad]} to {starts[bad] + lengths[bad]}, found the end at byte {file_size}"
+            f"{tile_name(int(table_rows[index]), layout, where)}: the file is truncated: its bytes "
+            f"are {starts[index]} to {stops[index]}, found the end at byte {file_size}"
         )
-    scales, zeros, blanks = _numbers(records, layout)
+    scales, zeros, blanks = _read_numbers(records, layout)
     if layout.quantization:
-        odd = (source == 0) & ~(np.isfinite(scales) & np.isfinite(zeros))
-        if odd.any():
-            bad = int(np.flatnonzero(odd)[0])
+        # Only COMPRESSED_DATA is quantized: the numbers of other tiles may be anything.
+        is_coded = source == SOURCES.index("COMPRESSED_DATA")
+        index = _first(is_coded & ~(np.isfinite(scales) & np.isfinite(zeros)))
+        if index is not None:
             raise FitsFormatError(
-                f"{tile_name(int(rows[bad]), layout, where)}: found ZSCALE = {scales[bad]} and "
-                f"ZZERO = {zeros[bad]}, expected numbers"
+                f"{tile_name(int(table_rows[index]), layout, where)}: found ZSCALE = "
+                f"{scales[index]} and ZZERO = {zeros[index]}, expected numbers"
             )
-    return Tiles(rows, source, starts, lengths, scales, zeros, blanks)
+    return Tiles(table_rows, source, starts, lengths, scales, zeros, blanks)
+
+
+def _read_descriptors(
+    table_rows: Integers, records: npt.NDArray[Any], layout: TiledLayout, where: str
+) -> tuple[Integers, Integers, Integers]:
+    """Return source, first byte and length of each tile; source -1 if no column holds it."""
+    source = np.full(len(table_rows), -1, np.int64)
+    starts = np.zeros(len(table_rows), np.int64)
+    lengths = np.zeros(len(table_rows), np.int64)
+    heap_bytes = layout.heap.nbytes
+    for name, element in layout.elements:
+        itemsize = np.dtype(element).itemsize
+        counts = records[name][:, 0].astype(np.int64)
+        offsets = records[name][:, 1].astype(np.int64)
+        # The first column that is not empty holds the tile; descriptors after it do not matter.
+        held = (source < 0) & (counts != 0)
+        outside = (counts < 0) | (offsets < 0) | (offsets > heap_bytes - counts * itemsize)
+        # The product overflows for some counts, all of which are beyond the heap by themselves.
+        index = _first(held & (outside | (counts > heap_bytes)))
+        if index is not None:
+            raise FitsFormatError(
+                f"{tile_name(int(table_rows[index]), layout, where)}: {name}: found a descriptor "
+                f"of {counts[index]} elements at byte {offsets[index]} of the heap, "
+                f"expected it within its {heap_bytes} bytes"
+            )
+        source[held] = SOURCES.index(name)
+        starts[held] = layout.heap.start + offsets[held]
+        lengths[held] = counts[held] * itemsize
+    return source, starts, lengths
 
 
 def _check_lengths(
-    rows: Integers,
+    table_rows: Integers,
     source: Integers,
     lengths: Integers,
     pixels: Integers,
     layout: TiledLayout,
     where: str,
 ) -> None:
-    if (source < 0).any():
-        bad = int(np.flatnonzero(source < 0)[0])
+    """Raise if a tile has no bytes, or a number of bytes that its pixels cannot have."""
+    index = _first(source < 0)
+    if index is not None:
         names = ", ".join(name for name, _ in layout.elements)
         raise FitsFormatError(
-            f"{tile_name(int(rows[bad]), layout, where)}: found no bytes in {names}, "
+            f"{tile_name(int(table_rows[index]), layout, where)}: found no bytes in {names}, "
             "expected them in one"
         )
-    least = _least_bytes(source, pixels, layout)
+    least = _count_least_bytes(source, pixels, layout)
     most = pixels * _MAX_EXPANSION + _MAX_OVERHEAD
-    wrong = np.flatnonzero((lengths < least) | (lengths > most))
-    if len(wrong):
-        bad = int(wrong[0])
+    index = _first((lengths < least) | (lengths > most))
+    if index is not None:
         raise FitsFormatError(
-            f"{tile_name(int(rows[bad]), layout, where)}: found a descriptor of {lengths[bad]} "
-            f"bytes, expected {least[bad]} to {most[bad]} for {pixels[bad]} pixels"
+            f"{tile_name(int(table_rows[index]), layout, where)}: found a descriptor of "
+            f"{lengths[index]} bytes, expected {least[index]} to {most[index]} for "
+            f"{pixels[index]} pixels"
         )
 
 
-def _least_bytes(source: Integers, pixels: Integers, layout: TiledLayout) -> Integers:
-    """Count the bytes without which tiles cannot hold their pixels, where that can be told.
+def _count_least_bytes(source: Integers, pixels: Integers, layout: TiledLayout) -> Integers:
+    """Count the bytes without which tiles cannot hold their pixels; 0 if there is no such limit.
 
     It keeps a damaged header from asking for more memory than the file has pixels for.
     """
-    algorithm, coded = layout.compression.algorithm, source == SOURCES.index("COMPRESSED_DATA")
-    large = pixels > FREE_PIXELS
-    least = np.where(source == SOURCES.index("UNCOMPRESSED_DATA"), pixels, 0)
-    packed = (source == SOURCES.index("GZIP_COMPRESSED_DATA")) | (
-        coded & (algorithm in ("GZIP_1", "GZIP_2"))
-    )
-    itemsize = np.where(large, _gzip_itemsize(layout), 1)  # of small tiles it may be less
-    least = np.where(packed, pixels * itemsize // _MAX_DEFLATE, least)
+    algorithm = layout.compression.algorithm
+    is_coded = source == SOURCES.index("COMPRESSED_DATA")
+    is_plain = source == SOURCES.index("UNCOMPRESSED_DATA")
+    is_gzip = source == SOURCES.index("GZIP_COMPRESSED_DATA")
+    is_large = pixels > FREE_PIXELS
     if algorithm == "NOCOMPRESS":
-        least = np.where(coded, pixels, least)
-    if algorithm == "RICE_1":  # of each block at least the bits that tell its kind
-        blocks = -(-pixels // layout.compression.blocksize)
+        is_plain |= is_coded
+    elif algorithm in ("GZIP_1", "GZIP_2"):
+        is_gzip |= is_coded
+    # Pixels as they are take a byte each at least, in whatever type the tile has them.
+    least = np.where(is_plain, pixels, 0)
+    # A gzip stream may hold pixels of a smaller type than the image's; only of large tiles it must
+    # have the full size. Quantized pixels are integers of four bytes.
+    gzip_itemsize = min(layout.scaling.stored.itemsize, 4 if layout.quantization else 8)
+    inflated = pixels * np.where(is_large, gzip_itemsize, 1)
+    least = np.where(is_gzip, inflated // _MAX_DEFLATE, least)
+    if algorithm == "RICE_1":
+        # The first pixel, and of each block at least the bits of its kind.
         bytepix = layout.compression.bytepix
-        kinds = blocks * {1: 3, 2: 4, 4: 5}[bytepix] // 8
-        least = np.where(coded, kinds + bytepix, least)
+        blocks = -(-pixels // layout.compression.blocksize)
+        kinds = blocks * _RICE_KIND_BITS[bytepix] // 8
+        least = np.where(is_coded, kinds + bytepix, least)
     if algorithm in ("RICE_1", "HCOMPRESS_1"):
-        least = np.maximum(least, np.where(coded & large, pixels // _MAX_PER_BYTE, 0))
+        least = np.maximum(least, np.where(is_coded & is_large, pixels // _MAX_PER_BYTE, 0))
     if algorithm == "PLIO_1":
-        least = np.where(coded & large, pixels // _MAX_RUN * 2, least)
+        least = np.where(is_coded & is_large, pixels // _MAX_RUN * 2, least)
     return least
 
 
-def _gzip_itemsize(layout: TiledLayout) -> int:
-    """Bytes of a pixel in a gzip stream: of quantized ones they are integers of four."""
-    return min(layout.scaling.stored.itemsize, 4 if layout.quantization else 8)
-
-
-def _numbers(
+def _read_numbers(
     records: npt.NDArray[Any], layout: TiledLayout
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], Integers]:
-    names, quantization = layout.row.names or (), layout.quantization
+    """Return ZSCALE, ZZERO and ZBLANK of each tile, from the columns or the keywords."""
     blanks = np.empty(0, np.int64)
-    if "ZBLANK" in names:
+    if "ZBLANK" in (layout.row.names or ()):
         blanks = records["ZBLANK"].astype(np.int64)
+    quantization = layout.quantization
     if quantization is None:
         return np.empty(0), np.empty(0), blanks
-    scales, zeros = (
-        records[name].astype(np.float64)
-        if constant is None
-        else np.full(len(records), constant, np.float64)
-        for name, constant in (("ZSCALE", quantization.scale), ("ZZERO", quantization.zero))
-    )
+    scales = _read_column(records, "ZSCALE", quantization.scale)
+    zeros = _read_column(records, "ZZERO", quantization.zero)
     return scales, zeros, blanks
 
 
-def tile_name(row: int, layout: TiledLayout, where: str) -> str:
+def _read_column(
+    records: npt.NDArray[Any], name: str, constant: float | None
+) -> npt.NDArray[np.float64]:
+    """Return a column of numbers; None for `constant` means that there is one."""
+    if constant is None:
+        return records[name].astype(np.float64)
+    return np.full(len(records), constant, np.float64)
+
+
+def _first(mask: npt.NDArray[np.bool_]) -> int | None:
+    """Return the index of the first True; None if there is none."""
+    indices = np.flatnonzero(mask)
+    return int(indices[0]) if len(indices) else None
+
+
+def tile_name(table_row: int, layout: TiledLayout, where: str) -> str:
     """Name a tile, for messages: its indices in the grid of tiles, and its row in the table."""
-    indices = np.unravel_index(row, layout.grid)
-    return f"{where}: tile ({', '.join(str(int(i)) for i in indices)}), row {row + 1} of the table"
+    grid_index = ", ".join(str(int(i)) for i in np.unravel_index(table_row, layout.grid))
+    return f"{where}: tile ({grid_index}), row {table_row + 1} of the table"

@@ -1,4 +1,4 @@
-"""What a name that is no file's was meant to say: a pattern, or cfitsio's extended file name.
+"""Hints for names under which there is no file: patterns, and cfitsio's extended file names.
 
 cfitsio User's Guide, chapter 10: ``a.fits[1]``, ``a.fits+1``, ``a.fits[SCI,2][1:10,1:20]``.
 """
@@ -12,7 +12,7 @@ _SECTION = re.compile(r"(\d+):(\d+)")
 
 
 def suggestion(name: str) -> str:
-    """Say what to write instead of a name under which there is no file; empty if nothing is known.
+    """Return a hint on what to write instead of a name without a file; empty if there is none.
 
     Examples
     --------
@@ -23,7 +23,7 @@ def suggestion(name: str) -> str:
         return "; a pathlib.Path holds no URL, since it makes one slash of two: give the text"
     extended = _EXTENDED.fullmatch(name)
     if extended and "*" not in extended[1]:
-        return _of_extended(extended[1], extended[2])
+        return _suggest_for_extended(extended[1], extended[2])
     if "*" in name or ("://" not in name and re.search(r"\?|\[.*\]", name)):
         return (
             "; one file is opened at a time: dask_fits.cutouts takes patterns with *, and "
@@ -32,28 +32,29 @@ def suggestion(name: str) -> str:
     return ""
 
 
-def _of_extended(file: str, rest: str) -> str:
-    """Say what to write for the parts that cfitsio takes behind a name."""
-    parts = re.findall(r"\[([^\[\]]*)\]", rest) or [rest[1:]]
-    section = _section(parts[-1])
+def _suggest_for_extended(file: str, suffix: str) -> str:
+    """Return the hint for a file name with cfitsio's brackets, or its ``+n``, behind it."""
+    parts = re.findall(r"\[([^\[\]]*)\]", suffix) or [suffix[1:]]
+    # Only the last part can be a section; those before it, at most one, choose the HDU.
+    section = _parse_section(parts[-1])
     hdus = parts[:-1] if section else parts
-    hdu = _hdu(hdus[0]) if hdus else ("0", "0")
+    hdu = _parse_hdu(hdus[0]) if hdus else ("0", "0")
     if len(hdus) > 1 or hdu is None:
-        return f"; cfitsio's {rest} behind a name is not understood: open {file!r}"
+        return f"; cfitsio's {suffix} behind a name is not understood: open {file!r}"
     if section is None:
         return (
             f"; to choose an HDU, open {file!r} as f and write f[{hdu[0]}] "
             f"(command line: --hdu {hdu[1]})"
         )
-    chosen = f" --hdu {hdu[1]}" if hdus else ""
+    hdu_option = f" --hdu {hdu[1]}" if hdus else ""
     return (
         f"; to read a section, open {file!r} as f and write f[{hdu[0]}].section[{section}] "
-        f"(command line:{chosen} --key {section.replace(' ', '')})"
+        f"(command line:{hdu_option} --key {section.replace(' ', '')})"
     )
 
 
-def _hdu(text: str) -> tuple[str, str] | None:
-    """Read which HDU is meant: as a key of Python, and of the command line."""
+def _parse_hdu(text: str) -> tuple[str, str] | None:
+    """Parse the index, or name and version, of an HDU: as a key of Python, and for ``--hdu``."""
     name, comma, version = (part.strip() for part in text.partition(","))
     if name.isdecimal() and not comma:
         return name, name
@@ -62,12 +63,12 @@ def _hdu(text: str) -> tuple[str, str] | None:
     return None
 
 
-def _section(text: str) -> str | None:
+def _parse_section(text: str) -> str | None:
     """Turn a section in FITS's order, from 1 and with its end, into a key of NumPy's."""
-    axes = []
+    slices = []
     for part in text.split(","):
-        found = _SECTION.fullmatch(part.strip())
-        if found is None or not 1 <= int(found[1]) <= int(found[2]):
+        match = _SECTION.fullmatch(part.strip())
+        if match is None or not 1 <= int(match[1]) <= int(match[2]):
             return None
-        axes.append(f"{int(found[1]) - 1}:{found[2]}")
-    return ", ".join(reversed(axes))
+        slices.append(f"{int(match[1]) - 1}:{match[2]}")
+    return ", ".join(reversed(slices))

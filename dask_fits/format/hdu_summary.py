@@ -1,4 +1,4 @@
-"""One HDU in a line, and as a table of HTML."""
+"""Summaries of one HDU, in a line of text and as a table of HTML."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ from dask_fits.format.listing import kind_label
 
 
 def hdu_summary(layout: HduLayout, chunk: tuple[int, ...] | None) -> str:
-    """Tell what an HDU is in a line; `chunk` is the shape of a chunk of its array, if it has one.
+    """Describe an HDU in a line; `chunk` is the shape of a chunk of its array, if it has one.
 
-    The name is written as Python does, so that no control character gets through.
+    The name is escaped as Python does it, so that it brings no control character in.
     """
-    found = [f"{name}={value}" for name, value in _array(layout, chunk).items()]
-    return ", ".join([f"{layout.name!r} ver={layout.ver}", kind_label(layout), *found])
+    identity = f"{layout.name!r} ver={layout.ver}"
+    array = [f"{name}={value}" for name, value in _describe_array(layout, chunk).items()]
+    return ", ".join([identity, kind_label(layout), *array])
 
 
 def hdu_summary_html(index: int, url: str, layout: HduLayout, chunk: tuple[int, ...] | None) -> str:
-    """Tell what an HDU is as an HTML table."""
+    """Describe an HDU as an HTML table."""
     cells = {
         "file": url,
         "name, version": f"{layout.name!r}, {layout.ver}",
         "kind": kind_label(layout),
-        **_array(layout, chunk),
+        **_describe_array(layout, chunk),
         "data": f"{layout.data_range.nbytes:,} bytes from byte {layout.data_range.start:,}",
     }
     rows = "".join(
@@ -33,11 +34,11 @@ def hdu_summary_html(index: int, url: str, layout: HduLayout, chunk: tuple[int, 
     return f"<div><b>HDU {index}</b><table><tbody>{rows}</tbody></table></div>"
 
 
-def _array(layout: HduLayout, chunk: tuple[int, ...] | None) -> dict[str, str]:
-    """Tell what its array is; of a table, and of a header without pixels, nothing or little."""
-    found = {} if layout.shape is None else {"shape": str(layout.shape)}
+def _describe_array(layout: HduLayout, chunk: tuple[int, ...] | None) -> dict[str, str]:
+    """Describe the array of an HDU: nothing for a table, the shape alone without pixels."""
+    facts = {} if layout.shape is None else {"shape": str(layout.shape)}
     if layout.dtype is not None:
-        found |= {"dtype": str(layout.dtype), "chunks": str(chunk)}
+        facts |= {"dtype": str(layout.dtype), "chunks": str(chunk)}
     if layout.defect is not None:
-        found["damaged"] = str(layout.defect)
-    return found
+        facts["damaged"] = str(layout.defect)
+    return facts

@@ -1,4 +1,4 @@
-"""The text of a header, packed where many are kept."""
+"""The blocks of a header, which can be kept compressed in memory."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import zlib
 class HeaderText:
     """The blocks of a header as bytes, which take a tenth of the memory once they are packed.
 
-    They are packed where they are kept for long, of ten thousand files, and where they are sent to
-    another process; not where a header is read, since packing costs a tenth of opening a file.
+    They are packed if they are kept for long, such as those of ten thousand files, and if they are
+    sent to another process. A header just read is not packed: that costs a tenth of opening a file.
     """
 
     __slots__ = ("_packed", "_plain")
@@ -20,12 +20,13 @@ class HeaderText:
 
     def blocks(self) -> bytes:
         """Return the blocks."""
-        plain = self._plain
+        plain = self._plain  # read once: another thread may pack in the meantime
         return zlib.decompress(self._packed) if plain is None else plain
 
     def pack(self) -> None:
-        """Pack them from now on."""
+        """Keep the blocks compressed from now on."""
         if self._plain is not None:
+            # In this order: `blocks` must find one of the two in every moment.
             self._packed = zlib.compress(self._plain, 1)
             self._plain = None
 
@@ -39,4 +40,5 @@ class HeaderText:
         return self._packed if self._plain is None else zlib.compress(self._plain, 1)
 
     def __setstate__(self, packed: bytes) -> None:
-        self._plain, self._packed = None, packed
+        self._plain = None
+        self._packed = packed

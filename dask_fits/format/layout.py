@@ -1,10 +1,16 @@
-"""From a header to where its data lie and what is in them (FITS Standard 4.0, section 4.4.1)."""
+"""Layout of an HDU, from its header: place, kind, shape and type of its data.
+
+FITS Standard 4.0, section 4.4.1. Of a file::
+
+    | header | header padding | data unit | data padding | next header ...
+    |--- header_range --------|-data_range|              ^ next_header
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -12,9 +18,9 @@ from dask_fits.exceptions import FitsError, FitsFormatError
 from dask_fits.format.header import BLOCK, RawHeader, Value
 from dask_fits.format.image_keywords import (
     image_shape,
-    read_axes,
     read_bitpix,
     read_blank,
+    read_lengths,
     read_scaling,
 )
 from dask_fits.format.scaling import Scaling
@@ -24,8 +30,8 @@ from dask_fits.ranges.byte_range import ByteRange
 Kind = Literal["image", "compressed-image", "bintable", "ascii-table", "random-groups", "other"]
 
 _MAX_MISSING = 1 << 48
-"""Bytes. A data unit that a file ends short of by more than this (256 TiB) is no download cut off,
-it is a damaged header."""
+"""Bytes. If a data unit ends further than this (256 TiB) behind the end of the file, the header is
+damaged: no download cut off lacks as many."""
 
 _XTENSIONS: dict[str, Kind] = {
     "IMAGE": "image",
@@ -37,7 +43,7 @@ _XTENSIONS: dict[str, Kind] = {
 
 @dataclass(frozen=True, slots=True)
 class ImageLayout:
-    """Where the pixels of an uncompressed image lie and how they are stored."""
+    """Place and stored form of the pixels of an uncompressed image."""
 
     hdu: int
     """Index of the HDU, for messages."""
@@ -55,7 +61,7 @@ class ImageLayout:
 
 @dataclass(frozen=True, slots=True)
 class HduLayout:
-    """Everything about one HDU that its header tells."""
+    """Layout of one HDU: identity, kind, and place and type of its data, as its header has them."""
 
     name: str
     ver: int
@@ -67,17 +73,17 @@ class HduLayout:
     shape: tuple[int, ...] | None
     """Array shape in NumPy order; ``()`` for an image HDU without data, None for other kinds."""
     dtype: np.dtype[Any] | None
-    """Type of the pixels as read; None where there are none."""
+    """Type of the pixels as read; None if there are none."""
     compression: str | None
     """ZCMPTYPE of a tile-compressed image, else None."""
     image: ImageLayout | TiledLayout | None
-    """Set where there are pixels that can be read."""
+    """Set if there are pixels that can be read."""
     defect: FitsError | None
-    """What keeps the pixels from being read, though the data unit's place is known; else None."""
+    """Error that keeps the pixels from being read, though the data unit's place is known."""
 
     @property
     def next_header(self) -> int:
-        """Where the next HDU would start: the end of the data unit with its padding."""
+        """Byte at which the next HDU would start: the end of the data unit with its padding."""
         return self.data_range.stop + -self.data_range.stop % BLOCK
 
 
@@ -103,41 +109,35 @@ def hdu_layout(header: RawHeader, *, index: int, start: int, file_size: int) -> 
     primary = index == 0
     # The padding of the last block may be missing.
     header_range = ByteRange(start, max(start, min(start + header.nbytes, file_size)))
-    kind = _kind(header, primary=primary)
+    kind = _classify(header, primary=primary)
     if kind == "other" and primary:  # SIMPLE = F: everything after the header (section 4.4.1.1)
-        axes: tuple[int, ...] = ()
-        nbytes = max(file_size - header_range.stop, 0)
+        lengths: tuple[int, ...] = ()
+        data_range = ByteRange(header_range.stop, max(file_size, header_range.stop))
     else:
-        axes = read_axes(header)
-        nbytes = _data_nbytes(header, kind, axes)
-    data_range = ByteRange(header_range.stop, header_range.stop + nbytes)
-    if data_range.stop - file_size > _MAX_MISSING:
-        raise header.bad(
-            "NAXISn, PCOUNT, GCOUNT",
-            (axes, header.value("PCOUNT"), header.value("GCOUNT")),
-            f"data ({nbytes} bytes) that fit the file ({file_size} bytes)",
-        )
-    shape, image, defect = _pixels(header, index, kind, axes, data_range)
+        lengths = read_lengths(header)
+        data_range = _locate_data(header, kind, lengths, header_range.stop, file_size)
+    pixels = _read_pixels_layout(header, index, kind, lengths, data_range)
     return HduLayout(
-        name=_name(header, kind, primary=primary),
-        ver=_version(header),
+        name=_read_name(header, kind, primary=primary),
+        ver=_read_ver(header),
         kind=kind,
-        inherit=_or_none(header, "INHERIT") is True,
+        inherit=_optional_value(header, "INHERIT") is True,
         header_range=header_range,
         data_range=data_range,
-        shape=shape,
-        dtype=image.dtype if image else None,
-        compression=_compression(header) if kind == "compressed-image" else None,
-        image=image,
-        defect=defect,
+        shape=pixels.shape,
+        dtype=pixels.image.dtype if pixels.image else None,
+        compression=_read_compression_name(header, kind),
+        image=pixels.image,
+        defect=pixels.defect,
     )
 
 
-def _kind(header: RawHeader, *, primary: bool) -> Kind:
+def _classify(header: RawHeader, *, primary: bool) -> Kind:
+    """Return the kind of an HDU."""
     if primary:
         simple = header.value("SIMPLE")
         if not isinstance(simple, bool):
-            raise header.bad("SIMPLE", simple, "T or F")
+            raise header.keyword_error("SIMPLE", simple, "T or F")
         if not simple:
             return "other"
         return "random-groups" if header.value("GROUPS") is True else "image"
@@ -147,63 +147,93 @@ def _kind(header: RawHeader, *, primary: bool) -> Kind:
     return kind
 
 
-def _data_nbytes(header: RawHeader, kind: Kind, axes: tuple[int, ...]) -> int:
-    """Length of the data unit: Standard 4.0, equations 1, 2 and 4."""
+def _locate_data(
+    header: RawHeader, kind: Kind, lengths: tuple[int, ...], start: int, file_size: int
+) -> ByteRange:
+    """Return the bytes of the data unit, which begins at `start`; raise if no file has as many."""
+    nbytes = _count_data_bytes(header, kind, lengths)
+    stop = start + nbytes
+    if stop - file_size > _MAX_MISSING:
+        raise header.keyword_error(
+            "NAXISn, PCOUNT, GCOUNT",
+            (lengths, header.value("PCOUNT"), header.value("GCOUNT")),
+            f"data ({nbytes} bytes) that fit the file ({file_size} bytes)",
+        )
+    return ByteRange(start, stop)
+
+
+def _count_data_bytes(header: RawHeader, kind: Kind, lengths: tuple[int, ...]) -> int:
+    """Return the length of the data unit: Standard 4.0, equations 1, 2 and 4."""
     itemsize = abs(read_bitpix(header)) // 8
     if kind == "random-groups":
-        axes = axes[1:]  # NAXIS1 = 0 is what marks the convention (section 6)
-    if not axes:
+        lengths = lengths[1:]  # NAXIS1 = 0 is what marks the convention (section 6)
+    if not lengths:
         return 0
+    pixels = math.prod(lengths)
+    # A primary array has neither groups nor parameters, whatever its header says.
     if kind == "image" and "XTENSION" not in header:
-        # A primary array has neither groups nor parameters, whatever its header says.
-        return itemsize * math.prod(axes)
-    counts = {key: header.integer(key, default=d) for key, d in (("PCOUNT", 0), ("GCOUNT", 1))}
-    for keyword, count in counts.items():
+        return itemsize * pixels
+    pcount = header.integer("PCOUNT", default=0)
+    gcount = header.integer("GCOUNT", default=1)
+    for keyword, count in (("PCOUNT", pcount), ("GCOUNT", gcount)):
         if count < 0:
-            raise header.bad(keyword, count, "0 or more")
-    return itemsize * counts["GCOUNT"] * (counts["PCOUNT"] + math.prod(axes))
+            raise header.keyword_error(keyword, count, "0 or more")
+    return itemsize * gcount * (pcount + pixels)
 
 
-_Pixels = tuple[tuple[int, ...] | None, ImageLayout | TiledLayout | None, FitsError | None]
+class _PixelsLayout(NamedTuple):
+    """The fields of the same names of `HduLayout`."""
+
+    shape: tuple[int, ...] | None
+    image: ImageLayout | TiledLayout | None = None
+    defect: FitsError | None = None
 
 
-def _pixels(
-    header: RawHeader, index: int, kind: Kind, axes: tuple[int, ...], data: ByteRange
-) -> _Pixels:
-    """Shape and layout of an image, or what is wrong with it."""
+def _read_pixels_layout(
+    header: RawHeader, index: int, kind: Kind, lengths: tuple[int, ...], data: ByteRange
+) -> _PixelsLayout:
+    """Read the shape and the layout of an image, or find out why that is impossible."""
     if kind not in ("image", "compressed-image"):
-        return None, None, None
-    shape = image_shape(axes, header) if kind == "image" else None
-    try:  # the HDUs after this one can be found all the same
+        return _PixelsLayout(None)
+    # Too many axes or pixels are an error of an image, and a defect of a compressed one.
+    shape = image_shape(lengths, header) if kind == "image" else None
+    try:
         if shape is None:
-            shape = image_shape(read_axes(header, prefix="Z"), header, prefix="Z")
+            shape = image_shape(read_lengths(header, prefix="Z"), header, prefix="Z")
         if not shape:
-            return (), None, None
-        layout = _image_layout if kind == "image" else tiled_layout
-        return shape, layout(header, index, shape, data), None
+            return _PixelsLayout(())
+        read_layout = _read_image_layout if kind == "image" else tiled_layout
+        return _PixelsLayout(shape, read_layout(header, index, shape, data))
     except FitsError as error:
-        return shape, None, error
+        # A defect is no reason to fail: the place of the HDUs after this one is known.
+        return _PixelsLayout(shape, defect=error)
 
 
-def _image_layout(
+def _read_image_layout(
     header: RawHeader, index: int, shape: tuple[int, ...], data: ByteRange
 ) -> ImageLayout:
-    # Only integers can be blank (section 4.4.2.5); elsewhere the keyword is ignored.
+    """Read the layout of an uncompressed image."""
     bitpix = read_bitpix(header)
+    # Only integers can be blank (section 4.4.2.5); the BLANK of floats is ignored.
     blank = read_blank(header, "BLANK") if bitpix > 0 else None
     scaling = read_scaling(header, bitpix, blank=blank)
+    # With GCOUNT = 0 the data unit has no room for the pixels of its NAXISn.
     if data.nbytes < math.prod(shape) * scaling.stored.itemsize:
-        raise header.bad("GCOUNT", header.value("GCOUNT"), "1")
+        raise header.keyword_error("GCOUNT", header.value("GCOUNT"), "1")
     return ImageLayout(index, data.start, shape, scaling)
 
 
-def _compression(header: RawHeader) -> str | None:
-    found = _or_none(header, "ZCMPTYPE")
-    return None if found is None else str(found)
+def _read_compression_name(header: RawHeader, kind: Kind) -> str | None:
+    """Return the value of ZCMPTYPE as it is written, of a compressed image alone."""
+    if kind != "compressed-image":
+        return None
+    zcmptype = _optional_value(header, "ZCMPTYPE")
+    return None if zcmptype is None else str(zcmptype)
 
 
-def _name(header: RawHeader, kind: Kind, *, primary: bool) -> str:
-    name = _or_none(header, "EXTNAME")
+def _read_name(header: RawHeader, kind: Kind, *, primary: bool) -> str:
+    """Return EXTNAME, or the name that astropy gives to an HDU without one."""
+    name = _optional_value(header, "EXTNAME")
     if name is not None:
         return str(name)
     if primary:
@@ -211,15 +241,16 @@ def _name(header: RawHeader, kind: Kind, *, primary: bool) -> str:
     return "COMPRESSED_IMAGE" if kind == "compressed-image" else ""
 
 
-def _or_none(header: RawHeader, keyword: str) -> Value:
-    """Value of a keyword that the data do not depend on; None where it cannot be understood."""
+def _optional_value(header: RawHeader, keyword: str) -> Value:
+    """Return the value of a keyword that the data do not depend on; None if it is no FITS value."""
     try:
         return header.value(keyword)
     except FitsFormatError:
         return None
 
 
-def _version(header: RawHeader) -> int:
+def _read_ver(header: RawHeader) -> int:
+    """Return EXTVER; 1 if it is absent or no integer."""
     try:
         return header.integer("EXTVER", default=1)
     except FitsFormatError:

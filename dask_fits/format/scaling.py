@@ -1,4 +1,6 @@
-"""From stored values to physical ones: BSCALE, BZERO, BLANK (FITS Standard 4.0, section 4.4.2.5).
+"""Conversion of stored values to physical ones by BSCALE, BZERO and BLANK.
+
+FITS Standard 4.0, section 4.4.2.5.
 
 Types and rounding are those of ``astropy.io.fits`` with its defaults, to the bit.
 """
@@ -32,13 +34,13 @@ _PSEUDO_INTEGERS: dict[tuple[int, float], np.dtype[Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class Scaling:
-    """How the stored values of an image become physical ones."""
+    """Conversion of the stored values of an image to physical ones."""
 
     bitpix: int
     bscale: float = 1
     bzero: float = 0
     blank: int | None = None
-    """Stored integer that stands for an undefined pixel; None where there is none."""
+    """Stored integer that stands for an undefined pixel; None if there is none."""
 
     @property
     def stored(self) -> np.dtype[Any]:
@@ -75,8 +77,8 @@ class Scaling:
         out : array of the same shape
             Of type `dtype`.
         """
-        # Assigning converts type and byte order in one pass, with the GIL released.
         if self.is_identity:
+            # Assigning converts type and byte order in one pass, with the GIL released.
             out[...] = stored
         elif self._pseudo_integer is not None:
             # Adding 2^(n-1) to n-bit integers modulo 2^n flips their highest bit, no more.
@@ -94,4 +96,5 @@ class Scaling:
 
     @property
     def _pseudo_integer(self) -> np.dtype[Any] | None:
+        """Type of the integers that BZERO stands for, such as uint16; else None."""
         return _PSEUDO_INTEGERS.get((self.bitpix, self.bzero)) if self.bscale == 1 else None

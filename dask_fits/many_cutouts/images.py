@@ -13,13 +13,13 @@ from astropy.wcs import WCS
 
 from dask_fits._typing import Integers, Size
 from dask_fits.collections.outcome import Outcome, errors, values
-from dask_fits.collections.sources import Progress, Source, look_at_files
+from dask_fits.collections.sources import Progress, Source, inspect_files, select_image
 from dask_fits.concurrency.cancellation import result_of
 from dask_fits.cutout import Mode, check_axes, check_pixels, is_angular, plane_for, size_in_pixels
 from dask_fits.exceptions import FitsError, FitsFormatError, one_line
 from dask_fits.file.fits_file import FitsFile
 from dask_fits.file.hdu import HDU, HduKey
-from dask_fits.many_cutouts.targets import Placed, Targets, place_boxes
+from dask_fits.many_cutouts.targets import PlacedBoxes, Targets, place_boxes
 from dask_fits.planning.boxes import Boxes
 from dask_fits.storage.place import FilePath, Place
 from dask_fits.wcs.plane import read_plane, wcs_or_error
@@ -28,120 +28,138 @@ from dask_fits.wcs.resampling import moved
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Image:
+class CutImage:
     """One image HDU of one file, and the boxes that are cut out of it."""
 
     hdu: HDU
     axes: tuple[int, int]
     """Axes that are cut, y and x."""
     shape: tuple[int, ...]
-    """Shape of a cutout: of the image, with the box along the axes that are cut."""
-    placed: Placed
+    """Shape of a cutout: that of the image, but of the box along the axes that are cut."""
+    placed: PlacedBoxes
 
-    def boxes(self, which: Integers) -> tuple[Boxes, Integers]:
-        """Give what of some of the boxes is on the image, and how far into the box it begins."""
+    def clip(self, box_indices: Integers) -> tuple[Boxes, Integers]:
+        """Clip some of the boxes to the image.
+
+        Returns
+        -------
+        boxes : Boxes
+            The parts of the boxes that are on the image.
+        offsets : (n, ndim) int64 array
+            Pixels between the first of each box and the first of its part.
+        """
+        # Along the axes that are not cut, a box is all of the image.
         lengths = np.array(self.hdu.shape)
-        first = np.zeros((len(which), len(lengths)), np.int64)
+        first = np.zeros((len(box_indices), len(lengths)), np.int64)
         stop = np.broadcast_to(lengths, first.shape).copy()
-        corner = np.zeros_like(first)
-        for n, axis in enumerate(self.axes):
-            begin = self.placed.first[which, n]
+        offsets = np.zeros_like(first)
+        for plane_axis, axis in enumerate(self.axes):
+            begin = self.placed.first[box_indices, plane_axis]
             first[:, axis] = np.maximum(begin, 0)
             stop[:, axis] = np.minimum(begin + self.shape[axis], lengths[axis])
-            corner[:, axis] = first[:, axis] - begin
-        return Boxes(first, stop), corner
+            offsets[:, axis] = first[:, axis] - begin
+        return Boxes(first, stop), offsets
 
     def box_index(self, position: int) -> int | None:
-        """Find the box around one of the positions; None where it is off the image."""
+        """Return the index of the box around a position; None if the box is off the image."""
         positions = self.placed.positions
-        found = int(np.searchsorted(positions, position))
-        if found == len(positions) or positions[found] != position or not self.placed.on[found]:
+        index = int(np.searchsorted(positions, position))
+        if index == len(positions) or positions[index] != position or not self.placed.on[index]:
             return None
-        return found
+        return index
 
-    def wcs(self, number: int, mode: Mode) -> WCS | FitsError:
-        """Make the WCS of one of the cutouts, or tell why the image has none."""
+    def wcs(self, box_index: int, mode: Mode) -> WCS | FitsError:
+        """Return the WCS of one cutout, or the reason why the image has none."""
         wcs = wcs_or_error(self.hdu.wcs_header())
-        return wcs if isinstance(wcs, FitsError) else moved(wcs, *self.box(number, mode))
+        return wcs if isinstance(wcs, FitsError) else moved(wcs, *self.bounds(box_index, mode))
 
-    def box(self, number: int, mode: Mode) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Find the first pixel of one of the cutouts on the image, and its shape."""
-        origin, shape = [0] * len(self.shape), list(self.shape)
-        boxes, _ = self.boxes(np.array([number]))
-        for axis, start in zip(self.axes, self.origin(number, mode), strict=True):
+    def bounds(self, box_index: int, mode: Mode) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return the first pixel of one cutout on the image, along all axes, and its shape."""
+        origin = [0] * len(self.shape)
+        shape = list(self.shape)
+        clipped, _ = self.clip(np.array([box_index]))
+        for axis, start in zip(self.axes, self.origin(box_index, mode), strict=True):
             origin[axis] = start
             if mode == "trim":
-                shape[axis] = int(boxes.stop[0, axis]) - start
+                shape[axis] = int(clipped.stop[0, axis]) - start
         return tuple(origin), tuple(shape)
 
-    def origin(self, number: int, mode: Mode) -> tuple[int, int]:
-        """Find the pixel y, x that is the first of one of the cutouts."""
-        y, x = self.placed.first[number].tolist()
+    def origin(self, box_index: int, mode: Mode) -> tuple[int, int]:
+        """Return the pixel y, x of the image that is the first of one cutout."""
+        y, x = self.placed.first[box_index].tolist()
         return (max(y, 0), max(x, 0)) if mode == "trim" else (y, x)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Search:
-    """What is looked for in each file."""
+    """A search of files for the HDUs and boxes that a job of cutouts needs."""
 
     targets: Targets
     size: Size
     hdus: tuple[HduKey | None, ...]
+    """Keys of the HDUs of each file, by slot; None for the first image."""
     open: Callable[[FilePath | Place], FitsFile]
 
-    def find(self, number: int, source: Source) -> list[Outcome[HDU]]:
-        """Find the HDUs of a file, `number` of all files."""
+    def find_hdus(self, file_index: int, source: Source) -> list[Outcome[HDU]]:
+        """Open a file; return the outcome of finding the HDU of each slot."""
         try:
             file = source if isinstance(source, FitsFile) else self.open(source)
         except FitsError as error:
-            return [Outcome(number, slot, None, error) for slot in range(len(self.hdus))]
+            return [Outcome(file_index, slot, None, error) for slot in range(len(self.hdus))]
         return [
-            Outcome.of(number, slot, partial(_hdu, file, key)) for slot, key in enumerate(self.hdus)
+            Outcome.of(file_index, slot, partial(select_image, file, key))
+            for slot, key in enumerate(self.hdus)
         ]
 
-    def box(self, hdu: HDU) -> tuple[int, int]:
-        """Resolve the size of the cutouts by an image."""
+    def box_shape(self, hdu: HDU) -> tuple[int, int]:
+        """Resolve the size of the cutouts with the WCS of an image: height and width in pixels."""
         with quiet():
             sky = read_plane(hdu.wcs_header(), len(hdu.shape or ())).sky
-            with _about(hdu):
+            with _raise_about(hdu):
                 return check_pixels(size_in_pixels(self.size, sky))
 
-    def image(self, hdu: HDU, box: tuple[int, int] | None) -> Image:
-        """Place the boxes on an image, whose WCS resolves their size if no `box` gives it.
+    def place(self, hdu: HDU, box_shape: tuple[int, int] | None) -> CutImage:
+        """Place the boxes on an image, whose WCS resolves their size if `box_shape` is None.
 
         Raises
         ------
         FitsError
-            It cannot be used.
+            The HDU is no image, has no usable WCS, or resolves the size to another shape.
         """
         with quiet():
-            return self._image(hdu, box or self.box(hdu))
+            return self._place(hdu, box_shape or self.box_shape(hdu))
 
-    def _image(self, hdu: HDU, box: tuple[int, int]) -> Image:
-        whole = hdu.reader().shape
-        check_axes(whole, hdu.where)
+    def _place(self, hdu: HDU, box_shape: tuple[int, int]) -> CutImage:
+        image_shape = hdu.reader().shape
+        check_axes(image_shape, hdu.where)
+        # Pixels alone need no WCS, and work on images that have none.
         angular = is_angular(self.size)
         needs_sky = angular or self.targets.sky is not None
-        plane = plane_for(hdu.wcs_header(), len(whole), sky=needs_sky)
+        plane = plane_for(hdu.wcs_header(), len(image_shape), sky=needs_sky)
         sky = plane.sky if needs_sky else None
-        with _about(hdu):
-            own = size_in_pixels(self.size, sky) if angular else box
-            if max(abs(own[0] - box[0]), abs(own[1] - box[1])) > 1:
-                raise ValueError(
-                    f"size: found {own[0]} x {own[1]} pixels, expected about as many as the "
-                    f"{box[0]} x {box[1]} of the first image"
-                )
-            axes = plane.axes
-            image = whole[axes[0]], whole[axes[1]]
-            placed = place_boxes(self.targets, sky, image, box)
-        shape = list(whole)
-        shape[axes[0]], shape[axes[1]] = box
-        return Image(hdu, axes, tuple(shape), placed)
+        y_axis, x_axis = plane.axes
+        with _raise_about(hdu):
+            if angular:
+                _check_scale(size_in_pixels(self.size, sky), box_shape)
+            plane_shape = image_shape[y_axis], image_shape[x_axis]
+            placed = place_boxes(self.targets, sky, plane_shape, box_shape)
+        shape = list(image_shape)
+        shape[y_axis], shape[x_axis] = box_shape
+        return CutImage(hdu, plane.axes, tuple(shape), placed)
+
+
+def _check_scale(own_shape: tuple[int, int], box_shape: tuple[int, int]) -> None:
+    """Raise ValueError if an image's pixels are of another size than those of the first image."""
+    if max(abs(own_shape[0] - box_shape[0]), abs(own_shape[1] - box_shape[1])) > 1:
+        raise ValueError(
+            f"size: found {own_shape[0]} x {own_shape[1]} pixels, expected about as many as the "
+            f"{box_shape[0]} x {box_shape[1]} of the first image"
+        )
 
 
 @contextmanager
-def _about(hdu: HDU) -> Iterator[None]:
-    """Name the HDU that an error is about, whatever astropy raises: one file must not end all."""
+def _raise_about(hdu: HDU) -> Iterator[None]:
+    """Raise any error as a FitsFormatError that names the HDU: one file must not end the job."""
     try:
         yield
     except MemoryError:
@@ -150,87 +168,93 @@ def _about(hdu: HDU) -> Iterator[None]:
         raise FitsFormatError(f"{hdu.where}: {one_line(error)}") from error
 
 
-def _hdu(file: FitsFile, key: HduKey | None) -> HDU:
-    return file.first_image() if key is None else file[key]
-
-
 def find_images(
     sources: Sequence[Source], search: Search, progress: Progress | None
-) -> list[Outcome[Image]]:
-    """Look at all files: what became of each HDU of each.
+) -> list[Outcome[CutImage]]:
+    """Search all files; return the outcome of each HDU of each file.
 
     Raises
     ------
     ValueError
         There is no file.
     """
-    sizes = _Sizes(search, len(sources))
+    resolver = _SizeResolver(search, len(sources))
 
-    def look(number: int, source: Source) -> list[Outcome[Image]]:
-        hdus = search.find(number, source)
-        box = sizes.of(number, hdus)
-        images = [hdu.then(lambda hdu: search.image(hdu, box)) for hdu in hdus]
+    def inspect(file_index: int, source: Source) -> list[Outcome[CutImage]]:
+        hdus = search.find_hdus(file_index, source)
+        box_shape = resolver.resolve(file_index, hdus)
+        images = [hdu.then(lambda hdu: search.place(hdu, box_shape)) for hdu in hdus]
+        # A file that was opened here is seen by nobody else, and there may be ten thousand.
         if not isinstance(source, FitsFile):
             for hdu in values(hdus):
                 hdu.file.take_less_memory()
         return images
 
     with filters_kept():
-        return look_at_files(sources, look, progress)
+        return inspect_files(sources, inspect, progress)
 
 
-class _Sizes:
-    """The size of the cutouts in pixels: an angle is resolved by the first image that lets us.
+class _SizeResolver:
+    """The shape of the boxes in pixels; an angle is resolved by the first image with a usable WCS.
 
-    The first in the order of the files, whichever is opened first.
+    The first in the order of the files, though they are opened concurrently and in any order. So
+    file ``n`` waits until the files before it have been asked, each of which passes on to the next
+    what is known::
+
+        None -> file 0 -> None -> file 1 -> (64, 64) -> file 2 -> (64, 64) -> ...
+                no WCS            resolves it           uses it
     """
 
-    def __init__(self, search: Search, count: int) -> None:
+    def __init__(self, search: Search, file_count: int) -> None:
         self._search = search
-        self._found: Future[tuple[int, int]] = Future()
-        self._before: list[Future[tuple[int, int] | None]] = []
+        self._box_shape: Future[tuple[int, int]] = Future()
+        # Of file n: the shape as the files before it resolve it, or None. Empty for pixels.
+        self._shape_before: list[Future[tuple[int, int] | None]] = []
         if is_angular(search.size):
-            self._before = [Future() for _ in range(count + 1)]
-            self._before[0].set_result(None)
+            self._shape_before = [Future() for _ in range(file_count + 1)]
+            self._shape_before[0].set_result(None)
         else:
-            self._found.set_result(check_pixels(size_in_pixels(search.size, WCS(naxis=2))))
+            self._box_shape.set_result(check_pixels(size_in_pixels(search.size, WCS(naxis=2))))
 
-    def of(self, number: int, hdus: Sequence[Outcome[HDU]]) -> tuple[int, int] | None:
-        """Give the size, once the HDUs of file `number` are known; None if none resolves it yet."""
-        if not self._before:
-            return self._found.result()
-        box = None
+    def resolve(self, file_index: int, hdus: Sequence[Outcome[HDU]]) -> tuple[int, int] | None:
+        """Return the shape once the HDUs of a file are known; None if no file resolves it yet."""
+        if not self._shape_before:
+            return self._box_shape.result()
+        box_shape = None
         try:
-            if self._found.done():
-                box = self._found.result()
-            elif (box := result_of(self._before[number])) is None:
-                box = self._resolved(hdus)
-                if box is not None:
-                    self._found.set_result(box)
-            return box
+            # Once a file has resolved it, those after it need not wait for those between.
+            if self._box_shape.done():
+                box_shape = self._box_shape.result()
+            elif (box_shape := result_of(self._shape_before[file_index])) is None:
+                box_shape = self._first_shape(hdus)
+                if box_shape is not None:
+                    self._box_shape.set_result(box_shape)
+            return box_shape
         finally:
-            self._before[number + 1].set_result(box)
+            # The next file waits for this, even if an error ends the work on this one.
+            self._shape_before[file_index + 1].set_result(box_shape)
 
-    def _resolved(self, hdus: Sequence[Outcome[HDU]]) -> tuple[int, int] | None:
+    def _first_shape(self, hdus: Sequence[Outcome[HDU]]) -> tuple[int, int] | None:
+        """Resolve the size with the first HDU whose WCS can; None if there is none."""
         for hdu in values(hdus):
             with suppress(FitsError):
-                return self._search.box(hdu)
+                return self._search.box_shape(hdu)
         return None
 
 
-def reject_other_shapes(outcomes: Sequence[Outcome[Image]]) -> list[Outcome[Image]]:
-    """Take images for failed whose cutouts have another shape than those of the first image.
+def reject_other_shapes(outcomes: Sequence[Outcome[CutImage]]) -> list[Outcome[CutImage]]:
+    """Replace images by errors if their cutouts have another shape than those of the first image.
 
     Raises
     ------
     FitsError
-        There is no image: why the first HDU has none.
+        There is no image: the error of the first HDU.
     """
     first = next(iter(values(outcomes)), None)
     if first is None:
         raise errors(outcomes)[0]
 
-    def checked(image: Image) -> Image:
+    def check_shape(image: CutImage) -> CutImage:
         if image.shape != first.shape:
             raise FitsFormatError(
                 f"{image.hdu.where}: found cutouts of shape {image.shape}, expected "
@@ -238,4 +262,4 @@ def reject_other_shapes(outcomes: Sequence[Outcome[Image]]) -> list[Outcome[Imag
             )
         return image
 
-    return [outcome.then(checked) for outcome in outcomes]
+    return [outcome.then(check_shape) for outcome in outcomes]

@@ -1,7 +1,19 @@
-"""Which parts of images are read, for the cutouts that there are."""
+"""Planning the reads of many cutouts: the boxes on all images, divided into batches.
+
+The boxes of one image are numbered in four ways, each a selection of the one before::
+
+    box_index       around positions, on the image or off it    PlacedBoxes
+      | box_indices
+    request_index   to be read                                  _BoxRequest
+      | readable
+    plan_index      not damaged, and so planned                 Batch.boxes, pieces of a batch
+      | batch.boxes
+    index           with pixels in one batch                    Read
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -12,119 +24,155 @@ from dask_fits.collections.sources import MAX_CONCURRENT_FILES
 from dask_fits.concurrency.cancellation import threads
 from dask_fits.cutout import Mode
 from dask_fits.exceptions import FitsError, FitsFormatError, TruncatedFileError
-from dask_fits.many_cutouts.images import Image
+from dask_fits.many_cutouts.images import CutImage
 from dask_fits.many_cutouts.rows import Rows
-from dask_fits.many_cutouts.tasks import Read
+from dask_fits.many_cutouts.tasks import Errors, Read
 from dask_fits.planning.boxes import BATCH_BYTES, Boxes
 from dask_fits.ranges.byte_range import Coalescing
 from dask_fits.readers.batch import Batch
 from dask_fits.readers.reader import HduReader
 
-_LEAST = 256 * 1024
-"""Bytes that a task fetches at least, where there are so many, however much it makes of them."""
+_MIN_BATCH_BYTES = 256 * 1024
+"""Bytes that a batch is not made smaller than, however many pixels come of them."""
 
 
-def all_reads(
-    rows: Rows, mode: Mode, *, mask_and_scale: bool = True
-) -> tuple[list[Read], dict[tuple[int, int], FitsError]]:
+def plan_reads(rows: Rows, mode: Mode, *, mask_and_scale: bool = True) -> tuple[list[Read], Errors]:
     """Plan the reads of all images.
 
     Returns
     -------
     reads : list of Read
     errors : dict
-        Row and slot of each cutout that cannot be read, and why.
+        Error of each cutout that cannot be read, by row and slot.
     """
-    wanted = []
+    requests = list(_box_requests(rows, mode, mask_and_scale=mask_and_scale))
+    reads: list[Read] = []
+    errors: Errors = {}
+    # In threads, since planning a compressed image may read more rows of its table of tiles.
+    plan = partial(_BoxRequest.plan, image_count=len(requests))
+    with threads(MAX_CONCURRENT_FILES) as in_threads:
+        plans = in_threads(plan, requests)
+        for request, (image_reads, row_errors) in zip(requests, plans, strict=True):
+            reads += image_reads
+            errors |= {(row, request.slot): error for row, error in row_errors.items()}
+    return reads, errors
+
+
+def _box_requests(rows: Rows, mode: Mode, *, mask_and_scale: bool) -> Iterator[_BoxRequest]:
+    """Make the requests of all images with boxes that are to be read."""
     for outcome in rows.outcomes:
         image = outcome.value
         if image is None or 0 in image.shape:
             continue
-        placed, own = image.placed, rows.rows[outcome.file]
-        which = np.flatnonzero(placed.whole if mode == "strict" else placed.on)
-        if len(which):
-            at = np.searchsorted(rows.position[own], placed.positions[which])
-            wanted.append(_Wanted(image, outcome.slot, own[at], which, mode, mask_and_scale))
-    reads: list[Read] = []
-    errors: dict[tuple[int, int], FitsError] = {}
-    with threads(MAX_CONCURRENT_FILES) as in_threads:
-        plan = partial(_Wanted.plan, images=len(wanted))
-        for one, (some, failed) in zip(wanted, in_threads(plan, wanted), strict=True):
-            reads += some
-            errors |= {(row, one.slot): error for row, error in failed.items()}
-    return reads, errors
+        placed = image.placed
+        box_indices = np.flatnonzero(placed.whole if mode == "strict" else placed.on)
+        if not len(box_indices):
+            continue
+        # From boxes to positions to rows: a file has each position once, and its rows are sorted
+        # by them.
+        file_rows = rows.rows_of_file[outcome.file]
+        indices = np.searchsorted(rows.position[file_rows], placed.positions[box_indices])
+        yield _BoxRequest(
+            image=image,
+            slot=outcome.slot,
+            rows=file_rows[indices],
+            box_indices=box_indices,
+            mode=mode,
+            mask_and_scale=mask_and_scale,
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Wanted:
-    """Some boxes of an image."""
+class _BoxRequest:
+    """Boxes of one image that are to be read, and the rows that they belong to."""
 
-    image: Image
+    image: CutImage
     slot: int
     rows: Integers
-    """Row of the result of each."""
-    which: Integers
-    """Which of the image's boxes they are."""
+    """(n,): row of each box."""
+    box_indices: Integers
+    """(n,): index of each box on the image."""
     mode: Mode
     mask_and_scale: bool
 
-    def plan(self, *, images: int) -> tuple[list[Read], dict[int, FitsError]]:
-        """Plan their reading: the reads, and why rows cannot be read.
+    def plan(self, *, image_count: int) -> tuple[list[Read], dict[int, FitsError]]:
+        """Plan the reads of the boxes; return them, and the errors of rows that cannot be read.
 
-        `images` is the number of images that share the connections.
+        `image_count` is the number of images that share the connections.
         """
         limits = self.image.hdu.store.coalescing
-        limits = replace(limits, few=limits.few // images)
-        boxes, corner = self.image.boxes(self.which)
-        if self.mode == "trim":
-            corner[...] = 0
+        # The images are read concurrently, so that fewer ranges of each are fetched at once.
+        limits = replace(limits, connections=limits.connections // image_count)
+        boxes, clip_offsets = self.image.clip(self.box_indices)
+        # A trimmed cutout begins with the first pixel on the image, wherever its box begins.
+        offsets = np.zeros_like(clip_offsets) if self.mode == "trim" else clip_offsets
         reader = self.image.hdu.reader(mask_and_scale=self.mask_and_scale)
-        kept, errors = np.arange(len(boxes)), {}
         try:
-            batches = _batches(reader, boxes, limits)
-            if batches is None:
-                errors = self._damaged(reader, boxes, limits)
-                kept = np.flatnonzero([row not in errors for row in self.rows.tolist()])
-                batches = _divided(reader, boxes.take(kept), limits)
+            batches, readable, errors = self._plan_batches(reader, boxes, limits)
         except FitsError as error:
             return [], dict.fromkeys(self.rows.tolist(), error)
         reads = []
         for batch in batches:
-            own = kept[batch.boxes]
-            places = boxes.take(own), self.rows[own], corner[own]
-            reads.append(Read(reader, batch, *places, self.slot))
+            # A batch numbers the boxes that were planned, which are the readable ones.
+            request_indices = readable[batch.boxes]
+            reads.append(
+                Read(
+                    reader=reader,
+                    batch=batch,
+                    boxes=boxes.take(request_indices),
+                    rows=self.rows[request_indices],
+                    offsets=offsets[request_indices],
+                    slot=self.slot,
+                )
+            )
         return reads, errors
 
-    def _damaged(self, reader: HduReader, boxes: Boxes, limits: Coalescing) -> dict[int, FitsError]:
-        """Tell the boxes that cannot be read from those that can: rows, and why."""
+    def _plan_batches(
+        self, reader: HduReader, boxes: Boxes, limits: Coalescing
+    ) -> tuple[list[Batch], Integers, dict[int, FitsError]]:
+        """Plan the batches of the boxes that can be read.
+
+        Returns
+        -------
+        batches : list of Batch
+        readable : (n,) int64 array
+            Indices in this request of the boxes that can be read.
+        errors : dict
+            Errors of the others, by row.
+        """
+        try:
+            return _divide_boxes(reader, boxes, limits), np.arange(len(boxes)), {}
+        except (FitsFormatError, TruncatedFileError):
+            pass  # some box is damaged; planned one by one, the others turn out to be good
+        errors = self._damaged_boxes(reader, boxes, limits)
+        readable = np.flatnonzero([row not in errors for row in self.rows.tolist()])
+        return _divide_boxes(reader, boxes.take(readable), limits), readable, errors
+
+    def _damaged_boxes(
+        self, reader: HduReader, boxes: Boxes, limits: Coalescing
+    ) -> dict[int, FitsError]:
+        """Plan each box by itself; return the errors of those that are damaged, by row."""
         errors: dict[int, FitsError] = {}
-        for n, row in enumerate(self.rows.tolist()):
+        for request_index, row in enumerate(self.rows.tolist()):
             try:
-                reader.batches(boxes.take(np.array([n])), limits)
+                reader.batches(boxes.take(np.array([request_index])), limits)
             except (FitsFormatError, TruncatedFileError) as error:
                 errors[row] = error
         return errors
 
 
-def _batches(reader: HduReader, boxes: Boxes, limits: Coalescing) -> list[Batch] | None:
-    """Plan the reading of boxes; None where some of them are damaged."""
-    try:
-        return _divided(reader, boxes, limits)
-    except (FitsFormatError, TruncatedFileError):
-        return None
+def _divide_boxes(reader: HduReader, boxes: Boxes, limits: Coalescing) -> list[Batch]:
+    """Divide boxes into batches: small ones if the boxes have most of their bytes in common.
 
-
-def _divided(reader: HduReader, boxes: Boxes, limits: Coalescing) -> list[Batch]:
-    """Plan the reading of boxes, in small parts where the boxes have most of their bytes in common.
-
-    What a task makes of its bytes may be many times as much as these.
+    The cutouts that a task makes may be many times as large as the bytes that it fetches.
     """
-    found = reader.batches(boxes, limits)
-    fetched = sum(batch.plan.bytes for batch in found)
-    made = int((boxes.stop - boxes.first).prod(axis=1).sum()) * reader.dtype.itemsize
-    if made <= BATCH_BYTES or made <= 2 * fetched:
-        return found
-    most = max(BATCH_BYTES * fetched // made, _LEAST)
-    return reader.batches(
-        boxes, replace(limits, max_bridged=min(limits.max_bridged, most)), most=most
-    )
+    batches = reader.batches(boxes, limits)
+    fetched_bytes = sum(batch.plan.bytes for batch in batches)
+    pixels = int((boxes.stop - boxes.first).prod(axis=1).sum())
+    cutout_bytes = pixels * reader.dtype.itemsize
+    if cutout_bytes <= BATCH_BYTES or cutout_bytes <= 2 * fetched_bytes:
+        return batches
+    # As many bytes as make `BATCH_BYTES` of cutouts on average; a range must not join more either.
+    most = max(BATCH_BYTES * fetched_bytes // cutout_bytes, _MIN_BATCH_BYTES)
+    max_bridged = min(limits.max_bridged, most)
+    return reader.batches(boxes, replace(limits, max_bridged=max_bridged), most=most)

@@ -1,4 +1,4 @@
-"""Many cutouts written as they come, file by file, without holding all of them."""
+"""Streaming many cutouts to a writer, file by file, without holding all of them."""
 
 from __future__ import annotations
 
@@ -12,78 +12,87 @@ from dask.highlevelgraph import HighLevelGraph
 
 from dask_fits._typing import Integers
 from dask_fits.arrays.computations import watch_computations
-from dask_fits.exceptions import FitsError
 from dask_fits.many_cutouts.tasks import (
     Bundle,
+    Errors,
     Part,
     Read,
-    bundled,
+    divide_reads,
     reading_tasks,
 )
-
-Errors = dict[tuple[int, int], FitsError]
 
 _BLOCK_BYTES = 32 * 1024 * 1024
 """Bytes of cutouts that one task writes."""
 
 _BLOCK_ROWS = 256
-"""Cutouts that one task writes."""
+"""Rows that one task writes."""
 
-Write = Callable[[Integers, Sequence[Sequence[Part]]], Errors]
-"""Writes the cutouts of some rows, and tells which of them failed by row and slot."""
+BlockWriter = Callable[[Integers, Sequence[Sequence[Part]]], Errors]
+"""Writes the cutouts of the rows of a block from their parts, and returns the errors of those that
+failed. It can be pickled."""
 
 
-def run(
-    reads: Sequence[Read], count: int, row_bytes: int, writer: Callable[[Integers], Write]
+def write_cutouts(
+    reads: Sequence[Read],
+    row_count: int,
+    row_bytes: int,
+    make_writer: Callable[[Integers], BlockWriter],
 ) -> Errors:
-    """Read and write in Dask's current scheduler.
+    """Read and write cutouts in Dask's current scheduler.
 
-    The rows are written in the order in which the files hold them, so that what has been read is
-    soon done with.
+    The rows are written in the order in which the files hold them, so that fetched bytes are freed
+    early.
 
     Parameters
     ----------
     reads : sequence of Read
-    count, row_bytes : int
+    row_count, row_bytes : int
         Rows of the result, and bytes of each.
-    writer : callable
-        Makes what writes some rows, which can be pickled.
+    make_writer : callable
+        Returns the writer of a block of rows.
 
     Returns
     -------
     errors : dict
-        Row and slot of each cutout that failed, and why.
+        Error of each cutout that failed, by row and slot.
     """
-    blocks = list(
-        _blocks(reads, count, max(1, min(_BLOCK_BYTES // max(row_bytes, 1), _BLOCK_ROWS)))
-    )
-    block_of = np.full(count, -1, np.int64)
-    for n, rows in enumerate(blocks):
-        block_of[rows] = n
-    bundles = [Bundle(some, [block_of[r.rows] for r in some]) for some in bundled(reads)]
-    token = uuid.uuid4().hex  # writing is never the same task again
-    graph, parts = reading_tasks(f"write-{token}", bundles, len(blocks))
+    block_length = max(1, min(_BLOCK_BYTES // max(row_bytes, 1), _BLOCK_ROWS))
+    blocks = list(_divide_rows(reads, row_count, block_length))
+    # Rows that nothing is read of are in no block, which is -1.
+    block_of_row = np.full(row_count, -1, np.int64)
+    for block, rows in enumerate(blocks):
+        block_of_row[rows] = block
+    bundles = [
+        Bundle(bundled, [block_of_row[read.rows] for read in bundled])
+        for bundled in divide_reads(reads)
+    ]
+    token = uuid.uuid4().hex  # a task that writes is never the same as an earlier one
+    graph, part_keys = reading_tasks(f"write-{token}", bundles, len(blocks))
     name = f"fits-write-{token}"
-    graph |= {(name, n): (writer(rows), rows, parts[n]) for n, rows in enumerate(blocks)}
+    graph |= {
+        (name, block): (make_writer(rows), rows, part_keys[block])
+        for block, rows in enumerate(blocks)
+    }
     layers = HighLevelGraph.from_collections(name, graph)
-    written = [Delayed((name, n), layers, layer=name) for n in range(len(blocks))]
+    writes = [Delayed((name, block), layers, layer=name) for block in range(len(blocks))]
     watch_computations()
     errors: Errors = {}
-    for some in dask.base.compute(*written):
-        errors |= some
+    for block_errors in dask.base.compute(*writes):
+        errors |= block_errors
     return errors
 
 
-def _blocks(reads: Sequence[Read], count: int, length: int) -> Iterator[Integers]:
-    """Divide the rows that are read, in the order in which they are."""
-    seen = np.zeros(count, bool)
-    waiting = np.empty(0, np.int64)
+def _divide_rows(reads: Sequence[Read], row_count: int, length: int) -> Iterator[Integers]:
+    """Divide the rows that are read into blocks, in the order of the reads."""
+    seen = np.zeros(row_count, bool)
+    pending = np.empty(0, np.int64)
     for read in reads:
         rows = np.unique(read.rows)
-        waiting = np.concatenate([waiting, rows[~seen[rows]]])
+        # A row of several HDUs or batches is in the block of the first of these.
+        pending = np.concatenate([pending, rows[~seen[rows]]])
         seen[rows] = True
-        while len(waiting) >= length:
-            yield waiting[:length]
-            waiting = waiting[length:]
-    if len(waiting):
-        yield waiting
+        while len(pending) >= length:
+            yield pending[:length]
+            pending = pending[length:]
+    if len(pending):
+        yield pending

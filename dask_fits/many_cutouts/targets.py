@@ -1,9 +1,8 @@
-"""Many positions, and which of them have a cutout on an image."""
+"""Targets: the positions of many cutouts, and the boxes around them on one image."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,48 +18,48 @@ from dask_fits.wcs.geometry import celestial_of, to_pixels
 from dask_fits.wcs.turns import Extent
 
 _WIDE = np.deg2rad(60)
-"""Radius of an image from which on all positions are looked at."""
+"""Radius of an image, in radians, from which on no position is excluded by its distance."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Targets:
-    """Positions on the sky, or in pixels of whatever image. One that is not finite is on none."""
+    """Positions on the sky, or in pixels of every image; one that is not finite is on no image."""
 
     sky: SkyCoord | None
-    """(n,) positions; None where they are pixels."""
+    """(n,) positions; None if they are pixels."""
     pixels: npt.NDArray[np.float64] | None
-    """(n, 2) pixel coordinates x, y; None where they are on the sky."""
+    """(n, 2) pixel coordinates x, y; None if they are on the sky."""
     vectors: npt.NDArray[np.float64] | None
-    """(n, 3) unit vectors in ICRS; None where astropy knows no way there."""
+    """(n, 3) unit vectors in ICRS; None if astropy cannot transform the positions to ICRS."""
     finite: npt.NDArray[np.bool_]
-    """(n,): whether a position is one."""
+    """(n,): whether both coordinates of a position are finite."""
 
     def __len__(self) -> int:
         return len(self.finite)
 
-    def told(self, number: int) -> str:
-        """Say what one of them is, for messages."""
+    def describe(self, position: int) -> str:
+        """Return the coordinates of one position as text, for messages."""
         if self.sky is None:
-            return str(np.asarray(self.pixels)[number].tolist())
-        return str(self.sky[number].to_string())
+            return str(np.asarray(self.pixels)[position].tolist())
+        return str(self.sky[position].to_string())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Placed:
+class PlacedBoxes:
     """Boxes around some of the positions, on one image."""
 
     positions: Integers
-    """Which of the positions, ascending."""
+    """(n,): position of each box, ascending."""
     first: Integers
     """(n, 2): first pixel of each box, along y and x; it may lie off the image."""
     on: npt.NDArray[np.bool_]
-    """Whether the box has a pixel on the image."""
+    """(n,): whether the box has a pixel on the image."""
     whole: npt.NDArray[np.bool_]
-    """Whether all of it is."""
+    """(n,): whether all of the box is on the image."""
 
 
-def as_targets(positions: Any) -> Targets:
-    """Take positions as `dask_fits.cutouts` does.
+def as_targets(positions: SkyCoord | npt.ArrayLike) -> Targets:
+    """Return the positions that `dask_fits.cutouts` takes as Targets.
 
     Raises
     ------
@@ -71,7 +70,7 @@ def as_targets(positions: Any) -> Targets:
         sky = positions.reshape(-1)
         sphere = sky.spherical
         finite = np.isfinite(sphere.lon.value) & np.isfinite(sphere.lat.value)
-        return Targets(sky, None, _vectors(sky), finite)
+        return Targets(sky, None, _unit_vectors(sky), finite)
     pixels = np.asarray(positions, np.float64)
     if pixels.ndim == 1 and pixels.size in (0, 2):
         pixels = pixels.reshape(-1, 2)
@@ -83,55 +82,61 @@ def as_targets(positions: Any) -> Targets:
     return Targets(None, pixels, None, np.asarray(np.isfinite(pixels).all(axis=1)))
 
 
-def _vectors(sky: SkyCoord) -> npt.NDArray[np.float64] | None:
+def _unit_vectors(sky: SkyCoord) -> npt.NDArray[np.float64] | None:
+    """Return (n, 3) unit vectors in ICRS; None if astropy cannot transform to ICRS offline."""
     try:
         check_offline(sky.frame)
-        found = sky.icrs.represent_as("unitspherical").to_cartesian().xyz.value.T
+        vectors = sky.icrs.represent_as("unitspherical").to_cartesian().xyz.value.T
     except Exception:  # noqa: BLE001 (some frames lack what the way to ICRS needs, or it is online)
         return None
-    return np.asarray(found, np.float64)
+    return np.asarray(vectors, np.float64)
 
 
 def place_boxes(
-    targets: Targets, wcs: WCS | None, image: tuple[int, int], shape: tuple[int, int]
-) -> Placed:
-    """Place boxes on an image: around positions on the sky that it may hold; around all pixels.
+    targets: Targets, wcs: WCS | None, image_shape: tuple[int, int], box_shape: tuple[int, int]
+) -> PlacedBoxes:
+    """Place boxes on an image: around all pixel positions, or around those on its part of the sky.
 
     Parameters
     ----------
     targets : Targets
     wcs : astropy.wcs.WCS, optional
-        Of the image; positions in pixels need none.
-    image, shape : (int, int)
+        The WCS of the image; positions in pixels need none.
+    image_shape, box_shape : (int, int)
         Height and width of the image, and of the boxes.
+
+    Returns
+    -------
+    PlacedBoxes
+        For positions in pixels a box for each of them; for positions on the sky those boxes alone
+        that have a pixel on the image.
 
     Raises
     ------
     ValueError
         Positions are on the sky and the WCS is not celestial.
     """
-    lengths = np.array(image)
+    image_lengths = np.array(image_shape)
     if targets.sky is None:
-        numbers = np.arange(len(targets))
         x, y = np.asarray(targets.pixels).T
-    else:
-        if wcs is None or not wcs.has_celestial:
-            raise ValueError("WCS: expected celestial coordinates, found none")
-        numbers = np.flatnonzero(_near(targets, wcs, image, shape) & targets.finite)
-        if not len(numbers):
-            return Placed(numbers, np.empty((0, 2), np.int64), *np.empty((2, 0), bool))
-        x, y = to_pixels(wcs, targets.sky[numbers], Extent.of(*image).for_boxes())
-    first = corners(x, y, shape)
-    on, whole = overlap(first, shape, lengths)
-    if targets.sky is None:
-        return Placed(numbers, first, on, whole)
-    return Placed(numbers[on], first[on], on[on], whole[on])
+        first = corners(x, y, box_shape)
+        on, whole = overlap(first, box_shape, image_lengths)
+        return PlacedBoxes(np.arange(len(targets)), first, on, whole)
+    if wcs is None or not wcs.has_celestial:
+        raise ValueError("WCS: expected celestial coordinates, found none")
+    positions = np.flatnonzero(_are_near(targets, wcs, image_shape, box_shape) & targets.finite)
+    if not len(positions):
+        return PlacedBoxes(positions, np.empty((0, 2), np.int64), *np.empty((2, 0), bool))
+    x, y = to_pixels(wcs, targets.sky[positions], Extent.of(*image_shape).for_boxes())
+    first = corners(x, y, box_shape)
+    on, whole = overlap(first, box_shape, image_lengths)
+    return PlacedBoxes(positions[on], first[on], on[on], whole[on])
 
 
-def _near(
-    targets: Targets, wcs: WCS, image: tuple[int, int], shape: tuple[int, int]
+def _are_near(
+    targets: Targets, wcs: WCS, image_shape: tuple[int, int], box_shape: tuple[int, int]
 ) -> npt.NDArray[np.bool_]:
-    """Tell which positions are within a circle around the image and half a box.
+    """Return for each position whether it is within a circle around the image and half a box.
 
     It spares the work of inverting distortions, which far from an image lead anywhere.
     """
@@ -139,31 +144,36 @@ def _near(
     if targets.vectors is None:
         return everywhere
     sky = celestial_of(wcs)
-    # Where centres may lie: on the image, or as far off it as half a box reaches.
-    lines = (
+    # The centres of boxes lie on the image, or as far off it as half a box reaches. Edges, middle
+    # and outermost centres along x and y make a grid of 5 x 5 pixels.
+    samples = (
         [-0.5 - side / 2, -0.5, length / 2 - 0.5, length - 0.5, length - 0.5 + side / 2]
-        for length, side in zip(image[::-1], shape[::-1], strict=True)
+        for length, side in zip(image_shape[::-1], box_shape[::-1], strict=True)
     )
-    grid = _directions(sky, *(along.ravel() for along in np.meshgrid(*lines, indexing="ij")))
+    x, y = (axis.ravel() for axis in np.meshgrid(*samples, indexing="ij"))
+    grid = _pixels_to_unit_vectors(sky, x, y)
     if grid is None:
         return everywhere
+    # One product of matrices for all positions: the cosine of an angle is that of unit vectors.
     centre = grid[len(grid) // 2]
     radius = float(np.arccos(np.clip(grid @ centre, -1, 1)).max())
+    # Between the samples an edge may bulge, hence a tenth more, and a pixel for tiny images.
     scales = proj_plane_pixel_scales(sky)
-    scale = max((scales[n] * u.Unit(sky.wcs.cunit[n])).to_value(u.rad) for n in range(2))
-    reach = 1.1 * radius + scale
+    pixel = max((scales[n] * u.Unit(sky.wcs.cunit[n])).to_value(u.rad) for n in range(2))
+    reach = 1.1 * radius + pixel
+    # On a wide image 25 pixels say little about the others. A NaN is no small radius either.
     if not reach < _WIDE:
         return everywhere
-    found: npt.NDArray[np.bool_] = targets.vectors @ centre >= np.cos(reach)
-    return found
+    near: npt.NDArray[np.bool_] = targets.vectors @ centre >= np.cos(reach)
+    return near
 
 
-def _directions(
+def _pixels_to_unit_vectors(
     sky: WCS, x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64] | None:
-    """Find the unit vectors in ICRS of pixels; None where one has no place on the sky."""
+    """Return the unit vectors in ICRS of pixels; None if one of them has no place on the sky."""
     world = sky.all_pix2world(x, y, 0)
     if not np.isfinite(world).all():
         return None
     lon, lat = (world[n] * u.Unit(sky.wcs.cunit[n]) for n in (sky.wcs.lng, sky.wcs.lat))
-    return _vectors(SkyCoord(lon, lat, frame=frame_of(sky)))
+    return _unit_vectors(SkyCoord(lon, lat, frame=frame_of(sky)))

@@ -1,7 +1,13 @@
 """Bands: boxes of pixels that are read once and divided among the chunks that share their bytes.
 
 Chunks that cut rows of pixels, or tiles of a compressed image, would fetch the same bytes again for
-each of them. Here is found out along which grid to read instead. Pure.
+each of them. This module finds a coarser grid to read along. Pure.
+
+A *window* is the part of an image that an array shows, every n-th pixel or all. Boxes and edges are
+positions in the window, which count from 0; the file is read by indices of the image::
+
+    image index   100  101  102  103  104  105  106        axis range: range(101, 106, 2)
+    position             0         1         2
 """
 
 from __future__ import annotations
@@ -16,25 +22,25 @@ from dask_fits.planning.chunks import ReadCost
 from dask_fits.ranges.byte_range import Coalescing
 
 _SHORT = 4
-"""A request is short where this many would not be worth the bytes that are read to spare one."""
+"""A request is short if this many times its bytes are less than the largest gap read over."""
 
 _PACKED = 16
-"""How many times smaller compressed pixels may well be than they are in memory."""
+"""Factor by which compressed pixels may well be smaller than they are in memory."""
 
 _SAMPLED = 1 << 16
-"""Rows of pixels of a band that are looked at, to find out what reading it costs."""
+"""Rows of pixels of a band that are sampled, to find out what reading it costs."""
 
 _SAME = 1.001
-"""Bytes a pixel that are as good as equal: at the ends of a read there is no gap to read over."""
+"""Ratio of bytes per pixel that count as equal: at the ends of a read no gap is read over."""
 
 Box = tuple[tuple[int, int], ...]
 """First and end position along each axis of a window, the end exclusive."""
 
 Edges = tuple[tuple[int, ...], ...]
-"""Where one part of a window ends and the next begins, along each axis: from 0 to its length."""
+"""Positions at which parts of a window begin and end, along each axis: from 0 to its length."""
 
 
-def hull(boxes: Iterable[Box]) -> Box:
+def bounding_box(boxes: Iterable[Box]) -> Box:
     """Find the smallest box that holds all of these."""
     return tuple(
         (min(low for low, _ in spans), max(high for _, high in spans))
@@ -46,22 +52,22 @@ def hull(boxes: Iterable[Box]) -> Box:
 class Window:
     """A box of an image, or every n-th pixel of it, in chunks. Positions in it count from 0."""
 
-    axes: tuple[range, ...]
+    axis_ranges: tuple[range, ...]
     """Indices along each axis of the image, NumPy order."""
     chunks: tuple[tuple[int, ...], ...]
     """Chunk lengths along each axis of the image."""
     kept: tuple[bool, ...]
-    """Whether an axis is one of the array; else an integer took it away, and it has length 1."""
+    """Whether the array has each axis of the image; an integer drops it, and its length is 1."""
 
     @classmethod
     def whole(cls, chunks: tuple[tuple[int, ...], ...]) -> Window:
         """Take a whole image."""
-        return cls(tuple(range(sum(part)) for part in chunks), chunks, (True,) * len(chunks))
+        return cls(tuple(range(sum(lengths)) for lengths in chunks), chunks, (True,) * len(chunks))
 
     @property
     def lengths(self) -> tuple[int, ...]:
         """Length along each axis of the image."""
-        return tuple(len(axis) for axis in self.axes)
+        return tuple(len(axis) for axis in self.axis_ranges)
 
     @property
     def longest(self) -> tuple[int, ...]:
@@ -70,37 +76,42 @@ class Window:
 
     def rechunk(self, chunks: Iterable[tuple[int, ...]]) -> Window:
         """Cut it into other chunks: lengths along each axis of the array."""
-        given = iter(chunks)
-        found = tuple(next(given) if kept else (1,) for kept in self.kept)
-        return Window(self.axes, found, self.kept)
+        array_chunks = iter(chunks)
+        image_chunks = tuple(next(array_chunks) if kept else (1,) for kept in self.kept)
+        return Window(self.axis_ranges, image_chunks, self.kept)
 
     def narrow(self, parts: Iterable[range], kept: Iterable[bool]) -> Window:
         """Take a part: positions along each axis of the array, and which of these it keeps.
 
         Chunks of which nothing is taken are left out, as Dask does when it takes a slice.
         """
-        given, stays = iter(parts), iter(kept)
-        axes, chunks, still = [], [], []
-        for axis, lengths, was in zip(self.axes, self.chunks, self.kept, strict=True):
-            part = next(given) if was else range(1)
-            axes.append(axis[part.start : part.stop : part.step])
-            chunks.append(lengths if len(part) == len(axis) else _counts(part, lengths))
-            still.append(was and next(stays))
-        return Window(tuple(axes), tuple(chunks), tuple(still))
+        array_parts = iter(parts)
+        array_kept = iter(kept)
+        axis_ranges: list[range] = []
+        chunks: list[tuple[int, ...]] = []
+        still_kept: list[bool] = []
+        for axis, lengths, was_kept in zip(self.axis_ranges, self.chunks, self.kept, strict=True):
+            part = next(array_parts) if was_kept else range(1)
+            axis_ranges.append(axis[part.start : part.stop : part.step])
+            chunks.append(lengths if len(part) == len(axis) else _count_taken(part, lengths))
+            still_kept.append(was_kept and next(array_kept))
+        return Window(tuple(axis_ranges), tuple(chunks), tuple(still_kept))
 
     def indices(self, box: Box) -> tuple[range, ...]:
         """Find the indices of a box of the window, along each axis of the image."""
-        return tuple(axis[low:high] for axis, (low, high) in zip(self.axes, box, strict=True))
+        return tuple(
+            axis[low:high] for axis, (low, high) in zip(self.axis_ranges, box, strict=True)
+        )
 
     def key(self, box: Box) -> tuple[slice | int, ...]:
-        """Make the image's key for a box of the window."""
+        """Return the key of a box of the window, for the image."""
         return tuple(
             slice(axis.start, axis.stop, axis.step) if kept else axis[0]
             for axis, kept in zip(self.indices(box), self.kept, strict=True)
         )
 
     def key_within(self, box: Box, outer: Box) -> tuple[slice, ...]:
-        """Make the key for a box of the window of an array that holds another box of it."""
+        """Return the key of a box of the window, for the array of a box around it."""
         return tuple(
             slice(low - first, high - first)
             for (low, high), (first, _), kept in zip(box, outer, self.kept, strict=True)
@@ -108,28 +119,29 @@ class Window:
         )
 
 
-def _counts(part: range, lengths: tuple[int, ...]) -> tuple[int, ...]:
+def _count_taken(part: range, lengths: tuple[int, ...]) -> tuple[int, ...]:
+    """Count the positions that are taken of each chunk; chunks without any are left out."""
     stops = itertools.accumulate(lengths)
     reached = [0, *(bisect_left(part, stop) for stop in stops)]
-    return tuple(b - a for a, b in itertools.pairwise(reached) if b > a) or (0,)
+    return tuple(high - low for low, high in itertools.pairwise(reached) if high > low) or (0,)
 
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """What reading pixels of an image costs."""
+    """The costs of reading pixels of an image."""
 
     estimate: Callable[[tuple[range, ...]], ReadCost]
-    """Tells it of a box, as far as is known without reading anything."""
+    """Returns the cost of reading a box, as far as it is known without reading anything."""
     itemsize: int
     """Bytes of a pixel in memory."""
     tile: tuple[int, ...]
-    """Shape of what is decoded together, NumPy order: a tile, or one pixel."""
+    """Shape of the block that is decoded as a unit, NumPy order: a tile, or one pixel."""
     limits: Coalescing
-    """Which gaps are read over to spare a request."""
+    """The gaps that are read over to spare a request."""
 
     @property
     def is_even(self) -> bool:
-        """Whether it depends on a box's shape alone."""
+        """Whether the cost of a box depends on its shape alone."""
         return all(length == 1 for length in self.tile)
 
 
@@ -141,9 +153,9 @@ class Bands:
     held: int
     """Bytes of pixels that a full read holds at once: of the bands that the largest chunk needs."""
     over_read: float
-    """How often a full read fetches a byte, at most; 1.0 unless that would hold too much."""
-    whole: int
-    """Along how many of the last axes chunks have to reach from end to end to need no bands."""
+    """Times that a full read fetches a byte, at most; 1.0 unless that would hold too much."""
+    full_axes: int
+    """Number of last axes along which chunks must reach from end to end to need no bands."""
 
 
 def find_bands(window: Window, costs: Costs, *, limit: int, most: int) -> Bands | None:
@@ -160,72 +172,80 @@ def find_bands(window: Window, costs: Costs, *, limit: int, most: int) -> Bands 
     limit : int
         Bytes of a band, unless it is a single tile or pixel: longer ones are cut.
     most : int
-        Bytes that a full read may hold at once, where that can be had.
+        Bytes that a full read may hold at once, if bands of so few exist.
 
     Returns
     -------
     Bands or None
-        None where chunks share nothing, and are best read each by itself.
+        None if chunks share nothing, and are best read each by itself.
     """
-    if 0 in window.lengths or (costs.is_even and _are_runs(window)):
+    if 0 in window.lengths or (costs.is_even and _are_contiguous(window)):
         return None
-    own = tuple(map(_edges, window.chunks))
-    aligned = tuple(map(_aligned, own, window.axes, costs.tile))
-    levels = [_level(aligned, window, depth, costs) for depth in range(len(own))]
-    least = min(level.each for level in levels)
-    once = [depth for depth, level in enumerate(levels) if level.each <= least * _SAME]
-    depth = _choose(levels, once, costs.limits.max_gap, most)
-    if depth == 0 and aligned == own:
+    chunk_edges = tuple(map(_chunk_edges, window.chunks))
+    # A tile that a chunk cuts is decoded once: with the band of the chunk that it begins in.
+    tile_edges = tuple(map(_align_edges, chunk_edges, window.axis_ranges, costs.tile))
+    levels = [
+        _plan_level(tile_edges, window, depth, costs) for depth in range(len(window.axis_ranges))
+    ]
+    least = min(level.bytes_per_pixel for level in levels)
+    once = [depth for depth, level in enumerate(levels) if level.bytes_per_pixel <= least * _SAME]
+    depth = _choose_depth(levels, once, costs.limits.max_gap, most)
+    if depth == 0 and tile_edges == chunk_edges:
         return None
     return Bands(
-        _divided(levels[depth].edges, window, costs, limit),
-        levels[depth].held,
-        1.0 if depth in once else levels[depth].each / least,
-        _choose(levels, once, costs.limits.max_gap, math.inf),
+        edges=_cut_bands(levels[depth].edges, window, costs, limit),
+        held=levels[depth].held,
+        over_read=1.0 if depth in once else levels[depth].bytes_per_pixel / least,
+        full_axes=_choose_depth(levels, once, costs.limits.max_gap, math.inf),
     )
 
 
-def uncut(window: Window, bands: Bands, costs: Costs) -> tuple[int, ...]:
-    """Find chunks that need no bands, of about as many pixels as those that do."""
+def suggest_chunk_shape(window: Window, bands: Bands, costs: Costs) -> tuple[int, ...]:
+    """Find the shape of chunks that need no bands, of about as many pixels as those that do."""
     longest = window.longest
+    # Whole tiles, and the last axes from end to end.
     shape = [
-        min(-(-length // part) * part, whole)
-        for length, part, whole in zip(longest, costs.tile, window.lengths, strict=True)
+        min(-(-length // tile) * tile, whole)
+        for length, tile, whole in zip(longest, costs.tile, window.lengths, strict=True)
     ]
-    outer = len(shape) - bands.whole
+    outer = len(shape) - bands.full_axes
     shape[outer:] = window.lengths[outer:]
-    run = costs.itemsize * math.prod(shape[outer:])
-    least = -(-costs.limits.max_gap // (_SHORT * run))  # along the axis that ends a run
+    # The axis before them ends a run of bytes: there a chunk must not make short requests.
+    run_bytes = costs.itemsize * math.prod(shape[outer:])
+    shortest = -(-costs.limits.max_gap // (_SHORT * run_bytes))
+    # The other axes make room for what was added, the next one first.
     for axis in reversed(range(outer)):
-        part = math.prod(longest) * shape[axis] // math.prod(shape)
+        length = math.prod(longest) * shape[axis] // math.prod(shape)
         tile = costs.tile[axis]
-        shape[axis] = min(shape[axis], max(part // tile * tile, tile, least))
-        least = 1
+        shape[axis] = min(shape[axis], max(length // tile * tile, tile, shortest))
+        shortest = 1
     return tuple(shape)
 
 
-def _are_runs(window: Window) -> bool:
-    """Whether the pixels of each chunk follow one another in the window."""
-    longest, outer = window.longest, len(window.axes)
-    while outer and longest[outer - 1] == len(window.axes[outer - 1]):
+def _are_contiguous(window: Window) -> bool:
+    """Return whether the pixels of each chunk follow one another in the window."""
+    longest = window.longest
+    outer = len(longest)
+    while outer and longest[outer - 1] == window.lengths[outer - 1]:
         outer -= 1
     return all(length == 1 for length in longest[: max(outer - 1, 0)])
 
 
-def _edges(lengths: tuple[int, ...]) -> tuple[int, ...]:
+def _chunk_edges(lengths: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the edges of chunks along an axis; those of empty chunks are one."""
     return tuple(dict.fromkeys(itertools.accumulate(lengths, initial=0)))
 
 
-def _aligned(edges: tuple[int, ...], axis: range, tile: int) -> tuple[int, ...]:
-    """Move edges on to where the next tile begins."""
+def _align_edges(edges: tuple[int, ...], axis: range, tile: int) -> tuple[int, ...]:
+    """Move edges on to the position at which the next tile begins."""
     if tile == 1:
         return edges
-    moved = (_position(axis, (axis[edge - 1] // tile + 1) * tile) for edge in edges[1:])
+    moved = (_find_position(axis, (axis[edge - 1] // tile + 1) * tile) for edge in edges[1:])
     return (0, *dict.fromkeys(min(edge, len(axis)) for edge in moved))
 
 
-def _position(axis: range, index: int) -> int:
-    """Find the first position at which an axis has an index or more."""
+def _find_position(axis: range, index: int) -> int:
+    """Find the first position at which an axis has this index of the image or a larger one."""
     return -((axis.start - index) // axis.step)
 
 
@@ -235,70 +255,76 @@ class _Level:
 
     edges: Edges
     held: int
-    each: float
-    """Bytes that are fetched for a pixel, at most; of tiles: 1 if each is fetched once, else 2."""
-    request: float
-    """Bytes that a request fetches; infinite where there is one for a band."""
+    """Bytes of pixels that a full read holds at once."""
+    bytes_per_pixel: float
+    """Bytes fetched for a pixel, at most; for a compressed image 1 if each tile is fetched once,
+    else 2."""
+    request_bytes: float
+    """Bytes that a request fetches; infinite if a band is one request."""
 
 
-def _level(aligned: Edges, window: Window, depth: int, costs: Costs) -> _Level:
-    outer = len(aligned) - depth
-    edges = aligned[:outer] + tuple((0, len(axis)) for axis in window.axes[outer:])
-    found = costs.estimate(window.indices(_sample(map(_longest, edges))))
+def _plan_level(tile_edges: Edges, window: Window, depth: int, costs: Costs) -> _Level:
+    """Find what bands cost that reach from end to end along the last `depth` axes."""
+    outer = len(tile_edges) - depth
+    edges = tile_edges[:outer] + tuple((0, length) for length in window.lengths[outer:])
+    cost = costs.estimate(window.indices(_sample_box(map(_longest_part, edges))))
     if costs.is_even:
-        shapes = itertools.product(*({_shortest(part), _longest(part)} for part in edges))
-        each = max(_each(window, _sample(shape), costs) for shape in shapes)
+        # Of the shapes that bands have, one of the extremes costs the most per pixel.
+        boxes = itertools.product(*({_shortest_part(axis), _longest_part(axis)} for axis in edges))
+        bytes_per_pixel = max(_bytes_per_pixel(window, _sample_box(box), costs) for box in boxes)
     else:
+        # How small the tiles between are is unknown. If their bytes may be few enough to be read
+        # over, tiles are fetched with several bands.
         limits = costs.limits
-        gap = limits.max_gap if found.requests > limits.few else limits.small_gap
-        each = 2.0 if found.requests > 1 and found.gap <= _PACKED * gap else 1.0
+        max_gap = limits.max_gap if cost.requests > limits.connections else limits.small_gap
+        bytes_per_pixel = 2.0 if cost.requests > 1 and cost.gap <= _PACKED * max_gap else 1.0
     return _Level(
-        edges,
-        costs.itemsize * math.prod(map(_reach, edges, window.chunks)),
-        each,
-        found.nbytes / found.requests if found.requests > 1 else math.inf,
+        edges=edges,
+        held=costs.itemsize * math.prod(map(_longest_reach, edges, window.chunks)),
+        bytes_per_pixel=bytes_per_pixel,
+        request_bytes=cost.nbytes / cost.requests if cost.requests > 1 else math.inf,
     )
 
 
-def _each(window: Window, box: Box, costs: Costs) -> float:
+def _bytes_per_pixel(window: Window, box: Box, costs: Costs) -> float:
     pixels = math.prod(stop - start for start, stop in box)
     return costs.estimate(window.indices(box)).nbytes / pixels
 
 
-def _sample(box: Iterable[tuple[int, int]]) -> Box:
-    """Take a part of a box of very many rows, which tells as much as all of it."""
-    found = list(box)
-    rows = math.prod(stop - start for start, stop in found[:-1])
-    for axis, (start, stop) in enumerate(found[:-1]):
+def _sample_box(box: Iterable[tuple[int, int]]) -> Box:
+    """Take a part of a box of very many rows, which costs as much per pixel as all of it."""
+    spans = list(box)
+    rows = math.prod(stop - start for start, stop in spans[:-1])
+    for axis, (start, stop) in enumerate(spans[:-1]):
         if rows > _SAMPLED:
             fewer = max((stop - start) * _SAMPLED // rows, 1)
             rows = rows // (stop - start) * fewer
-            found[axis] = start, start + fewer
-    return tuple(found)
+            spans[axis] = (start, start + fewer)
+    return tuple(spans)
 
 
-def _shortest(edges: tuple[int, ...]) -> tuple[int, int]:
+def _shortest_part(edges: tuple[int, ...]) -> tuple[int, int]:
     return min(itertools.pairwise(edges), key=lambda part: part[1] - part[0])
 
 
-def _longest(edges: tuple[int, ...]) -> tuple[int, int]:
+def _longest_part(edges: tuple[int, ...]) -> tuple[int, int]:
     return max(itertools.pairwise(edges), key=lambda part: part[1] - part[0])
 
 
-def _length(edges: tuple[int, ...]) -> int:
-    start, stop = _longest(edges)
+def _longest_length(edges: tuple[int, ...]) -> int:
+    start, stop = _longest_part(edges)
     return stop - start
 
 
-def _reach(edges: tuple[int, ...], lengths: tuple[int, ...]) -> int:
-    """Length along an axis of the bands that a chunk needs, at most."""
+def _longest_reach(edges: tuple[int, ...], lengths: tuple[int, ...]) -> int:
+    """Return the length along an axis of the bands that a chunk needs, at most."""
     return max(
         edges[bisect_left(edges, stop)] - edges[bisect_right(edges, start) - 1]
-        for start, stop in itertools.pairwise(_edges(lengths))
+        for start, stop in itertools.pairwise(_chunk_edges(lengths))
     )
 
 
-def _choose(levels: list[_Level], once: list[int], gap: int, most: float) -> int:
+def _choose_depth(levels: list[_Level], once: list[int], gap: int, most: float) -> int:
     """Choose along how many of the last axes bands reach from end to end.
 
     Of those levels that fetch every byte `once`, the first that holds no more than it may and makes
@@ -306,34 +332,38 @@ def _choose(levels: list[_Level], once: list[int], gap: int, most: float) -> int
     """
     fitting = [depth for depth in once if levels[depth].held <= most]
     if fitting:
-        worth = (depth for depth in fitting if levels[depth].request * _SHORT >= gap)
-        return next(worth, max(fitting, key=lambda depth: levels[depth].request))
+        worth = (depth for depth in fitting if levels[depth].request_bytes * _SHORT >= gap)
+        return next(worth, max(fitting, key=lambda depth: levels[depth].request_bytes))
     # A row of chunks may hold more; but rather than more rows, some bytes are fetched again.
     within = [depth for depth in range(2, once[0]) if levels[depth].held <= most]
     return min(once[0], max(within, default=1))
 
 
-def _divided(edges: Edges, window: Window, costs: Costs, limit: int) -> Edges:
+def _cut_bands(edges: Edges, window: Window, costs: Costs, limit: int) -> Edges:
     """Cut bands along the first axes until each is within the limit."""
-    found = list(edges)
-    size = costs.itemsize * math.prod(map(_length, edges))
-    for number, axis in enumerate(window.axes):
-        if size <= limit:
+    cut_edges = list(edges)
+    nbytes = costs.itemsize * math.prod(map(_longest_length, edges))
+    for number, axis in enumerate(window.axis_ranges):
+        if nbytes <= limit:
             break
-        inner = size // _length(found[number])
-        found[number] = _cut(found[number], axis, costs.tile[number], max(limit // inner, 1))
-        size = inner * _length(found[number])
-    return tuple(found)
+        inner = nbytes // _longest_length(cut_edges[number])
+        most = max(limit // inner, 1)
+        cut_edges[number] = _cut_edges(cut_edges[number], axis, costs.tile[number], most)
+        nbytes = inner * _longest_length(cut_edges[number])
+    return tuple(cut_edges)
 
 
-def _cut(edges: tuple[int, ...], axis: range, tile: int, most: int) -> tuple[int, ...]:
-    """Cut an axis into parts of about the same length, between tiles."""
-    found = [0]
+def _cut_edges(edges: tuple[int, ...], axis: range, tile: int, most: int) -> tuple[int, ...]:
+    """Cut the parts of an axis that are longer than `most` evenly, between tiles."""
+    cut_edges = [0]
     for start, stop in itertools.pairwise(edges):
-        step = -(-(stop - start) // -(-(stop - start) // most))
+        # As few parts as there may be, then all of about the same length.
+        count = -(-(stop - start) // most)
+        step = -(-(stop - start) // count)
         for position in range(start + step, stop, step):
-            moved = _position(axis, axis[position] // tile * tile)
-            if moved > found[-1]:
-                found.append(moved)
-        found.append(stop)
-    return tuple(found)
+            # Back to the beginning of the tile, unless the part would be empty.
+            edge = _find_position(axis, axis[position] // tile * tile)
+            if edge > cut_edges[-1]:
+                cut_edges.append(edge)
+        cut_edges.append(stop)
+    return tuple(cut_edges)

@@ -1,25 +1,33 @@
-"""Chunk grids, and selections -> byte ranges: pure planning, no I/O."""
+"""Chunk shapes, and the byte ranges of a box of an uncompressed image. Pure.
+
+The pixels of a box are *runs* of one length, each contiguous in the file or evenly spaced there;
+runs with small gaps between them are fetched as one *range*, a range in *parts* of one request::
+
+    rows of the image     . . . . . . . . . . . .     NAXIS1 = 12
+    the box [:, 2:6]      . . a a a a . . . . . .     run 0 -+
+                          . . b b b b . . . . . .     run 1 -+  one range, from the first a to the
+                          . . c c c c . . . . . .     run 2 -+  last c, the gaps of 8 read over
+"""
 
 from __future__ import annotations
 
 import itertools
 import math
 from bisect import bisect_left
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from dask_fits._typing import AxisChunks, Chunks, Integers
 from dask_fits.planning.selection import Indices
 from dask_fits.ranges.byte_range import ByteRange, Coalescing, coalesce_runs, split_range
 
 
 def contiguous_chunk_shape(shape: tuple[int, ...], *, itemsize: int, limit: int) -> tuple[int, ...]:
-    """Shape of the largest chunk of at most `limit` bytes that is contiguous in the file.
+    """Return the shape of the largest contiguous chunk in the file of at most `limit` bytes.
 
-    Full-width bands of rows; for a cube whole planes. Never less than one element.
+    That is a band of rows of full width, or of whole planes of a cube; never less than one element.
 
     Parameters
     ----------
@@ -47,7 +55,7 @@ def contiguous_chunk_shape(shape: tuple[int, ...], *, itemsize: int, limit: int)
     return tuple(chunk)
 
 
-def count_chunks(chunks: Any, shape: tuple[int, ...], *, itemsize: int, limit: int) -> float:
+def count_chunks(chunks: Chunks, shape: tuple[int, ...], *, itemsize: int, limit: int) -> float:
     """Count the chunks that a specification makes, before there is a list of them.
 
     Parameters
@@ -57,60 +65,69 @@ def count_chunks(chunks: Any, shape: tuple[int, ...], *, itemsize: int, limit: i
     shape : tuple of int
         Shape of the array, NumPy order.
     itemsize, limit : int
-        Bytes in an element, and in a chunk where an axis is left to Dask.
+        Bytes in an element, and in a chunk if Dask chooses its length along an axis.
 
     Returns
     -------
     float
-        Exact where no axis is left to Dask; otherwise about as many as there will be.
+        Exact if Dask chooses no axis; otherwise about as many as there will be.
 
     Examples
     --------
     >>> count_chunks((1, -1), (2**40, 8), itemsize=4, limit=2**27)
     1099511627776.0
     """
-    if isinstance(chunks, Mapping):
-        parts = [chunks.get(axis, chunks.get(axis - len(shape))) for axis in range(len(shape))]
-    else:
-        parts = list(chunks) if isinstance(chunks, (tuple, list)) else [chunks] * len(shape)
-    count, left, nbytes = 1.0, 1.0, float(itemsize)
-    for part, length in zip(parts, shape, strict=False):
-        if isinstance(part, str):  # "auto", or a size
-            left *= length
-        elif isinstance(part, (tuple, list)):
-            count *= len(part)
-            nbytes *= length / max(len(part), 1)
-        elif isinstance(part, (int, np.integer)) and part > 0:
-            count *= -(-length // int(part))
-            nbytes *= min(int(part), length)
+    count = 1.0
+    auto_elements = 1.0
+    chunk_bytes = float(itemsize)
+    for axis_chunks, length in zip(_chunks_by_axis(chunks, len(shape)), shape, strict=False):
+        if isinstance(axis_chunks, str):  # "auto", or a size
+            auto_elements *= length
+        elif isinstance(axis_chunks, (tuple, list)):
+            count *= len(axis_chunks)
+            chunk_bytes *= length / max(len(axis_chunks), 1)
+        elif isinstance(axis_chunks, (int, np.integer)) and axis_chunks > 0:
+            count *= -(-length // int(axis_chunks))
+            chunk_bytes *= min(int(axis_chunks), length)
         else:
-            nbytes *= length
-    return count * max(min(left, left * nbytes / limit), 1)
+            chunk_bytes *= length
+    # Dask cuts the axes left to it so that a chunk has about `limit` bytes: never below an element.
+    return count * max(min(auto_elements, auto_elements * chunk_bytes / limit), 1)
+
+
+def _chunks_by_axis(chunks: Chunks, ndim: int) -> list[AxisChunks | Sequence[AxisChunks]]:
+    """Write a specification out, axis by axis; a mapping may count axes from the end."""
+    if isinstance(chunks, Mapping):
+        return [chunks.get(axis, chunks.get(axis - ndim)) for axis in range(ndim)]
+    if isinstance(chunks, (tuple, list)):
+        return list(chunks)
+    return [chunks] * ndim
 
 
 _NO_GAP = (1 << 63) - 1
+"""Gap of a read of one range: larger than any."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReadCost:
-    """What a read costs, as far as is known without reading anything."""
+    """The cost of a read, as far as it is known without reading anything."""
 
     nbytes: int
-    """Bytes fetched; of a compressed image, those of the pixels that are decoded."""
+    """Bytes fetched; for a compressed image, those of the pixels that are decoded."""
     requests: int
-    """Ranges that are fetched, before they are cut into parts."""
+    """Number of ranges fetched, before they are cut into parts."""
     gap: int
-    """Bytes between two of them, at least; of a compressed image, of the pixels between."""
+    """Bytes of the smallest gap between two of them; for a compressed image, of its pixels."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReadPlan:
-    """What a read costs, known before anything is read."""
+    """The requests of a read, known before anything is read."""
 
     ranges: tuple[ByteRange, ...]
     """The byte ranges that are fetched: one request each."""
     useful_bytes: int
-    """Bytes among them that hold wanted pixels; of a compressed image, the tiles that do."""
+    """Bytes among them that hold wanted pixels; for a compressed image, bytes of tiles that do."""
     chunks: tuple[ReadPlan, ...] = field(default=(), repr=False)
     """One plan for each read of a chunked array: of a Dask chunk that is touched, or of a band that
     several chunks share."""
@@ -123,25 +140,30 @@ class ReadPlan:
     @property
     def bytes(self) -> int:
         """Bytes fetched."""
-        return sum(r.nbytes for r in self.ranges)
+        return sum(part.nbytes for part in self.ranges)
 
     @property
     def over_read(self) -> float:
-        """Bytes fetched for each useful byte; 1.0 where nothing is wasted."""
+        """Bytes fetched for each useful byte; 1.0 if nothing is wasted."""
         return self.bytes / self.useful_bytes if self.useful_bytes else 1.0
 
     @classmethod
     def of_chunks(cls, chunks: Iterable[ReadPlan]) -> ReadPlan:
         """Add up the plans of a Dask array's chunks."""
-        parts = tuple(chunks)
-        ranges = tuple(r for part in parts for r in part.ranges)
-        return cls(ranges, sum(part.useful_bytes for part in parts), parts)
+        plans = tuple(chunks)
+        ranges = tuple(part for plan in plans for part in plan.ranges)
+        return cls(ranges, sum(plan.useful_bytes for plan in plans), plans)
 
     def __repr__(self) -> str:
         return (
             f"<ReadPlan: {self.requests} requests, {self.bytes} bytes, "
             f"{self.useful_bytes} useful, over-read {self.over_read:.2f}x>"
         )
+
+
+def split_ranges(ranges: Iterable[ByteRange], part_size: int | None) -> tuple[ByteRange, ...]:
+    """Cut ranges into the parts that are fetched by one request each; see `split_range`."""
+    return tuple(part for whole in ranges for part in split_range(whole, part_size))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -151,21 +173,21 @@ class Runs:
     The runs lie in the order of the box's pixels, all of one length.
     """
 
-    starts: npt.NDArray[np.int64]
+    starts: Integers
     """Position in the file of each run's first byte, ascending."""
     count: int
     """Wanted pixels in each run."""
     step: int
-    """From one wanted pixel of a run to the next, in pixels; 1 where the run has no gaps."""
+    """From one wanted pixel of a run to the next, in pixels; 1 if the run has no gaps."""
     itemsize: int
     """Bytes in a pixel."""
-    bounds: npt.NDArray[np.int64]
+    bounds: Integers
     """Range ``i`` holds the runs ``bounds[i]:bounds[i + 1]``."""
 
     @property
     def nbytes(self) -> int:
         """Bytes from the start to the end of a run, gaps included."""
-        return _span(self.count, self.step) * self.itemsize
+        return _run_pixels(self.count, self.step) * self.itemsize
 
     @property
     def are_solid(self) -> bool:
@@ -183,16 +205,19 @@ class Runs:
 
     @property
     def cost(self) -> ReadCost:
-        """What reading the box costs."""
+        """The cost of reading the box."""
         starts = self.starts[self.bounds[:-1]]
         stops = self.starts[self.bounds[1:] - 1] + self.nbytes
-        gap = int((starts[1:] - stops[:-1]).min(initial=_NO_GAP))
-        return ReadCost(int((stops - starts).sum()), len(starts), gap)
+        return ReadCost(
+            nbytes=int((stops - starts).sum()),
+            requests=len(starts),
+            gap=int((starts[1:] - stops[:-1]).min(initial=_NO_GAP)),
+        )
 
     def plan(self, *, part_size: int | None) -> ReadPlan:
-        """Tell what reading the box costs, where a range is fetched in parts of `part_size`."""
-        parts = tuple(part for whole in self.ranges for part in split_range(whole, part_size))
-        return ReadPlan(parts, len(self.starts) * self.count * self.itemsize)
+        """Return the requests of reading the box, its ranges in parts of up to `part_size`."""
+        useful_bytes = len(self.starts) * self.count * self.itemsize
+        return ReadPlan(split_ranges(self.ranges, part_size), useful_bytes)
 
 
 def plan_box(
@@ -216,52 +241,67 @@ def plan_box(
     limits : Coalescing
     """
     if any(len(axis) == 0 for axis in indices):
-        return Runs(np.empty(0, np.int64), 0, 1, itemsize, np.zeros(1, np.int64))
+        return Runs(
+            starts=np.empty(0, np.int64),
+            count=0,
+            step=1,
+            itemsize=itemsize,
+            bounds=np.zeros(1, np.int64),
+        )
     strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
     outer, count, step = _inner_run(indices, shape, itemsize, limits)
+    # One start for each combination of indices of the outer axes: their byte offsets are added up
+    # by broadcasting, each along an axis of its own, so that `starts` is in the box's order.
     starts = np.full((1,) * outer, offset, np.int64)
     for axis in range(outer):
-        along = np.asarray(indices[axis], np.int64) * (strides[axis] * itemsize)
-        starts = starts + along.reshape((-1,) + (1,) * (outer - axis - 1))
-    inner_start = sum(int(indices[axis][0]) * strides[axis] for axis in range(outer, len(indices)))
-    starts = starts.reshape(-1) + inner_start * itemsize
-    bounds = coalesce_runs(starts, _span(count, step) * itemsize, limits)
+        offsets = np.asarray(indices[axis], np.int64) * (strides[axis] * itemsize)
+        starts = starts + offsets.reshape((-1,) + (1,) * (outer - axis - 1))
+    # Within the run's own axes all runs begin at the same pixel.
+    first_pixel = sum(int(indices[axis][0]) * strides[axis] for axis in range(outer, len(indices)))
+    starts = starts.reshape(-1) + first_pixel * itemsize
+    bounds = coalesce_runs(starts, _run_pixels(count, step) * itemsize, limits)
     return Runs(starts, count, step, itemsize, bounds)
 
 
 def _inner_run(
     indices: tuple[Indices, ...], shape: tuple[int, ...], itemsize: int, limits: Coalescing
 ) -> tuple[int, int, int]:
-    """Split the axes: how many lie outside a run, and the run's pixel count and step."""
-    outer, count = len(indices), 1
+    """Return how many axes lie outside a run, and the run's count of wanted pixels and its step."""
+    outer = len(indices)
+    count = 1
+    # The last axes that are wanted from end to end are contiguous, and so is every band of them.
     while outer and len(indices[outer - 1]) == shape[outer - 1]:
         outer -= 1
         count *= shape[outer]
     if outer == 0:
         return 0, count, 1
-    edge = indices[outer - 1]
-    if isinstance(edge, range):
-        if edge.step == 1:
-            return outer - 1, count * len(edge), 1
-        if outer == len(indices) and _bridges(edge, itemsize, limits):
-            return outer - 1, len(edge), edge.step
+    # The next axis lengthens the run if it is one piece, or if its gaps are small and no full axis
+    # follows: then the wanted pixels are evenly spaced.
+    axis = indices[outer - 1]
+    if isinstance(axis, range):
+        if axis.step == 1:
+            return outer - 1, count * len(axis), 1
+        if outer == len(indices) and _are_gaps_read(axis, itemsize, limits):
+            return outer - 1, len(axis), axis.step
     return outer, count, 1
 
 
-def _bridges(edge: range, itemsize: int, limits: Coalescing) -> bool:
-    gap = (edge.step - 1) * itemsize
-    most = limits.max_gap if len(edge) > limits.few else limits.small_gap
-    return gap <= most and _span(len(edge), edge.step) * itemsize <= limits.max_bridged
+def _are_gaps_read(axis: range, itemsize: int, limits: Coalescing) -> bool:
+    """Return whether the gaps between every n-th pixel are read over, to spare requests."""
+    gap = (axis.step - 1) * itemsize
+    max_gap = limits.max_gap if len(axis) > limits.connections else limits.small_gap
+    return gap <= max_gap and _run_pixels(len(axis), axis.step) * itemsize <= limits.max_bridged
 
 
-def _span(count: int, step: int) -> int:
+def _run_pixels(count: int, step: int) -> int:
+    """Count the pixels from the first to the last of `count`, those between included."""
     return (count - 1) * step + 1 if count else 0
 
 
 def chunk_boxes(
     indices: tuple[Indices, ...], chunks: tuple[tuple[int, ...], ...], *, whole: Collection[int]
 ) -> Iterator[tuple[Indices, ...]]:
-    """Cut a box along a chunk grid: what is read of each chunk that the box touches.
+    """Cut a box along a chunk grid: the indices that are read of each chunk that the box touches.
 
     Parameters
     ----------
@@ -273,16 +313,18 @@ def chunk_boxes(
         Axes along which a chunk that is touched is read from end to end.
     """
     pieces = [
-        list(_cut(axis, lengths, whole=number in whole))
+        list(_split_indices(axis, lengths, whole=number in whole))
         for number, (axis, lengths) in enumerate(zip(indices, chunks, strict=True))
     ]
     yield from itertools.product(*pieces)
 
 
-def _cut(axis: Indices, lengths: tuple[int, ...], *, whole: bool) -> Iterator[Indices]:
+def _split_indices(axis: Indices, lengths: tuple[int, ...], *, whole: bool) -> Iterator[Indices]:
+    """Split the indices along an axis by chunks, without the chunks that have none of them."""
     start = 0
     for length in lengths:
-        low, high = bisect_left(axis, start), bisect_left(axis, start + length)
+        low = bisect_left(axis, start)
+        high = bisect_left(axis, start + length)
         if low < high:
             yield range(start, start + length) if whole else axis[low:high]
         start += length

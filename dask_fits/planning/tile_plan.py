@@ -1,4 +1,23 @@
-"""Which tiles a box of pixels needs, where they lie, and what is decoded together. Pure."""
+"""The tiles that a box of pixels needs, where they lie, and which are decoded together. Pure.
+
+Tiles are counted in three ways, each an int64 array::
+
+    the image's grid of tiles      a selection touches a *box* of them; here 3 columns and 2 rows
+
+      0  1  2  3  4                .  .  .  .  .        .  .  .  .  .        .  .  .  .  .
+      5  6  7  8  9                .  6  7  8  .        .  0  1  2  .        .  0  .  1  .
+     10 11 12 13 14                . 11 12 13  .        .  3  4  5  .        .  2  3  .  .
+
+     table_row                     table_row            box_index            tile_index
+
+table_row
+    Row of the binary table: the index in the flattened grid of the image, C order.
+box_index
+    Index in the flattened `TileBox`. A box of the whole image has ``box_index == table_row``.
+tile_index
+    Position in the `Tiles` of a read, which has the descriptors of the tiles at hand. These may be
+    a box, when ``tile_index == box_index``, or as here those tiles that several boxes need.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +34,7 @@ import numpy.typing as npt
 from dask_fits._typing import Integers
 from dask_fits.format.descriptors import Tiles
 from dask_fits.format.tiles import TiledLayout
-from dask_fits.planning.boxes import Boxes, Cells, cells
+from dask_fits.planning.boxes import Boxes, Cells, cells, merge_runs
 from dask_fits.planning.chunks import ReadCost, contiguous_chunk_shape
 from dask_fits.planning.selection import Indices
 from dask_fits.ranges.byte_range import ByteRange, Coalescing, coalesce_runs
@@ -25,8 +44,8 @@ from dask_fits.ranges.byte_range import ByteRange, Coalescing, coalesce_runs
 class TileAxis:
     """The tiles that a selection touches along one axis."""
 
-    axis: Indices
-    """Wanted indices, ascending."""
+    indices: Indices
+    """Wanted indices of pixels, ascending."""
     tile: int
     """Length of a tile."""
     length: int
@@ -34,7 +53,7 @@ class TileAxis:
     ids: Integers
     """Positions in the tile grid of the tiles that are touched, ascending."""
     bounds: Integers
-    """Tile ``ids[i]`` holds the wanted indices ``axis[bounds[i]:bounds[i + 1]]``."""
+    """Tile ``ids[i]`` holds the wanted indices ``indices[bounds[i]:bounds[i + 1]]``."""
 
     @cached_property
     def sizes(self) -> Integers:
@@ -47,25 +66,29 @@ class TileAxis:
         return np.asarray(np.diff(self.bounds) == self.sizes)
 
     def within(self, index: int) -> slice | Integers:
-        """Tell what is wanted of touched tile `index`, counted from its own start."""
-        first, last = int(self.bounds[index]), int(self.bounds[index + 1])
-        wanted, start = self.axis[first:last], int(self.ids[index]) * self.tile
-        if isinstance(wanted, range):
-            return slice(wanted[0] - start, wanted[-1] - start + 1, wanted.step)
-        return wanted - start
+        """Return the wanted indices of touched tile `index`, counted from the tile's start."""
+        first = int(self.bounds[index])
+        last = int(self.bounds[index + 1])
+        start = int(self.ids[index]) * self.tile
+        indices = self.indices[first:last]
+        if isinstance(indices, range):
+            return slice(indices[0] - start, indices[-1] - start + 1, indices.step)
+        return indices - start
 
 
-def touched(axis: Indices, *, tile: int, length: int) -> TileAxis:
+def tile_axis(indices: Indices, *, tile: int, length: int) -> TileAxis:
     """Find the tiles that hold the wanted indices along an axis."""
-    if isinstance(axis, range) and axis and axis.step <= tile:  # which may be very long
-        ids = np.arange(axis[0] // tile, axis[-1] // tile + 1)
-        bounds = np.append(-((axis.start - ids * tile) // axis.step), len(axis))
+    if isinstance(indices, range) and indices and indices.step <= tile:
+        # No tile between the first and the last is skipped: they are counted without listing the
+        # indices, of which there may be very many.
+        ids = np.arange(indices[0] // tile, indices[-1] // tile + 1)
+        bounds = np.append(-((indices.start - ids * tile) // indices.step), len(indices))
         bounds[0] = 0
-        return TileAxis(axis, tile, length, ids, bounds)
-    ids = np.asarray(axis, np.int64) // tile
-    starts = np.flatnonzero(np.diff(ids, prepend=-1))
-    bounds = np.append(starts, len(ids)).astype(np.int64)
-    return TileAxis(axis, tile, length, ids[starts], bounds)
+        return TileAxis(indices, tile, length, ids, bounds)
+    tile_of_index = np.asarray(indices, np.int64) // tile
+    firsts = np.flatnonzero(np.diff(tile_of_index, prepend=-1))
+    bounds = np.append(firsts, len(tile_of_index)).astype(np.int64)
+    return TileAxis(indices, tile, length, tile_of_index[firsts], bounds)
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,113 +110,119 @@ class TileBox:
     @cached_property
     def pixels(self) -> Integers:
         """Number of pixels of each touched tile."""
-        return _outer(np.multiply, [axis.sizes for axis in self.axes])
+        return _combine_outer(np.multiply, [axis.sizes for axis in self.axes])
 
-    def rows(self, layout: TiledLayout) -> Integers:
+    def table_rows(self, layout: TiledLayout) -> Integers:
         """Row of the table of each touched tile, ascending."""
         grid = layout.grid
         strides = [math.prod(grid[number + 1 :]) for number in range(len(grid))]
-        return _outer(
-            np.add, [axis.ids * step for axis, step in zip(self.axes, strides, strict=True)]
+        return _combine_outer(
+            np.add, [axis.ids * stride for axis, stride in zip(self.axes, strides, strict=True)]
         )
 
 
 def touched_tiles(boxes: Boxes, layout: TiledLayout) -> Cells:
-    """List the tiles that each of many boxes needs; the grid's cells are rows of the table."""
+    """List the tiles that each of many boxes needs; a cell's `grid_index` is its table row."""
     tile = np.array(layout.tile)
     return cells(Boxes(boxes.first // tile, -(-boxes.stop // tile)), layout.grid)
 
 
-def pixel_counts(rows: Integers, layout: TiledLayout) -> Integers:
+def pixel_counts(table_rows: Integers, layout: TiledLayout) -> Integers:
     """Count the pixels of the tiles of these rows: fewer at the edges of the image."""
-    count = np.ones(len(rows), np.int64)
-    for at, tile, length in zip(
-        np.unravel_index(rows, layout.grid), layout.tile, layout.shape, strict=True
-    ):
-        count *= np.minimum(tile, length - at * tile)
-    return count
+    counts = np.ones(len(table_rows), np.int64)
+    ids = np.unravel_index(table_rows, layout.grid)
+    for axis_ids, tile, length in zip(ids, layout.tile, layout.shape, strict=True):
+        counts *= np.minimum(tile, length - axis_ids * tile)
+    return counts
 
 
-def _outer(combine: np.ufunc, along: list[Integers]) -> Integers:
-    """Combine a number of each axis into one for each tile."""
-    found: Integers = reduce(combine.outer, along).reshape(-1)
-    return found
+def _combine_outer(combine: np.ufunc, axis_values: list[Integers]) -> Integers:
+    """Combine a value of each axis into one for each tile, by the outer ufunc."""
+    tile_values: Integers = reduce(combine.outer, axis_values).reshape(-1)
+    return tile_values
 
 
-def tile_box(wanted: tuple[Indices, ...], layout: TiledLayout) -> TileBox:
-    """Find the tiles that a box of pixels needs; `axes` are the wanted indices along each axis."""
+def tile_box(indices: tuple[Indices, ...], layout: TiledLayout) -> TileBox:
+    """Find the tiles that a box of pixels needs, by the wanted indices along each axis."""
     return TileBox(
         tuple(
-            touched(axis, tile=tile, length=length)
-            for axis, tile, length in zip(wanted, layout.tile, layout.shape, strict=True)
+            tile_axis(axis, tile=tile, length=length)
+            for axis, tile, length in zip(indices, layout.tile, layout.shape, strict=True)
         )
     )
 
 
-def tile_cost(wanted: tuple[range, ...], layout: TiledLayout) -> ReadCost:
-    """Tell what reading a box of pixels costs, where tiles lie in the order of their rows.
+def tile_cost(indices: tuple[range, ...], layout: TiledLayout) -> ReadCost:
+    """Return the cost of reading a box of pixels if tiles lie in the order of their rows.
 
-    In numbers alone: the axes of an image may be very long.
+    It is computed from numbers alone: the axes of an image may be very long.
     """
-    pixels, requests = 1, 1
-    gap, span = math.prod(layout.grid), 1  # in tiles
-    for number, (axis, tile) in reversed(list(enumerate(zip(wanted, layout.tile, strict=True)))):
-        first, last = axis[0] // tile, axis[-1] // tile
-        apart = max(axis.step // tile, 1)  # tiles from one that is touched to the next, at least
+    pixels = 1
+    requests = 1
+    # Lengths in the order of the rows, in tiles: the smallest gap between two requests, and from
+    # the first to the last tile of what has been looked at so far.
+    gap = math.prod(layout.grid)
+    span = 1
+    # From the last axis outwards, whose tiles are closest to each other.
+    axes = enumerate(zip(indices, layout.tile, strict=True))
+    for number, (axis, tile) in reversed(list(axes)):
+        first = axis[0] // tile
+        last = axis[-1] // tile
         count = min(len(axis), last - first + 1)
         pixels *= min(count * tile, layout.shape[number] - first * tile)
-        stride = math.prod(layout.grid[number + 1 :])
         if count > 1:
+            apart = max(axis.step // tile, 1)  # from a touched tile to the next, at least
+            stride = math.prod(layout.grid[number + 1 :])
             between = apart * stride - span
             if between:
-                requests, gap = requests * count, min(gap, between)
+                requests *= count
+                gap = min(gap, between)
             span += (last - first) * stride
     tile_bytes = math.prod(layout.tile) * layout.dtype.itemsize
-    return ReadCost(pixels * layout.dtype.itemsize, requests, gap * tile_bytes)
+    return ReadCost(nbytes=pixels * layout.dtype.itemsize, requests=requests, gap=gap * tile_bytes)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RowPlan:
-    """Which rows of the table are read, and in which ranges."""
+    """The rows of the table that are read, and the ranges that hold them."""
 
-    rows: Integers
+    table_rows: Integers
     """Wanted rows, ascending."""
     bounds: Integers
-    """Range ``i`` holds the rows ``rows[bounds[i]:bounds[i + 1]]``."""
+    """Range ``i`` holds the rows ``table_rows[bounds[i]:bounds[i + 1]]``."""
     ranges: tuple[ByteRange, ...]
-    """From the first to the last of its rows, those between included."""
+    """Each from the first to the last of its rows, those between included."""
 
-    def pick(self, index: int, data: memoryview | bytes, row: np.dtype[Any]) -> npt.NDArray[Any]:
+    def pick(
+        self, index: int, data: memoryview | bytes, row_dtype: np.dtype[Any]
+    ) -> npt.NDArray[Any]:
         """Pick the wanted rows out of the bytes of range `index`."""
-        wanted = self.rows[self.bounds[index] : self.bounds[index + 1]]
-        records: npt.NDArray[Any] = np.frombuffer(data, row)[wanted - wanted[0]]
+        table_rows = self.table_rows[self.bounds[index] : self.bounds[index + 1]]
+        records: npt.NDArray[Any] = np.frombuffer(data, row_dtype)[table_rows - table_rows[0]]
         return records
 
 
-def plan_rows(rows: Integers, layout: TiledLayout, limits: Coalescing) -> RowPlan:
-    """Plan the reading of rows of the table; `rows` ascending, at least one."""
-    size, table = layout.row.itemsize, layout.table.start
-    bounds = coalesce_runs(rows * size, size, limits)
-    firsts, lasts = rows[bounds[:-1]].tolist(), rows[bounds[1:] - 1].tolist()
-    ranges = tuple(
-        ByteRange(table + first * size, table + (last + 1) * size)
-        for first, last in zip(firsts, lasts, strict=True)
-    )
-    return RowPlan(rows, bounds, ranges)
+def plan_rows(table_rows: Integers, layout: TiledLayout, limits: Coalescing) -> RowPlan:
+    """Plan the reading of rows of the table, which are ascending; at least one."""
+    row_bytes = layout.row.itemsize
+    bounds = coalesce_runs(table_rows * row_bytes, row_bytes, limits)
+    starts = layout.table.start + table_rows[bounds[:-1]] * row_bytes
+    stops = layout.table.start + (table_rows[bounds[1:] - 1] + 1) * row_bytes
+    return RowPlan(table_rows, bounds, tuple(map(ByteRange, starts.tolist(), stops.tolist())))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HeapPlan:
-    """Which ranges of the heap are fetched, and which tiles lie in each."""
+    """The ranges of the heap that are fetched, and the tiles that lie in each."""
 
     ranges: tuple[ByteRange, ...]
     """Ascending."""
-    members: tuple[Integers, ...]
-    """Positions of the tiles that lie in each range, ascending."""
+    tile_indices: tuple[Integers, ...]
+    """Positions in `Tiles` of the tiles that lie in each range, ascending."""
 
     def part(self, low: int, high: int) -> HeapPlan:
         """Take the ranges ``low:high`` alone."""
-        return HeapPlan(self.ranges[low:high], self.members[low:high])
+        return HeapPlan(self.ranges[low:high], self.tile_indices[low:high])
 
 
 def plan_heap(tiles: Tiles, limits: Coalescing, *, longest: int | None = None) -> HeapPlan:
@@ -208,100 +237,116 @@ def plan_heap(tiles: Tiles, limits: Coalescing, *, longest: int | None = None) -
         Bytes that a range may have, unless it is a single tile; else tiles without gaps between
         them are one range, however long.
     """
-    order = np.argsort(tiles.starts, kind="stable")
-    starts = tiles.starts[order]
-    reach = np.maximum.accumulate(starts + tiles.lengths[order])
-    # A run is never cut: tiles that overlap, and if no length is asked for those that touch.
-    apart = starts[1:] > reach[:-1] if longest is None else starts[1:] >= reach[:-1]
-    firsts = np.flatnonzero(np.concatenate(([True], apart)))
-    ends = np.append(firsts[1:], len(order))
-    run_starts, run_stops = starts[firsts], reach[ends - 1]
+    # A run is never cut. Descriptors may point at the same bytes, which are fetched once: tiles
+    # that overlap are one run. Tiles that touch are one only if ranges may have any length.
+    runs = merge_runs(tiles.starts, tiles.lengths, touching=longest is None)
     if longest is not None:
         limits = replace(limits, max_bridged=longest)
-    bounds = coalesce_runs(run_starts, run_stops - run_starts, limits)
-    ranges = tuple(
-        ByteRange(int(run_starts[first]), int(run_stops[last - 1]))
-        for first, last in pairwise(bounds)
+    bounds = coalesce_runs(runs.starts, runs.stops - runs.starts, limits)
+    range_starts = runs.starts[bounds[:-1]]
+    range_stops = runs.stops[bounds[1:] - 1]
+    # Ascending in each range, since neighbours in the table are decoded together.
+    cuts = runs.firsts[bounds[1:-1]]
+    return HeapPlan(
+        ranges=tuple(map(ByteRange, range_starts.tolist(), range_stops.tolist())),
+        tile_indices=tuple(np.sort(part) for part in np.split(runs.order, cuts)),
     )
-    cuts = firsts[bounds[1:-1]]
-    return HeapPlan(ranges, tuple(np.sort(part) for part in np.split(order, cuts)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TileRun:
     """Tiles of one shape, one after the other along an axis, that are decoded together."""
 
-    members: Integers
-    """Their positions in the box of tiles."""
+    box_index: Integers
+    """Index of each in the flattened box of tiles."""
     shape: tuple[int, ...]
     """Shape of each."""
     axis: int
-    """Along which they lie."""
+    """Axis along which they lie."""
     whole: bool
     """Whether they are wanted from end to end, along every axis."""
     within: tuple[slice | Integers, ...]
-    """What is wanted of each; along `axis` it is everything where there are several."""
+    """Wanted indices in each; of several tiles, everything along `axis`."""
     place: tuple[slice, ...]
-    """Where that belongs in the box of wanted pixels."""
-
-    @property
-    def pixels(self) -> int:
-        """Pixels in each tile."""
-        return math.prod(self.shape)
-
-    def of(self, members: Integers) -> TileRun:
-        """Give the members other positions."""
-        return replace(self, members=members)
+    """Part of the box of wanted pixels that they fill."""
 
 
 def tile_runs(
-    members: Integers, source: Integers, box: TileBox, *, limit: int
+    box_index: Integers, source: Integers, box: TileBox, *, limit: int
 ) -> Iterator[TileRun]:
     """Split tiles into runs that are decoded together.
 
     Parameters
     ----------
-    members : (n,) int64 array
-        Positions in the box of the tiles, ascending.
+    box_index : (n,) int64 array
+        Index of each tile in the flattened box, ascending.
     source : (n,) int64 array
-        Which of `SOURCES` holds each.
+        Index in `SOURCES` of the column that holds each.
     box : TileBox
     limit : int
         Pixels that a run may have, unless it is a single tile.
     """
+    # Along the last axis with several tiles, neighbours in the table are neighbours in the image:
+    # the pixels of a run fill one part of the result.
     along = max((number for number, count in enumerate(box.grid) if count > 1), default=0)
-    indices = np.unravel_index(members, box.grid)
-    line, whole = indices[along], box.axes[along].whole[indices[along]]
-    breaks = (np.diff(members) != 1) | (line[1:] == 0) | (np.diff(source) != 0)
-    breaks |= ~(whole[1:] & whole[:-1]) | (np.diff(box.axes[along].sizes[line]) != 0)
-    bounds = [0, *(np.flatnonzero(breaks) + 1).tolist(), len(members)]
+    grid_positions = np.unravel_index(box_index, box.grid)
+    bounds = _run_bounds(box_index, source, box.axes[along], grid_positions[along])
+    along_positions = grid_positions[along]
+    along_bounds = box.axes[along].bounds
     for first, last in pairwise(bounds):
-        at = tuple(int(index[first]) for index in indices)
-        shape = tuple(int(axis.sizes[i]) for axis, i in zip(box.axes, at, strict=True))
+        # All tiles of a run are as its first one, but for the position along the axis.
+        tile = [
+            (axis, int(positions[first]))
+            for axis, positions in zip(box.axes, grid_positions, strict=True)
+        ]
+        shape = tuple(int(axis.sizes[position]) for axis, position in tile)
+        whole = all(axis.whole[position] for axis, position in tile)
+        within = tuple(axis.within(position) for axis, position in tile)
+        place = [
+            slice(int(axis.bounds[position]), int(axis.bounds[position + 1]))
+            for axis, position in tile
+        ]
+        # As many at a time as fit into the limit.
         step = max(limit // math.prod(shape), 1)
-        wanted = all(axis.whole[i] for axis, i in zip(box.axes, at, strict=True))
-        within = tuple(axis.within(i) for axis, i in zip(box.axes, at, strict=True))
         for start in range(first, last, step):
             stop = min(start + step, last)
-            place = [
-                slice(int(axis.bounds[i]), int(axis.bounds[i + 1]))
-                for axis, i in zip(box.axes, at, strict=True)
-            ]
-            edges = box.axes[along].bounds
-            place[along] = slice(int(edges[line[start]]), int(edges[line[stop - 1] + 1]))
-            yield TileRun(members[start:stop], shape, along, wanted, within, tuple(place))
+            place[along] = slice(
+                int(along_bounds[along_positions[start]]),
+                int(along_bounds[along_positions[stop - 1] + 1]),
+            )
+            yield TileRun(
+                box_index=box_index[start:stop],
+                shape=shape,
+                axis=along,
+                whole=whole,
+                within=within,
+                place=tuple(place),
+            )
+
+
+def _run_bounds(
+    box_index: Integers, source: Integers, axis: TileAxis, positions: Integers
+) -> list[int]:
+    """Find where runs begin and end among tiles at these positions along the axis of the runs."""
+    whole = axis.whole[positions]
+    breaks = np.diff(box_index) != 1
+    breaks |= positions[1:] == 0  # a new line of tiles
+    breaks |= np.diff(source) != 0  # another column, hence another algorithm
+    breaks |= ~(whole[1:] & whole[:-1])  # a tile of which a part is wanted is a run by itself
+    breaks |= np.diff(axis.sizes[positions]) != 0  # the shorter tile at the edge of the image
+    return [0, *(np.flatnonzero(breaks) + 1).tolist(), len(box_index)]
 
 
 def contiguous_tiles_shape(layout: TiledLayout, limit: int) -> tuple[int, ...]:
-    """Find the largest box of whole tiles, contiguous in the heap, of at most `limit` bytes.
+    """Find the shape of the largest box of tiles that follow one another in the table.
 
-    Full-width bands of tiles; never less than one tile.
+    That is a band of tiles of full width with at most `limit` bytes of pixels, or a single tile.
     """
     if 0 in layout.shape:
         return layout.shape
     tile_bytes = math.prod(layout.tile) * layout.dtype.itemsize
     tiles = contiguous_chunk_shape(layout.grid, itemsize=tile_bytes, limit=limit)
     return tuple(
-        min(count * length, whole)
-        for count, length, whole in zip(tiles, layout.tile, layout.shape, strict=True)
+        min(count * tile, length)
+        for count, tile, length in zip(tiles, layout.tile, layout.shape, strict=True)
     )

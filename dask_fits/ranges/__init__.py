@@ -1,1 +1,1 @@
-"""Byte ranges of a file: which are read together, and what reading them costs; pure."""
+"""Byte ranges of a file: which are fetched together, and the cost of a request; pure."""

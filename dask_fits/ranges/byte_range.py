@@ -1,4 +1,13 @@
-"""Byte ranges, and the pure planning of which runs of bytes are fetched together."""
+"""Byte ranges, and the pure planning that coalesces runs of bytes into them.
+
+A run is a stretch of bytes that a selection needs. Neighbouring runs are coalesced into one range,
+which is one request or several parts of one, if the gap between them is cheap to read over::
+
+    runs      ###  ###         ########    ##
+    gaps         2      9              4
+    ranges    [------)         [------------)    of max_gap = 4
+    parts     [------)         [------)[----)    of part_size = 8
+"""
 
 from __future__ import annotations
 
@@ -7,24 +16,23 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-_LARGEST_PIXEL = 8
-"""Bytes: BITPIX = 64 and -64."""
+_ALIGNMENT = 8
+"""Bytes. Parts of a range end on multiples of this, so that no element of an array is split."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Coalescing:
-    """Which neighbouring runs of bytes are fetched as one range, gaps included."""
+    """Limits within which neighbouring runs of bytes are fetched as one range, gaps included."""
 
-    few: int
-    """Runs that are all fetched at the same time: if there are no more, only small gaps count."""
+    connections: int
+    """Ranges that are fetched concurrently: if there are no more, only small gaps are bridged."""
     small_gap: int
-    """Bytes. A gap up to this is always read over."""
+    """Bytes. A gap up to this is always bridged, which means read over."""
     max_gap: int
-    """Bytes. A gap up to this is read over where there are more than a few runs."""
+    """Bytes. A gap up to this is bridged if there are more ranges than `connections`."""
     max_bridged: int
-    """Bytes. No range that reads over a gap grows past this, so that what a sparse selection holds
-    in memory at once stays small, and its parts are fetched at the same time. A run without gaps is
-    never cut."""
+    """Bytes. No range that bridges a gap grows past this, so that a sparse selection holds little
+    in memory at once, and its parts are fetched concurrently. A single run is never cut."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -46,12 +54,12 @@ class ByteRange:
         return self.stop - self.start
 
 
-def split_range(wanted: ByteRange, part_size: int | None) -> list[ByteRange]:
-    """Cut a range into parts of about equal length, to be fetched at the same time.
+def split_range(byte_range: ByteRange, part_size: int | None) -> list[ByteRange]:
+    """Cut a range into parts of about equal length, to be fetched concurrently.
 
     Parameters
     ----------
-    wanted : ByteRange
+    byte_range : ByteRange
     part_size : int or None
         Greatest length of a part in bytes, a multiple of 8; None for one part.
 
@@ -66,14 +74,14 @@ def split_range(wanted: ByteRange, part_size: int | None) -> list[ByteRange]:
     >>> [part.nbytes for part in split_range(ByteRange(0, 1000), 400)]
     [336, 336, 328]
     """
-    if part_size is None or wanted.nbytes <= part_size:
-        return [wanted]
-    count = -(-wanted.nbytes // part_size)
-    length = -(-wanted.nbytes // count)
-    length += -length % _LARGEST_PIXEL
+    if part_size is None or byte_range.nbytes <= part_size:
+        return [byte_range]
+    count = -(-byte_range.nbytes // part_size)
+    length = -(-byte_range.nbytes // count)
+    length += -length % _ALIGNMENT
     return [
-        ByteRange(start, min(start + length, wanted.stop))
-        for start in range(wanted.start, wanted.stop, length)
+        ByteRange(start, min(start + length, byte_range.stop))
+        for start in range(byte_range.start, byte_range.stop, length)
     ]
 
 
@@ -102,17 +110,26 @@ def coalesce_runs(
         return np.zeros(1, np.int64)
     stops = starts + nbytes
     gaps = starts[1:] - stops[:-1]
+
+    # Few ranges are fetched concurrently and cost no more than one, so only gaps that cost next to
+    # nothing are bridged. A cut at run `i` is the gap `i - 1`, and `len(cuts) + 1` ranges result.
     cuts = np.flatnonzero(gaps > limits.small_gap) + 1
-    if len(cuts) >= limits.few:
+    if len(cuts) >= limits.connections:
+        # More ranges would queue for connections: a wider gap is cheaper than another request.
         cuts = cuts[gaps[cuts - 1] > limits.max_gap]
+
+    # The common case: no group is too long, and all of it stays in NumPy.
     segments = np.concatenate(([0], cuts, [count]))
     spans = stops[segments[1:] - 1] - starts[segments[:-1]]
     if not (spans > limits.max_bridged).any():
         return segments.astype(np.int64)
+
+    # Divide the segments greedily into the longest groups within the bound on memory; a run that
+    # is longer by itself makes a group of its own.
     bounds = [0]
     for last in segments[1:].tolist():
         while (first := bounds[-1]) < last:
             reach = int(starts[first]) + limits.max_bridged
-            within = int(np.searchsorted(stops[first:last], reach, side="right"))
-            bounds.append(first + max(within, 1))
+            fitting = int(np.searchsorted(stops[first:last], reach, side="right"))
+            bounds.append(first + max(fitting, 1))
     return np.asarray(bounds, np.int64)

@@ -1,4 +1,4 @@
-"""A part of many boxes of one image, small enough for one task."""
+"""A part of the reading of many boxes of one image, small enough for one task."""
 
 from __future__ import annotations
 
@@ -15,10 +15,8 @@ from dask_fits.format.descriptors import Tiles
 from dask_fits.format.layout import ImageLayout
 from dask_fits.format.tiles import TiledLayout
 from dask_fits.planning.boxes import Boxes, BoxPlan
-from dask_fits.planning.chunks import ReadPlan
-from dask_fits.planning.selection import Indices
+from dask_fits.planning.chunks import ReadPlan, split_ranges
 from dask_fits.planning.tile_plan import HeapPlan, TileBox, tile_box, tile_runs
-from dask_fits.ranges.byte_range import split_range
 from dask_fits.readers.tile_decoder import TileDecoder
 from dask_fits.storage.store import Store
 
@@ -27,7 +25,7 @@ Piece = tuple[int, tuple[slice, ...], npt.NDArray[Any]]
 
 
 class Batch(Protocol):
-    """Byte ranges of one image, and what of many boxes they hold. It can be pickled.
+    """Byte ranges of one image, and the parts of many boxes that they hold. It can be pickled.
 
     The batches of a read hold no byte twice, and each pixel of each box is in exactly one.
     """
@@ -38,111 +36,139 @@ class Batch(Protocol):
 
     @property
     def plan(self) -> ReadPlan:
-        """What reading it costs."""
+        """The requests of reading it."""
 
     def read(self) -> Iterator[Piece]:
-        """Fetch the ranges and give the pixels of boxes that they hold, new arrays all.
+        """Fetch the ranges and yield the pixels of boxes that they hold, each a new array.
 
         Raises
         ------
         FitsFormatError
             Compressed bytes are damaged.
         TruncatedFileError, FileChangedError, StorageError
-            The bytes cannot be had.
+            The bytes cannot be read.
         """
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImageBatch:
-    """Of an uncompressed image; see `Batch`."""
+    """A batch of an uncompressed image; see `Batch`."""
 
     store: Store
     layout: ImageLayout
-    part: BoxPlan
+    box_plan: BoxPlan
 
     @property
     def boxes(self) -> Integers:
         """Numbers of the boxes that it holds pixels of, ascending."""
-        return np.unique(self.part.pieces.box)
+        return np.unique(self.box_plan.pieces.box)
 
     @property
     def plan(self) -> ReadPlan:
-        """What reading it costs."""
-        size = self.store.part_size
-        parts = (part for wanted in self.part.ranges for part in split_range(wanted, size))
-        return ReadPlan(tuple(parts), int(self.part.useful.sum()))
+        """The requests of reading it."""
+        parts = split_ranges(self.box_plan.ranges, self.store.part_size)
+        return ReadPlan(parts, useful_bytes=int(self.box_plan.useful.sum()))
 
     def read(self) -> Iterator[Piece]:
         """Read the pieces; see `Batch`."""
-        scaling, pieces = self.layout.scaling, self.part.pieces
+        bounds = self.box_plan.pieces.bounds
+        fetched = self.store.read_ranges(self.box_plan.ranges, whole=True)
+        for index, (start, data) in enumerate(fetched):
+            for number in range(int(bounds[index]), int(bounds[index + 1])):
+                yield self._piece(number, start, data)
+
+    def _piece(self, number: int, start: int, data: memoryview) -> Piece:
+        """Convert a piece out of `data`, which begins at byte `start` of the file."""
+        scaling = self.layout.scaling
         stored = scaling.stored
-        strides = self.layout.shape[-1] * stored.itemsize, stored.itemsize
-        found = self.store.read_ranges(self.part.ranges, whole=True)
-        for index, (start, data) in enumerate(found):
-            for n in range(int(pieces.bounds[index]), int(pieces.bounds[index + 1])):
-                shape, corner = (int(pieces.rows[n]), int(pieces.width[n])), pieces.corner[n]
-                offset = int(pieces.start[n]) - start
-                rows = np.ndarray(shape, stored, buffer=data, offset=offset, strides=strides)
-                pixels = np.empty(shape, scaling.dtype)
-                scaling.apply(rows, pixels)
-                outer = [slice(int(at), int(at) + 1) for at in corner[:-1]]
-                below = [slice(int(at), int(at) + shape[0]) for at in corner[-1:]]
-                place = (*outer, *below, slice(0, shape[1]))
-                yield int(pieces.box[n]), place, pixels.reshape([p.stop - p.start for p in place])
+        pieces = self.box_plan.pieces
+        shape = (int(pieces.rows[number]), int(pieces.width[number]))
+        # A view: the rows of a piece lie one image row apart.
+        rows = np.ndarray(
+            shape,
+            stored,
+            buffer=data,
+            offset=int(pieces.start[number]) - start,
+            strides=(self.layout.shape[-1] * stored.itemsize, stored.itemsize),
+        )
+        pixels = np.empty(shape, scaling.dtype)
+        scaling.apply(rows, pixels)
+        # One pixel along each axis before the rows' own, which an image of one axis does not have.
+        corner = pieces.corner[number]
+        place = (
+            *(slice(int(first), int(first) + 1) for first in corner[:-1]),
+            *(slice(int(first), int(first) + shape[0]) for first in corner[-1:]),
+            slice(0, shape[1]),
+        )
+        return int(pieces.box[number]), place, pixels.reshape(_shape_of(place))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TiledBatch:
-    """Of a tile-compressed image; see `Batch`."""
+    """A batch of a tile-compressed image; see `Batch`."""
 
     store: Store
     layout: TiledLayout
     where: str
     """File and HDU, for messages."""
     tiles: Tiles
+    """The tiles that it holds, in the order of their rows."""
     heap: HeapPlan
     boxes: Integers
     """Numbers of the boxes that it holds pixels of, ascending."""
-    bounds: Boxes
-    """These boxes."""
+    extents: Boxes
+    """First pixel and end of each of these boxes."""
 
     @property
     def plan(self) -> ReadPlan:
-        """What reading it costs."""
-        size = self.store.part_size
-        parts = (part for wanted in self.heap.ranges for part in split_range(wanted, size))
-        return ReadPlan(tuple(parts), int(self.tiles.lengths.sum()))
+        """The requests of reading it."""
+        parts = split_ranges(self.heap.ranges, self.store.part_size)
+        return ReadPlan(parts, useful_bytes=int(self.tiles.lengths.sum()))
 
     def read(self) -> Iterator[Piece]:
         """Read the pieces; see `Batch`."""
-        layout, limit = self.layout, run_limit(self.layout)
+        layout = self.layout
+        limit = run_limit(layout)
         decoder = TileDecoder(layout, self.tiles, self.where)
         image = _whole_image(layout)
-        pieces = self.store.read_ranges(self.heap.ranges, whole=True)
-        for (start, piece), members in zip(pieces, self.heap.members, strict=True):
-            data, rows = np.frombuffer(piece, np.uint8), self.tiles.rows[members]
-            for run in tile_runs(rows, self.tiles.source[members], image, limit=limit):
-                # Its members are rows here, since all of the image is its box.
-                own = np.searchsorted(self.tiles.rows, run.members)
-                band = np.empty([p.stop - p.start for p in run.place], layout.dtype)
-                decoder.decode(run.of(own), data, start, band)
-                yield from self._cut(band, run.place)
+        fetched = self.store.read_ranges(self.heap.ranges, whole=True)
+        for (start, content), tile_index in zip(fetched, self.heap.tile_indices, strict=True):
+            data = np.frombuffer(content, np.uint8)
+            # In the box of the whole image, the index of a tile is its row of the table.
+            table_row = self.tiles.rows[tile_index]
+            for run in tile_runs(table_row, self.tiles.source[tile_index], image, limit=limit):
+                run_tile_index = np.searchsorted(self.tiles.rows, run.box_index)
+                # Whole tiles first: several boxes may want parts of one, which is decoded once.
+                pixels = np.empty(_shape_of(run.place), layout.dtype)
+                decoder.decode(run, run_tile_index, data, start, pixels)
+                yield from self._cut(pixels, run.place)
 
-    def _cut(self, band: npt.NDArray[Any], place: tuple[slice, ...]) -> Iterator[Piece]:
-        """Give what a band of the image holds of the boxes."""
-        first, stop = (np.array([getattr(p, name) for p in place]) for name in ("start", "stop"))
-        low, high = np.maximum(self.bounds.first, first), np.minimum(self.bounds.stop, stop)
+    def _cut(self, pixels: npt.NDArray[Any], place: tuple[slice, ...]) -> Iterator[Piece]:
+        """Yield the part of each box that lies in the pixels at this place of the image."""
+        first = np.array([part.start for part in place])
+        stop = np.array([part.stop for part in place])
+        low = np.maximum(self.extents.first, first)
+        high = np.minimum(self.extents.stop, stop)
         held = np.flatnonzero((low < high).all(axis=1))
-        low, high, corner = low[held], high[held], self.bounds.first[held]
+        low = low[held]
+        high = high[held]
+        corner = self.extents.first[held]
         # Lists at once: there are thousands of pieces, and NumPy's numbers are slow one by one.
-        ends = (low - first, high - first, low - corner, high - corner)
-        for number, *found in zip(
-            self.boxes[held].tolist(), *(numbers.tolist() for numbers in ends), strict=True
+        for number, start, end, box_start, box_end in zip(
+            self.boxes[held].tolist(),
+            (low - first).tolist(),
+            (high - first).tolist(),
+            (low - corner).tolist(),
+            (high - corner).tolist(),
+            strict=True,
         ):
-            pixels = band[tuple(map(slice, found[0], found[1]))].copy()
-            yield number, tuple(map(slice, found[2], found[3])), pixels
+            piece = pixels[tuple(map(slice, start, end))].copy()
+            yield number, tuple(map(slice, box_start, box_end)), piece
+
+
+def _shape_of(place: tuple[slice, ...]) -> list[int]:
+    return [part.stop - part.start for part in place]
 
 
 def _whole_image(layout: TiledLayout) -> TileBox:
-    indices: tuple[Indices, ...] = tuple(range(length) for length in layout.shape)
-    return tile_box(indices, layout)
+    return tile_box(tuple(range(length) for length in layout.shape), layout)

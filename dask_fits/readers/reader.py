@@ -1,12 +1,10 @@
-"""What every reader of pixels is, and what indexing one means."""
+"""The interfaces of readers: of any pixels, and of the pixels of one image HDU."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from dask_fits._typing import Key
 from dask_fits.planning.boxes import Boxes
@@ -32,7 +30,7 @@ class PixelReader(Protocol):
     FitsFormatError
         Compressed bytes are damaged.
     TruncatedFileError, FileChangedError, StorageError
-        The pixels cannot be had.
+        The pixels cannot be read.
     """
 
     @property
@@ -52,16 +50,16 @@ class PixelReader(Protocol):
     def __dask_tokenize__(self) -> tuple[object, ...]: ...
 
     def read(self, selection: Selection) -> Any:
-        """Read what `__getitem__` reads for the key of a selection."""
+        """Read the pixels of a selection: what `__getitem__` returns for its key."""
 
     def contiguous_chunk(self, limit: int) -> tuple[int, ...]:
-        """Shape of the largest chunk of at most `limit` bytes that is contiguous in the file."""
+        """Return the shape of the largest contiguous chunk in the file of at most `limit` bytes."""
 
     def check(self, selection: Selection) -> None:
-        """Raise where the wanted pixels cannot be there, before anything is allocated."""
+        """Raise if the file cannot hold the wanted pixels, before anything is allocated."""
 
     def plan(self, indices: tuple[Indices, ...]) -> ReadPlan:
-        """Tell what reading a box of pixels costs: the wanted indices along each axis."""
+        """Return the requests of reading a box of pixels: the wanted indices along each axis."""
 
 
 class HduReader(PixelReader, Protocol):
@@ -69,7 +67,7 @@ class HduReader(PixelReader, Protocol):
 
     @property
     def store(self) -> Store:
-        """Where the file is."""
+        """The file."""
 
     @property
     def where(self) -> str:
@@ -77,42 +75,27 @@ class HduReader(PixelReader, Protocol):
 
     @property
     def tile(self) -> tuple[int, ...]:
-        """Shape of what is decoded together, NumPy order: a tile, or one pixel."""
+        """Shape of the block that is decoded as a unit, NumPy order: a tile, or one pixel."""
 
     def estimate(self, indices: tuple[range, ...]) -> ReadCost:
-        """Tell what reading a box of pixels costs, as far as is known without reading anything."""
+        """Return the cost of reading a box of pixels, as far as it is known without reading."""
 
     def batches(self, boxes: Boxes, limits: Coalescing, *, most: int | None = None) -> list[Batch]:
-        """Plan the reading of many boxes at once, in parts for as many tasks.
+        """Plan the reading of many boxes at once, in batches for as many tasks.
 
-        No byte is fetched twice, whatever boxes share. Of a tile-compressed image the table's rows
-        are read, where they are not at hand. `most` are the bytes that a task fetches.
+        No byte is fetched twice, whatever boxes share. For a tile-compressed image the table's rows
+        are read, unless they are at hand.
+
+        Parameters
+        ----------
+        boxes : Boxes
+        limits : Coalescing
+        most : int, optional
+            Bytes that a task fetches; see `dask_fits.planning.boxes.batches`.
 
         Raises
         ------
         FitsFormatError, TruncatedFileError, FileChangedError, StorageError
-            Some of the wanted pixels cannot be there, or the rows cannot be had.
+            The file ends before some of the wanted pixels, or the rows of the table are damaged or
+            cannot be read.
         """
-
-
-def read_selection(
-    selection: Selection, dtype: np.dtype[Any], fill: Callable[[npt.NDArray[Any]], None]
-) -> Any:
-    """Read the box of pixels that a key needs, and make NumPy's result for the key of it.
-
-    Parameters
-    ----------
-    selection : Selection
-    dtype : numpy.dtype
-        Type of the result.
-    fill : callable
-        Fills a new C-contiguous array of as many pixels as the box has with the box's pixels.
-    """
-    if selection.result_shape is None:
-        box = np.empty(selection.shape, dtype)
-        fill(box)
-        found = box[selection.key]
-        return found if found.base is None else found.copy()
-    result = np.empty(selection.result_shape, dtype)
-    fill(result)
-    return result[()] if selection.is_scalar else result

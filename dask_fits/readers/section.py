@@ -1,10 +1,11 @@
-"""An image HDU as astropy's `Section`: NumPy arrays, read when they are asked for."""
+"""An image HDU as astropy's `Section`, which reads NumPy arrays as it is indexed."""
 
 from __future__ import annotations
 
 from typing import Any, NoReturn
 
 import numpy as np
+import numpy.typing as npt
 from astropy.io import fits
 
 from dask_fits._typing import Key
@@ -14,7 +15,7 @@ from dask_fits.readers.reader import PixelReader
 class Section(fits.Section):  # type: ignore[misc] # astropy has no types
     """The pixels of an image HDU, plain or tile-compressed, as NumPy arrays.
 
-    ``section[key]`` reads what the key needs, and nothing else, at the time. It takes the place of
+    ``section[key]`` reads the pixels that the key needs and no others, each time. It replaces
     ``astropy.io.fits.ImageHDU.section`` and ``CompImageHDU.section``: `astropy.nddata.Cutout2D`
     accepts it for its data, and reads the cutout alone. It holds no handle, can be pickled, and
     used by several threads at a time.
@@ -53,8 +54,12 @@ class Section(fits.Section):  # type: ignore[misc] # astropy has no types
     def __repr__(self) -> str:
         return f"<Section shape={self.shape} dtype={self.dtype}>"
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:  # noqa: FBT001 (NumPy's)
-        """Read all pixels, where NumPy wants an array: row by row it would take the section for."""
+    def __array__(
+        self,
+        dtype: npt.DTypeLike | None = None,
+        copy: bool | None = None,  # noqa: FBT001 (NumPy's)
+    ) -> npt.NDArray[Any]:
+        """Read all pixels for NumPy, which otherwise indexes the section row by row."""
         if copy is False:
             raise ValueError("a section holds no pixels: an array of them is always a new one")
         pixels = self._reader[...]
@@ -78,10 +83,10 @@ class Section(fits.Section):  # type: ignore[misc] # astropy has no types
         IndexError
             As NumPy does.
         FitsError
-            The pixels cannot be had.
+            The pixels cannot be read.
         """
         return self._reader[key]
 
-    def __setitem__(self, key: Key, value: Any) -> NoReturn:
-        """Say what to write: a section holds no pixels that could be changed."""
+    def __setitem__(self, key: Key, value: object) -> NoReturn:
+        """Raise TypeError with what to write instead: a section holds no pixels to change."""
         raise TypeError("a section is only read; hdu.data[...] = x changes the pixels in memory")

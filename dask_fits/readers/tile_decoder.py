@@ -1,4 +1,4 @@
-"""Tiles out of the bytes that were fetched: decoded, unquantized, scaled and put in place."""
+"""The pixels of tiles out of fetched bytes: decoded, unquantized, scaled and put in place."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dask_fits._typing import Integers
 from dask_fits.codecs.errors import DecodeError
 from dask_fits.codecs.tile import (
     decode_tiles,
@@ -31,7 +32,7 @@ class _Scratch:
         self._memory = np.empty(0, np.uint8)
 
     def array(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-        """Give an array of anything, over the memory of the one before."""
+        """Return an uninitialized array, in the memory of the one before."""
         nbytes = math.prod(shape) * dtype.itemsize
         if nbytes > len(self._memory):
             self._memory = np.empty(nbytes, np.uint8)
@@ -40,25 +41,34 @@ class _Scratch:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TileDecoder:
-    """Decodes tiles of one image, for one read."""
+    """A decoder of tiles of one image, for one read."""
 
     layout: TiledLayout
     tiles: Tiles
     where: str
     """File and HDU, for messages."""
     _scratch: tuple[_Scratch, _Scratch] = field(default_factory=lambda: (_Scratch(), _Scratch()))
+    """For decoded values, and for the floats that quantized ones become."""
 
     def decode(
-        self, run: TileRun, data: npt.NDArray[np.uint8], start: int, part: npt.NDArray[Any]
+        self,
+        run: TileRun,
+        tile_index: Integers,
+        data: npt.NDArray[np.uint8],
+        start: int,
+        dest: npt.NDArray[Any],
     ) -> None:
         """Decode a run of tiles out of `data`, which begins at byte `start` of the file.
 
         Parameters
         ----------
         run : TileRun
-            Its members are positions in `tiles`.
-        part : array
-            Where what is wanted of the run belongs.
+        tile_index : (n,) int64 array
+            Positions of the run's tiles in `tiles`.
+        data : (m,) uint8 array
+        start : int
+        dest : array
+            Part of the result that the wanted pixels of the run fill.
 
         Raises
         ------
@@ -66,62 +76,81 @@ class TileDecoder:
             A tile's bytes are damaged.
         """
         try:
-            self._decode(run, data, start, _places(part, run))
+            self._decode_run(run, tile_index, data, start, _split_by_tile(dest, run))
         except DecodeError as error:
-            row = int(self.tiles.rows[run.members[error.tile]])
+            row = int(self.tiles.rows[tile_index[error.tile]])
             raise FitsFormatError(
                 f"{tile_name(row, self.layout, self.where)}: ZCMPTYPE = "
                 f"{self.layout.compression.algorithm!r}: {error.reason}"
             ) from None
 
-    def _decode(
-        self, run: TileRun, data: npt.NDArray[np.uint8], start: int, place: npt.NDArray[Any]
+    def _decode_run(
+        self,
+        run: TileRun,
+        tile_index: Integers,
+        data: npt.NDArray[np.uint8],
+        start: int,
+        dest: npt.NDArray[Any],
     ) -> None:
-        # `place` has an axis of tiles before the axes of what is wanted of a tile.
-        layout, tiles, members = self.layout, self.tiles, run.members
-        scaling, source = layout.scaling, int(tiles.source[members[0]])
-        shape, quantized = (len(members), *run.shape), is_quantized(layout, source)
+        """Decode tiles into `dest`, which has an axis of tiles before those of a tile's pixels."""
+        layout = self.layout
+        tiles = self.tiles
+        scaling = layout.scaling
+        source = int(tiles.source[tile_index[0]])  # of all tiles of a run
+        quantized = is_quantized(layout, source)
         dtype = value_type(layout, source)
-        # Where nothing is left to be done with the values, they are decoded where they belong.
-        ready = run.whole and scaling.is_identity
-        fits = place.flags.c_contiguous and (quantized or dtype == place.dtype)
-        straight = ready and (fits or (is_strided(layout, source) and not quantized))
-        values = place if straight and not quantized else self._scratch[0].array(shape, dtype)
-        batch = data, tiles.starts[members] - start, tiles.lengths[members], values
-        decode_tiles(*batch, layout=layout, source=source)
+        shape = (len(tile_index), *run.shape)
+        # If the values need no scaling and all are wanted, they are written straight into `dest`:
+        # by the unquantizing, which needs contiguous memory, or else by the decoder, if it can
+        # write into memory of this type and layout.
+        is_final = run.whole and scaling.is_identity
+        is_fitting = dest.flags.c_contiguous and (quantized or dtype == dest.dtype)
+        in_place = is_final and (is_fitting or (is_strided(layout, source) and not quantized))
+        values = dest if in_place and not quantized else self._scratch[0].array(shape, dtype)
+        decode_tiles(
+            data,
+            tiles.starts[tile_index] - start,
+            tiles.lengths[tile_index],
+            values,
+            layout=layout,
+            source=source,
+        )
         stored = scaling.stored.newbyteorder("=")
         if quantized:
-            floats = place if straight else self._scratch[1].array(shape, stored)
-            unquantize_tiles(values, floats, tiles=tiles, members=members, layout=layout)
+            floats = dest if in_place else self._scratch[1].array(shape, stored)
+            unquantize_tiles(values, floats, tiles=tiles, tile_index=tile_index, layout=layout)
             values = floats
         elif layout.fill is not None:
-            undefined = values == tiles.blanks[members].reshape((-1,) + (1,) * len(run.shape))
-            values = values if straight else values.astype(stored)  # which has room for it
+            # ZBLANK is a column: each tile has an undefined value of its own.
+            undefined = values == tiles.blanks[tile_index].reshape((-1,) + (1,) * len(run.shape))
+            values = values if in_place else values.astype(stored)  # which has room for the fill
             values[undefined] = layout.fill
-        if not straight:
-            _scale(_wanted(values, run.within), place, scaling)
+        if not in_place:
+            _scale_values(_take_wanted(values, run.within), dest, scaling)
 
 
-def _places(part: npt.NDArray[Any], run: TileRun) -> npt.NDArray[Any]:
-    """View what a run of tiles fills of a result with an axis of tiles before the others."""
-    axis, count = run.axis, len(run.members)
-    split = (*part.shape[:axis], count, part.shape[axis] // count, *part.shape[axis + 1 :])
-    return np.moveaxis(part.reshape(split), axis, 0)
+def _split_by_tile(dest: npt.NDArray[Any], run: TileRun) -> npt.NDArray[Any]:
+    """View the part of a result that a run fills with an axis of tiles before the others."""
+    axis = run.axis
+    count = len(run.box_index)
+    split = (*dest.shape[:axis], count, dest.shape[axis] // count, *dest.shape[axis + 1 :])
+    return np.moveaxis(dest.reshape(split), axis, 0)
 
 
-def _wanted(
-    values: npt.NDArray[Any], within: tuple[slice | npt.NDArray[np.int64], ...]
+def _take_wanted(
+    values: npt.NDArray[Any], within: tuple[slice | Integers, ...]
 ) -> npt.NDArray[Any]:
-    """Take what is wanted of each tile: along each axis by itself, as NumPy does not with lists."""
-    found = values[:, *(part if isinstance(part, slice) else slice(None) for part in within)]
+    """Take the wanted values of each tile: along each axis by itself, unlike NumPy's lists."""
+    taken = values[:, *(part if isinstance(part, slice) else slice(None) for part in within)]
     for axis, part in enumerate(within, start=1):
         if not isinstance(part, slice):
-            found = found.take(part, axis=axis)
-    return found
+            taken = taken.take(part, axis=axis)
+    return taken
 
 
-def _scale(values: npt.NDArray[Any], out: npt.NDArray[Any], scaling: Scaling) -> None:
-    # Decoders give 32-bit integers whatever ZBITPIX is; what is beyond it wraps, as in astropy.
+def _scale_values(values: npt.NDArray[Any], out: npt.NDArray[Any], scaling: Scaling) -> None:
+    """Convert stored values of native byte order to physical ones."""
+    # Decoders give 32-bit integers whatever ZBITPIX is; those beyond its range wrap, as in astropy.
     stored = scaling.stored.newbyteorder("=")
     if values.dtype != stored and not scaling.is_identity:
         values = values.astype(stored)

@@ -1,23 +1,25 @@
-"""Tile-compressed images as an array-like that reads and decodes just the tiles it needs."""
+"""Tile-compressed images as an array-like that reads and decodes just the tiles it needs.
+
+See `dask_fits.planning.tile_plan` for the ways to count tiles: table_row, box_index, tile_index.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from dask_fits._typing import Key
+from dask_fits._typing import Integers
 from dask_fits.codecs.tile import run_limit
 from dask_fits.exceptions import TruncatedFileError, UnsupportedHduError
 from dask_fits.format.descriptors import Tiles, locate
 from dask_fits.format.tiles import TiledLayout
 from dask_fits.planning.boxes import Boxes, batches
-from dask_fits.planning.chunks import ReadCost, ReadPlan
-from dask_fits.planning.selection import Indices, Selection, select
+from dask_fits.planning.chunks import ReadCost, ReadPlan, split_ranges
+from dask_fits.planning.selection import Indices, Selection
 from dask_fits.planning.tile_plan import (
     HeapPlan,
     TileBox,
@@ -30,69 +32,48 @@ from dask_fits.planning.tile_plan import (
     tile_runs,
     touched_tiles,
 )
-from dask_fits.ranges.byte_range import Coalescing, split_range
+from dask_fits.ranges.byte_range import Coalescing
+from dask_fits.readers.base import StoredReader
 from dask_fits.readers.batch import Batch, TiledBatch
-from dask_fits.readers.reader import read_selection
 from dask_fits.readers.row_cache import ROWS
 from dask_fits.readers.tile_decoder import TileDecoder
-from dask_fits.storage.store import Store, version_token
 
 MAX_TILES = 1 << 26
 """Tiles that one read may need: more than an image of 256 k x 256 k pixels in tiles of 32 x 32."""
 
 
 @dataclass(frozen=True, slots=True)
-class TiledReader:
-    """The pixels of one tile-compressed image HDU; see `PixelReader`."""
+class TiledReader(StoredReader[TiledLayout]):
+    """The pixels of one tile-compressed image HDU; see `HduReader`."""
 
-    store: Store
-    layout: TiledLayout
     tile_table: bytes | None = field(repr=False)
-    """The rows of the table, if they came with the header; None: they are read when needed."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Array shape, NumPy order."""
-        return self.layout.shape
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Type of the pixels, in native byte order."""
-        return self.layout.dtype
-
-    @property
-    def ndim(self) -> int:
-        """Number of axes."""
-        return len(self.layout.shape)
-
-    def __getitem__(self, key: Key) -> Any:
-        return self.read(select(key, self.shape))
+    """The rows of the table, if they came with the header; None if they are read when needed."""
 
     def read(self, selection: Selection) -> Any:
         """Read a selection; see `PixelReader`."""
-        box, tiles = self._locate(selection.indices)
-        fill = partial(self._fill, box=box, tiles=tiles)
-        return read_selection(selection, self.dtype, lambda out: fill(out.reshape(selection.shape)))
-
-    def __dask_tokenize__(self) -> tuple[object, ...]:
-        return "dask_fits.TiledReader", *version_token(self.store), repr(self.layout)
+        box, tiles = self._find_tiles(selection.indices)
+        pixels = selection.empty(self.dtype)
+        self._read_tiles(box, tiles, pixels.reshape(selection.shape))
+        return selection.result(pixels)
 
     def contiguous_chunk(self, limit: int) -> tuple[int, ...]:
-        """Shape of the largest chunk of at most `limit` bytes; see `PixelReader`."""
+        """Return the shape of the largest chunk of at most `limit` bytes; see `PixelReader`."""
         return contiguous_tiles_shape(self.layout, limit)
 
     def check(self, selection: Selection) -> None:
-        """Raise where the wanted tiles cannot be there; reads their rows of the table."""
-        self._locate(selection.indices)
+        """Raise if the file cannot hold the wanted tiles; reads their rows of the table."""
+        self._find_tiles(selection.indices)
 
     def plan(self, indices: tuple[Indices, ...]) -> ReadPlan:
-        """Tell what reading a box of pixels costs; reads the table's rows, but no tile."""
-        box, tiles = self._locate(indices)
-        ranges = list(plan_heap(tiles, self.store.coalescing).ranges) if box.count else []
-        if self.tile_table is None and box.count:
+        """Return the requests of reading a box of pixels; reads the table's rows, but no tile."""
+        box, tiles = self._find_tiles(indices)
+        if not box.count:
+            return ReadPlan((), useful_bytes=0)
+        ranges = list(plan_heap(tiles, self.store.coalescing).ranges)
+        if self.tile_table is None:
             ranges += plan_rows(tiles.rows, self.layout, self.store.coalescing).ranges
-        parts = (p for wanted in sorted(ranges) for p in split_range(wanted, self.store.part_size))
-        return ReadPlan(tuple(parts), int(tiles.lengths.sum()))
+        parts = split_ranges(sorted(ranges), self.store.part_size)
+        return ReadPlan(parts, useful_bytes=int(tiles.lengths.sum()))
 
     @property
     def tile(self) -> tuple[int, ...]:
@@ -100,115 +81,130 @@ class TiledReader:
         return self.layout.tile
 
     def estimate(self, indices: tuple[range, ...]) -> ReadCost:
-        """Tell how many pixels are decoded for a box, where tiles lie in their order. Pure."""
+        """Return the cost of reading a box of pixels if tiles lie in the table's order. Pure."""
         return tile_cost(indices, self.layout)
 
     def batches(self, boxes: Boxes, limits: Coalescing, *, most: int | None = None) -> list[Batch]:
-        """Plan the reading of many boxes; reads the table's rows; see `PixelReader`."""
+        """Plan the reading of many boxes; reads the table's rows; see `HduReader`."""
         if len(boxes):
-            lengths = (boxes.stop - boxes.first) / np.array(self.layout.tile) + 1
-            self._check(sum(self.layout.grid) + float(lengths.prod(axis=1).sum()))
+            # In floats, which cannot overflow; 1 more, since a box may begin and end within tiles.
+            tiles_along = (boxes.stop - boxes.first) / np.array(self.layout.tile) + 1
+            self._check_tiles(sum(self.layout.grid) + float(tiles_along.prod(axis=1).sum()))
         touched = touched_tiles(boxes, self.layout)
-        tiles = self._tiles(rows := np.unique(touched.flat), pixel_counts(rows, self.layout))
-        if not len(rows):
+        table_rows = np.unique(touched.grid_index)
+        tiles = self._locate_tiles(table_rows, pixel_counts(table_rows, self.layout))
+        if not len(table_rows):
             return []
         longest = self.store.block_size or limits.max_bridged
         heap = plan_heap(tiles, limits, longest=longest)
-        position = np.searchsorted(rows, touched.flat)
+        # One entry for each tile of each box: a tile that several boxes want is listed for each.
+        tile_index = np.searchsorted(table_rows, touched.grid_index)
         return [
-            self._batch(boxes, tiles, touched.owner, position, heap.part(low, high))
+            self._batch(boxes, tiles, touched.box, tile_index, heap.part(low, high))
             for low, high in batches(heap.ranges, most=most)
         ]
 
     def _batch(
-        self,
-        boxes: Boxes,
-        tiles: Tiles,
-        owner: npt.NDArray[np.int64],
-        position: npt.NDArray[np.int64],
-        heap: HeapPlan,
+        self, boxes: Boxes, tiles: Tiles, box: Integers, tile_index: Integers, heap: HeapPlan
     ) -> TiledBatch:
-        """Put some ranges together with their tiles, and with the boxes that need these."""
-        members = np.sort(np.concatenate(heap.members))
-        held = np.zeros(len(tiles.rows), bool)
-        held[members] = True
-        numbers = np.unique(owner[held[position]])
-        own = tuple(np.searchsorted(members, part) for part in heap.members)
+        """Make the batch of some ranges: their tiles, and the boxes that need these.
+
+        `box` and `tile_index` pair the boxes with the tiles that they need.
+        """
+        held_tiles = np.sort(np.concatenate(heap.tile_indices))
+        is_held = np.zeros(len(tiles.rows), bool)
+        is_held[held_tiles] = True
+        numbers = np.unique(box[is_held[tile_index]])
+        # The batch has `Tiles` of its own, in which the held ones are counted from 0.
+        tile_indices = tuple(np.searchsorted(held_tiles, part) for part in heap.tile_indices)
         return TiledBatch(
-            *(self.store, self.layout, self.where, tiles.take(members)),
-            *(HeapPlan(heap.ranges, own), numbers, boxes.take(numbers)),
+            store=self.store,
+            layout=self.layout,
+            where=self.where,
+            tiles=tiles.take(held_tiles),
+            heap=HeapPlan(heap.ranges, tile_indices),
+            boxes=numbers,
+            extents=boxes.take(numbers),
         )
 
-    def _locate(self, indices: tuple[Indices, ...]) -> tuple[TileBox, Tiles]:
+    def _find_tiles(self, indices: tuple[Indices, ...]) -> tuple[TileBox, Tiles]:
         """Find the tiles that a box of pixels needs, and where they lie."""
         if any(len(axis) == 0 for axis in indices):
             indices = (range(0),) * len(indices)
         else:
-            lengths = zip(indices, self.layout.tile, strict=True)
-            self._check(math.prod(int(axis[-1] // n - axis[0] // n) + 1 for axis, n in lengths))
+            # From the first tile to the last along each axis, as many as there may be.
+            axes = zip(indices, self.layout.tile, strict=True)
+            counts = (int(axis[-1] // tile - axis[0] // tile) + 1 for axis, tile in axes)
+            self._check_tiles(math.prod(counts))
         box = tile_box(indices, self.layout)
-        return box, self._tiles(box.rows(self.layout), box.pixels)
+        return box, self._locate_tiles(box.table_rows(self.layout), box.pixels)
 
-    def _check(self, tiles: float) -> None:
-        """Raise where so many tiles cannot be there, before there are arrays of as many numbers.
+    def _check_tiles(self, count: float) -> None:
+        """Raise if the file cannot have so many tiles, before there are arrays of as many numbers.
 
-        A damaged header can tell of more of them than there is memory for. Behind a table that is
+        A damaged header can count more of them than there is memory for. Behind a table that is
         not whole there is no heap, hence no tile.
         """
-        stop, size = self.layout.table.stop, self.store.version.size
+        stop = self.layout.table.stop
+        size = self.store.version.size
         if stop > size:
             raise TruncatedFileError(
                 f"{self.where}: the file is truncated: the rows of the tiles end at byte {stop}, "
                 f"found the end of the file at byte {size}"
             )
-        if tiles > MAX_TILES:
+        if count > MAX_TILES:
             raise UnsupportedHduError(
-                f"{self.where}: found {tiles:.0f} tiles to be read at once, expected at most "
+                f"{self.where}: found {count:.0f} tiles to be read at once, expected at most "
                 f"{MAX_TILES}: read the image in parts"
             )
 
-    def _tiles(self, rows: npt.NDArray[np.int64], pixels: npt.NDArray[np.int64]) -> Tiles:
+    def _locate_tiles(self, table_rows: Integers, pixels: Integers) -> Tiles:
         """Find where tiles lie, by their rows of the table and their numbers of pixels."""
         return locate(
-            rows,
-            self._records(rows),
+            table_rows,
+            self._read_rows(table_rows),
             self.layout,
             pixels=pixels,
             file_size=self.store.version.size,
             where=self.where,
         )
 
-    def _records(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
-        """Get rows of the table, ascending: those at hand, those read lately, or read now."""
-        layout = self.layout
-        if self.tile_table is not None or not len(rows):
-            return np.frombuffer(self.tile_table or b"", layout.row)[rows]
-        plan = plan_rows(rows, layout, self.store.coalescing)
-        found = {wanted: ROWS.get(self.store, wanted) for wanted in plan.ranges}
-        missing = [wanted for wanted, piece in found.items() if piece is None]
-        pieces = self.store.read_ranges(missing, whole=True)
-        read = {w: bytes(data) for w, (_, data) in zip(missing, pieces, strict=True)}
-        # They are kept now that the file is known not to have changed while they were read.
-        for wanted, piece in read.items():
-            ROWS.put(self.store, wanted, piece)
-            found[wanted] = memoryview(piece)
+    def _read_rows(self, table_rows: Integers) -> npt.NDArray[Any]:
+        """Return rows of the table, ascending: those at hand or in the cache, else read."""
+        row_dtype = self.layout.row
+        if self.tile_table is not None or not len(table_rows):
+            return np.frombuffer(self.tile_table or b"", row_dtype)[table_rows]
+        plan = plan_rows(table_rows, self.layout, self.store.coalescing)
+        contents = {byte_range: ROWS.get(self.store, byte_range) for byte_range in plan.ranges}
+        missing = [byte_range for byte_range, content in contents.items() if content is None]
+        fetched = self.store.read_ranges(missing, whole=True)
+        # Copies, since the store's memory is valid until the next range. The cache gets them once
+        # all are read, when the file is known not to have changed meanwhile.
+        copies = [bytes(data) for _, data in fetched]
+        for byte_range, copy in zip(missing, copies, strict=True):
+            ROWS.put(self.store, byte_range, copy)
+            contents[byte_range] = memoryview(copy)
         return np.concatenate(
-            [plan.pick(i, piece, layout.row) for i, piece in enumerate(found.values()) if piece]
+            [
+                plan.pick(index, content, row_dtype)
+                for index, content in enumerate(contents.values())
+                if content
+            ]
         )
 
-    @property
-    def where(self) -> str:
-        """File and HDU, for messages."""
-        return f"{self.store.name}: HDU {self.layout.hdu}"
+    def _layout_token(self) -> tuple[object, ...]:
+        return (repr(self.layout),)
 
-    def _fill(self, out: npt.NDArray[Any], box: TileBox, tiles: Tiles) -> None:
-        """Fetch the tiles of a box and decode them into `out`, which has the shape of the box."""
+    def _read_tiles(self, box: TileBox, tiles: Tiles, pixels: npt.NDArray[Any]) -> None:
+        """Fetch the tiles of a box and decode them into `pixels`, the box of wanted pixels."""
         if not box.count:
             return
         heap = plan_heap(tiles, self.store.coalescing, longest=self.store.block_size)
-        pieces = self.store.read_ranges(heap.ranges, whole=True)
+        fetched = self.store.read_ranges(heap.ranges, whole=True)
         decoder = TileDecoder(self.layout, tiles, self.where)
-        for (start, piece), members in zip(pieces, heap.members, strict=True):
-            data = np.frombuffer(piece, np.uint8)
-            for run in tile_runs(members, tiles.source[members], box, limit=run_limit(self.layout)):
-                decoder.decode(run, data, start, out[run.place])
+        limit = run_limit(self.layout)
+        for (start, content), tile_index in zip(fetched, heap.tile_indices, strict=True):
+            data = np.frombuffer(content, np.uint8)
+            # `tiles` are those of the box, in its order: a tile has the same index in both.
+            for run in tile_runs(tile_index, tiles.source[tile_index], box, limit=limit):
+                decoder.decode(run, run.box_index, data, start, pixels[run.place])

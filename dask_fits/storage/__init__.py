@@ -1,1 +1,1 @@
-"""Where the bytes are. Knows nothing of FITS."""
+"""Access to the bytes of files, wherever they are stored; knows nothing of FITS."""

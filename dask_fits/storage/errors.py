@@ -1,4 +1,4 @@
-"""What drivers raise -> this package's errors, which name the file and hold no secrets."""
+"""Translation of drivers' exceptions into this package's errors, which hold no secrets."""
 
 from __future__ import annotations
 
@@ -17,66 +17,86 @@ from dask_fits.exceptions import (
 from dask_fits.storage.redaction import redact_text, redact_url
 from dask_fits.storage.response import DENIED, MISSING
 
-_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "http": "http", "https": "http"}
+_EXTRAS = {
+    "s3": "s3",
+    "s3a": "s3",
+    "gs": "gcs",
+    "gcs": "gcs",
+    "http": "http",
+    "https": "http",
+}
+"""Protocol -> the extra of this package that installs its driver."""
+
 _ANONYMOUS: dict[str, dict[str, Any]] = {"s3": {"anon": True}, "gcs": {"token": "anon"}}
 """Storage options for access without credentials, by extra; the two stores name it differently."""
 
-_NO_CREDENTIALS = frozenset(
+_BOTOCORE_CREDENTIALS = frozenset(
     (
-        # of botocore
-        *("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError"),
-        *("NoAuthTokenError", "TokenRetrievalError", "SSOTokenLoadError", "SSOError"),
-        *("UnauthorizedSSOTokenError", "PendingAuthorizationExpiredError", "LoginError"),
-        *("RefreshWithMFAUnsupportedError", "InvalidIMDSEndpointError", "MetadataRetrievalError"),
-        # of google-auth
-        *("DefaultCredentialsError", "RefreshError"),
+        "CredentialRetrievalError",
+        "InvalidIMDSEndpointError",
+        "LoginError",
+        "MetadataRetrievalError",
+        "NoAuthTokenError",
+        "NoCredentialsError",
+        "PartialCredentialsError",
+        "PendingAuthorizationExpiredError",
+        "RefreshWithMFAUnsupportedError",
+        "SSOError",
+        "SSOTokenLoadError",
+        "TokenRetrievalError",
+        "UnauthorizedSSOTokenError",
     )
 )
-"""Names of drivers' exceptions, or of their bases: credentials are missing, or cannot be had."""
+_GOOGLE_CREDENTIALS = frozenset(("DefaultCredentialsError", "RefreshError"))
+
+_NO_CREDENTIALS = _BOTOCORE_CREDENTIALS | _GOOGLE_CREDENTIALS
+"""Names of drivers' exceptions, or of their bases: credentials are missing, or cannot be read."""
 
 _PROTOCOL = re.compile(r"(?:^|(?<=::))([A-Za-z][\w+.-]*)://")
 
 
 @contextmanager
 def storage_errors(url: str, options: Mapping[str, Any]) -> Iterator[None]:
-    """Turn what any driver raises into this package's errors."""
+    """Turn whatever a driver raises within the block into this package's errors."""
     try:
         yield
     except FitsError as error:
-        _drop_telling_causes(error, url, options)
+        _drop_secret_causes(error, url, options)
         raise
-    except Exception as error:  # noqa: BLE001 (it goes on as one of ours)
-        cause = None if _tells_secrets(error, url, options) else error
-        failed = _translated(error, url, options)
+    except Exception as error:  # noqa: BLE001 (it is raised again, as one of ours)
+        # A traceback prints causes, too. The driver's exception helps to find the fault, so it is
+        # kept unless it holds a secret, and its own causes are cut off at the first that does.
+        cause = None if _has_secrets(error, url, options) else error
+        translated = _translate(error, url, options)
         if cause:
-            _drop_telling_causes(cause, url, options)
-        raise failed from cause
+            _drop_secret_causes(cause, url, options)
+        raise translated from cause
 
 
 def status_of(error: Exception) -> int | None:
-    """HTTP status that a driver's exception carries; None where it carries none."""
-    found = getattr(error, "status_code", getattr(error, "status", None))
-    return found if isinstance(found, int) else None
+    """Return the HTTP status that a driver's exception carries; None if it carries none."""
+    status = getattr(error, "status_code", getattr(error, "status", None))
+    return status if isinstance(status, int) else None
 
 
-def describe(error: Exception, url: str, options: Mapping[str, Any]) -> str:
-    """Say what a driver's exception says, without secrets."""
-    said = str(error).removeprefix(f"[Errno {getattr(error, 'errno', None)}] ")
-    return redact_text(said, url, options) or type(error).__name__
+def describe_error(error: Exception, url: str, options: Mapping[str, Any]) -> str:
+    """Return the message of a driver's exception, redacted; its type if it has none."""
+    message = str(error).removeprefix(f"[Errno {getattr(error, 'errno', None)}] ")
+    return redact_text(message, url, options) or type(error).__name__
 
 
 def protocol_of(url: str) -> str:
-    """Name the protocol that reaches the storage: the last of a chained URL."""
+    """Return the protocol that reaches the storage: the last of a chained URL."""
     return next(reversed(_PROTOCOL.findall(url)), "")
 
 
 def anonymous_options(url: str) -> dict[str, Any] | None:
-    """Storage options for access without credentials; None where there is no such thing."""
+    """Return the storage options for access without credentials; None if the protocol has none."""
     return _ANONYMOUS.get(_EXTRAS.get(protocol_of(url), ""))
 
 
 def access_hint(url: str) -> str:
-    """Say how to be let in."""
+    """Return the end of a message: how to give credentials."""
     option = anonymous_options(url)
     if _EXTRAS.get(protocol_of(url)) == "http":
         return "; give credentials with storage_options={'headers': {'Authorization': ...}}"
@@ -88,42 +108,48 @@ def access_hint(url: str) -> str:
     )
 
 
-def _translated(error: Exception, url: str, options: Mapping[str, Any]) -> FitsError:
-    if isinstance(ours := error.__cause__, FitsError):  # which a driver has put into one of its own
+def _translate(error: Exception, url: str, options: Mapping[str, Any]) -> FitsError:
+    """Build the error of this package for a driver's exception."""
+    # A driver that calls back into this package may wrap one of our errors in one of its own.
+    if isinstance(ours := error.__cause__, FitsError):
         return type(ours)(*ours.args)
+    name = redact_url(url)
     status = status_of(error)
     if isinstance(error, FileNotFoundError) or status in MISSING:
-        return FitsFileNotFoundError(f"{redact_url(url)}: no such file")
+        return FitsFileNotFoundError(f"{name}: no such file")
+    # By name, since the drivers that define these classes need not be installed.
     if not _NO_CREDENTIALS.isdisjoint(cls.__name__ for cls in type(error).__mro__):
-        said = f"{describe(error, url, options)} ({type(error).__name__})"
+        message = f"{describe_error(error, url, options)} ({type(error).__name__})"
         return AccessDeniedError(
-            f"{redact_url(url)}: access denied, no credentials: {said}{access_hint(url)}"
+            f"{name}: access denied, no credentials: {message}{access_hint(url)}"
         )
     if isinstance(error, PermissionError) or status in DENIED:
-        return AccessDeniedError(f"{redact_url(url)}: access denied{access_hint(url)}")
+        return AccessDeniedError(f"{name}: access denied{access_hint(url)}")
     if isinstance(error, ImportError):
         return MissingDriverError(_driver_hint(url, error))
-    return StorageError(
-        f"{redact_url(url)}: {describe(error, url, options)} ({type(error).__name__})"
-    )
+    message = describe_error(error, url, options)
+    return StorageError(f"{name}: {message} ({type(error).__name__})")
 
 
 def _driver_hint(url: str, error: ImportError) -> str:
+    """Return the message for a driver that is not installed."""
     protocol = protocol_of(url)
     extra = _EXTRAS.get(protocol)
     hint = f"install it with: pip install 'dask_fits[{extra}]'" if extra else str(error)
     return f"{redact_url(url)}: the driver for {protocol}:// is not installed; {hint}"
 
 
-def _drop_telling_causes(error: BaseException, url: str, options: Mapping[str, Any]) -> None:
-    """Cut an error off from the first of its causes that says a secret: a traceback prints them."""
+def _drop_secret_causes(error: BaseException, url: str, options: Mapping[str, Any]) -> None:
+    """Cut an error off from the first of its causes that holds a secret, and all behind it."""
     while (cause := error.__cause__ or error.__context__) is not None:
-        if _tells_secrets(cause, url, options):
-            error.__cause__ = None  # which keeps the context from being printed, too
+        if _has_secrets(cause, url, options):
+            error.__cause__ = None  # this keeps the context from being printed, too
             return
         error = cause
 
 
-def _tells_secrets(error: BaseException, url: str, options: Mapping[str, Any]) -> bool:
-    said = "\n".join((str(error), *getattr(error, "__notes__", ())))
-    return isinstance(error, BaseExceptionGroup) or redact_text(said, url, options) != said
+def _has_secrets(error: BaseException, url: str, options: Mapping[str, Any]) -> bool:
+    """Return whether a traceback of an error may show a secret, its causes aside."""
+    message = "\n".join((str(error), *getattr(error, "__notes__", ())))
+    # The members of a group are printed as well: they are not looked into one by one.
+    return isinstance(error, BaseExceptionGroup) or redact_text(message, url, options) != message

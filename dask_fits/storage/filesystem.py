@@ -1,4 +1,11 @@
-"""From a URL to a way of reading it: the only file that imports fsspec."""
+"""Filesystems of fsspec, and the URLs that lead to them: the only file that imports fsspec.
+
+A chained URL has one link for each filesystem. The last link reaches the storage, and any other is
+of a filesystem over the one of the next link, so they are made from right to left::
+
+    zip://img.fits  ::  simplecache  ::  https://host/images.zip
+    made last           made second      made first
+"""
 
 from __future__ import annotations
 
@@ -34,17 +41,17 @@ _TRANSPORTS = {
     "s3fs.core": ("dask_fits.storage.s3", "S3Transport"),
     "gcsfs.core": ("dask_fits.storage.gcs", "GcsTransport"),
 }
-"""Module of a filesystem's class, or of one that it derives from -> what reads through it."""
+"""Module of a filesystem's class, or of one that it derives from -> the class of its transport."""
 
-_OTHER = ("dask_fits.storage.other", "OtherTransport")
+_DEFAULT_TRANSPORT = ("dask_fits.storage.other", "OtherTransport")
 
-_CHAINED = (CachingFileSystem, DirFileSystem)
-"""Filesystems over another one's that have the same paths."""
+_SAME_PATHS = (CachingFileSystem, DirFileSystem)
+"""Filesystems over another one that have the same paths."""
 
-_BEGIN = re.compile(r"([A-Za-z][\w+.-]*)(://|::)")
-"""How a URL begins, a chained one included."""
+_PREFIX = re.compile(r"([A-Za-z][\w+.-]*)(://|::)")
+"""Start of a URL, a chained one included."""
 
-_OF_OPEN = frozenset(
+_OPEN_OPTIONS = frozenset(
     ("compression", "encoding", "errors", "expand", "mode", "name_function", "newline", "num")
 )
 """Options that are for `fsspec.open`, not for a filesystem."""
@@ -54,13 +61,13 @@ _NO_QUERY = ("ftp", "sftp", "ssh", "smb")
 
 
 def is_url(text: str) -> bool:
-    """Whether a text begins as a URL does: with a protocol that fsspec knows, and ``://``."""
-    begin = _BEGIN.match(text)
-    return begin is not None and begin[2] == "://" and _is_protocol(begin[1])
+    """Return whether a text starts as a URL: with a protocol that fsspec knows, and ``://``."""
+    prefix = _PREFIX.match(text)
+    return prefix is not None and prefix[2] == "://" and _is_protocol(prefix[1])
 
 
 def local_file(text: str) -> str | None:
-    """Absolute path of what exists on a mounted disk under the very name; None of a URL."""
+    """Return the absolute path of what exists on a mounted disk under this name; None if a URL."""
     if text and not is_url(text):
         with suppress(OSError, ValueError):  # no such file, or nothing that can be a name of one
             (path := Path(text)).stat()
@@ -69,86 +76,100 @@ def local_file(text: str) -> str | None:
 
 
 def local_path(url: str, options: Mapping[str, Any]) -> str | None:
-    """Absolute path of a file on a mounted disk, there or not; None where it is elsewhere."""
-    return local_file(url) or path_on_disk(*find(url, options), quoted=is_url(url))
+    """Return the absolute path of a file on a mounted disk, which need not exist; else None."""
+    if path := local_file(url):
+        return path
+    fs, path = url_to_filesystem(url, options)
+    return path_on_disk(fs, path, quoted=is_url(url))
 
 
 def path_on_disk(fs: FileSystem, path: str, *, quoted: bool = False) -> str | None:
-    """Absolute path of a file of a filesystem that is the mounted disks; else None.
+    """Return the absolute path of a file if its filesystem is the mounted disks; else None.
 
-    `quoted` tells that the path may be written with ``%20`` and the like, as
-    `pathlib.Path.as_uri` writes it.
+    If `quoted`, the path may be written with ``%20`` and the like, as `pathlib.Path.as_uri` writes
+    it.
     """
     if type(fs) is not LocalFileSystem:
         return None
-    found = local_file(path) or (local_file(unquote(path)) if quoted else None)
-    return found or str(fs._strip_protocol(path))  # noqa: SLF001 (fsspec's, for drivers)
+    # The name as it is written goes first: a file may have a ``%20`` in its name.
+    existing = local_file(path) or (local_file(unquote(path)) if quoted else None)
+    return existing or str(fs._strip_protocol(path))  # noqa: SLF001 (fsspec's, for drivers)
 
 
-def links(url: str) -> list[str]:
-    """Divide a chained URL into one for each filesystem, the outermost first.
+def split_chain(url: str) -> list[str]:
+    """Divide a chained URL into one link for each filesystem, the outermost first.
 
-    A ``::`` is a joint where the filesystem before it is one that stands over others; of
-    ``s3://bucket/a::b.fits`` it is part of the key. Of several the joint is the first that is
-    followed by what is known to be a place: a URL, or what exists on a mounted disk.
+    A ``::`` is a joint if the filesystem before it is one over another filesystem; in
+    ``s3://bucket/a::b.fits`` it is part of the key. Of several, the joint is the first that is
+    followed by a URL or by the name of what exists on a mounted disk; else the last.
     """
-    found = []
-    while (begin := _BEGIN.match(url)) and _stands_over_others(begin[1]):
-        joints = [joint.start() for joint in re.finditer("::", url)]
+    links = []
+    while (prefix := _PREFIX.match(url)) and _is_over_another(prefix[1]):
+        joints = [match.start() for match in re.finditer("::", url)]
         if not joints:
             break
-        joint = next((at for at in joints if _is_place(url[at + 2 :])), joints[-1])
-        found.append(url[:joint])
+        joint = next((at for at in joints if _is_url_or_file(url[at + 2 :])), joints[-1])
+        links.append(url[:joint])
         url = url[joint + 2 :]
-    return [*found, url]
+    return [*links, url]
 
 
-def settled(url: str, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Make relative paths absolute by which a URL or its options tell of an archive.
+def make_absolute(url: str, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Make the relative paths absolute by which a URL or its options name an archive.
 
     Workers are in other directories, and so may be this process some time later.
     """
-    *outer, last = links(url)
-    url = "::".join([*outer, (local_file(last) if outer else None) or last])
-    own = options.get(name := _protocol(url))
-    if not outer and isinstance(own, Mapping):
-        options = {**own, **{key: value for key, value in options.items() if key != name}}
+    *outer, last = split_chain(url)
+    if outer:
+        url = "::".join([*outer, local_file(last) or last])
+    elif isinstance(own := options.get(protocol := _protocol_of(url)), Mapping):
+        # fsspec takes options under the name of a protocol, for chained URLs. Here they are those
+        # of the only filesystem, over which options without such a name take precedence.
+        rest = {name: value for name, value in options.items() if name != protocol}
+        options = {**own, **rest}
     archive = options.get("fo")
     if isinstance(archive, str) and options.get("target_protocol") in (None, "file", "local"):
         return url, {**options, "fo": local_file(archive) or archive}
     return url, dict(options)
 
 
-def find(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
-    """Make the filesystem of a URL, and find its path there.
+def url_to_filesystem(url: str, options: Mapping[str, Any]) -> tuple[FileSystem, str]:
+    """Make the filesystem of a URL, and return it with the path there.
 
     It does what `fsspec.core.url_to_fs` does, for which each ``::`` is a joint of a chained URL.
     """
-    given = {name: value for name, value in options.items() if name not in _OF_OPEN}
-    below: dict[str, Any] = {}
+    remaining = {name: value for name, value in options.items() if name not in _OPEN_OPTIONS}
+    target: dict[str, Any] = {}  # arguments by which a filesystem gets the one that it is over
     path = ""
-    for depth, link in reversed(list(enumerate(links(url)))):
-        protocol = given.pop("protocol", None) or _protocol(link)
-        own = {**given.pop(protocol, {}), **({} if depth else given)}
+    for depth, link in reversed(list(enumerate(split_chain(url)))):
+        protocol = remaining.pop("protocol", None) or _protocol_of(link)
         cls = fsspec.get_filesystem_class(protocol)
-        behind, (path, told) = path, _parsed(cls, protocol, link)
-        if not path and "target_protocol" not in own and issubclass(cls, _CHAINED):
-            path = behind
-        # A TypeError where the URL and the options contradict each other.
-        own = dict(**{k: v for k, v in told.items() if k not in own or v != own[k]}, **own)
-        own = _guarded(protocol, _with_archive(cls, dict(**own, **below)))
-        below = {"target_options": own, "target_protocol": protocol, "fo": path}
-    return fsspec.filesystem(protocol, **own), path
+
+        # Options under the name of a protocol are for its filesystem; all others for the outermost.
+        arguments = {**remaining.pop(protocol, {}), **({} if depth else remaining)}
+        target_path = path
+        path, parsed = _parse_link(cls, protocol, link)
+        if not path and "target_protocol" not in arguments and issubclass(cls, _SAME_PATHS):
+            path = target_path
+
+        # An option that the URL repeats is no contradiction. At a real one, between the URL, the
+        # options and the arguments of the next filesystem, `dict` raises a TypeError.
+        parsed = {k: v for k, v in parsed.items() if k not in arguments or v != arguments[k]}
+        arguments = dict(**parsed, **arguments)
+        arguments = _open_archive(cls, dict(**arguments, **target))
+        arguments = _guard_redirects(protocol, arguments)
+        target = {"target_options": arguments, "target_protocol": protocol, "fo": path}
+    return fsspec.filesystem(protocol, **arguments), path
 
 
-def _guarded(protocol: str, options: dict[str, Any]) -> dict[str, Any]:
-    """Keep what users give to a web server from other ones, where fsspec's client reads from it.
+def _guard_redirects(protocol: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Keep a user's headers and cookies from other web servers if fsspec's client does the reading.
 
-    That is the case of what is in an archive there, and of patterns.
+    It does so for files in an archive on a web server, and for patterns.
     """
-    below = options.get("target_options")
-    if isinstance(below, Mapping):
-        guarded = _guarded(str(options.get("target_protocol")), dict(below))
+    target_options = options.get("target_options")
+    if isinstance(target_options, Mapping):
+        guarded = _guard_redirects(str(options.get("target_protocol")), dict(target_options))
         options = {**options, "target_options": guarded}
     if protocol in ("http", "https") and options:
         from dask_fits.storage.http import client_of_one_origin
@@ -161,23 +182,25 @@ def glob(fs: FileSystem, path: str) -> list[str]:
     """List the paths on a filesystem that a pattern with ``*`` matches, in order."""
     if not fs.async_impl:
         return sorted(map(str, fs.glob(path)))
-    with RequestGroup(fs.loop) as flight:
-        return sorted(map(str, flight.wait(fs._glob(path))))  # noqa: SLF001 (what `glob` calls)
+    # Waiting in a group can be cancelled; in the filesystem's own `glob` it cannot.
+    with RequestGroup(fs.loop) as requests:
+        return sorted(map(str, requests.wait(fs._glob(path))))  # noqa: SLF001 (what `glob` calls)
 
 
-def is_filesystem(given: object) -> bool:
-    """Whether it is a filesystem of fsspec."""
-    return isinstance(given, fsspec.AbstractFileSystem)
+def is_filesystem(candidate: object) -> bool:
+    """Return whether an object is a filesystem of fsspec."""
+    return isinstance(candidate, fsspec.AbstractFileSystem)
 
 
-def beneath(fs: FileSystem, path: str) -> tuple[Any, str]:
-    """Find the filesystem that a path is on, through those that only put a directory before it."""
+def unwrap_directories(fs: FileSystem, path: str) -> tuple[FileSystem, str]:
+    """Return the filesystem that a path is on, under those that only prepend a directory to it."""
     while isinstance(fs, DirFileSystem):
-        fs, path = fs.fs, fs._join(path)  # noqa: SLF001 (it has no public way)
+        path = fs._join(path)  # noqa: SLF001 (it has no public way)
+        fs = fs.fs
     return fs, path
 
 
-def url_of(fs: FileSystem, path: str) -> tuple[str, dict[str, Any], Any]:
+def filesystem_to_url(fs: FileSystem, path: str) -> tuple[str, dict[str, Any], FileSystem | None]:
     """Reduce a path on a filesystem to a URL and options.
 
     Returns
@@ -185,31 +208,34 @@ def url_of(fs: FileSystem, path: str) -> tuple[str, dict[str, Any], Any]:
     url : str
     options : dict
     filesystem
-        None where URL and options make the filesystem again; else the filesystem itself, of which
+        None if URL and options make the filesystem again; else the filesystem itself, of which
         `options` are only the arguments.
     """
     path = fs._strip_protocol(path)  # noqa: SLF001
-    url, options = str(fs.unstrip_protocol(path)), arguments_of(fs)
-    # What holds of the event loop and the thread in which the object was made.
-    for own in ("asynchronous", "loop"):
-        options.pop(own, None)
-    with suppress(Exception):  # whatever it is, the object itself is at hand
-        found, again = find(url, options)
-        if type(found) is type(fs) and again == path:
+    url = str(fs.unstrip_protocol(path))
+    options = arguments_of(fs)
+    _drop_loop(options)
+    # An object that its arguments do not describe may raise anything here; then it is kept itself.
+    with suppress(Exception):
+        remade, remade_path = url_to_filesystem(url, options)
+        if type(remade) is type(fs) and remade_path == path:
             return url, options, None
     return url, options, fs
 
 
 def arguments_of(fs: FileSystem) -> dict[str, Any]:
-    """Name the arguments that a filesystem was made with."""
-    names = _parameters(type(fs))
+    """Return the arguments that a filesystem was made with, by name."""
+    names = _parameter_names(type(fs))
     return {**dict(zip(names, fs.storage_args, strict=False)), **fs.storage_options}
 
 
 def connect(
-    url: str, options: Mapping[str, Any], transfer: TransferConfig, filesystem: Any = None
+    url: str,
+    options: Mapping[str, Any],
+    transfer: TransferConfig,
+    filesystem: FileSystem | None = None,
 ) -> tuple[Transport, asyncio.AbstractEventLoop]:
-    """Find the transport for a URL, and the event loop that it runs in.
+    """Return the transport for a URL, and the event loop that it runs in.
 
     fsspec keeps its filesystems, and with them the connections: this costs some microseconds.
 
@@ -219,7 +245,7 @@ def connect(
     options : mapping
     transfer : TransferConfig
     filesystem : fsspec filesystem, optional
-        That of the file, where URL and options do not tell it.
+        The filesystem of the file, if URL and options do not describe it.
 
     Raises
     ------
@@ -227,11 +253,12 @@ def connect(
         The URL goes through one of fsspec's caches.
     """
     if filesystem is not None:
-        fs, path = _kept(filesystem, transfer), filesystem._strip_protocol(url)  # noqa: SLF001
+        fs = _adapt_filesystem(filesystem, transfer)
+        path = filesystem._strip_protocol(url)  # noqa: SLF001
     else:
-        if _is_s3fs(url):
+        if _is_read_by_s3fs(url):
             options = _s3_options(options, transfer)
-        fs, path = find(url, options)
+        fs, path = url_to_filesystem(url, options)
     if isinstance(fs, CachingFileSystem):
         cache = type(fs).protocol if isinstance(type(fs).protocol, str) else type(fs).protocol[0]
         raise StorageError(
@@ -239,59 +266,66 @@ def connect(
             "a copy is of, and hands out half-written ones; leave it out, or make a copy with "
             "fsspec.open_local and open that"
         )
-    module, name = _transport(type(fs))
-    loop = fs.loop if fs.async_impl else get_loop()
+    # The drivers are imported only now: one of them, and none for files on a mounted disk.
+    module, name = _transport_class(type(fs))
     transport: Transport = getattr(import_module(module), name)(fs, path)
-    return transport, loop
+    return transport, fs.loop if fs.async_impl else get_loop()
 
 
-def _parameters(cls: Any) -> list[str]:
+def _parameter_names(cls: type[FileSystem]) -> list[str]:
+    """List the parameters of a filesystem's constructor."""
     return list(inspect.signature(cls.__init__).parameters)[1:]
 
 
 def _is_protocol(text: str) -> bool:
+    """Return whether fsspec knows a protocol of this name."""
     return text in known_implementations or text in registry
 
 
-def _is_place(text: str) -> bool:
-    """Whether something is known to be there, or to be a URL."""
-    begin = _BEGIN.match(text)
-    return (begin is not None and _is_protocol(begin[1])) or local_file(text) is not None
+def _is_url_or_file(text: str) -> bool:
+    """Return whether a text starts as a URL, chained or not, or is the name of an existing file."""
+    prefix = _PREFIX.match(text)
+    return (prefix is not None and _is_protocol(prefix[1])) or local_file(text) is not None
 
 
-def _protocol(link: str) -> str:
+def _protocol_of(link: str) -> str:
+    """Return the protocol of a link; "file" for a path, whether the file exists or not."""
     if local_file(link):
         return "file"
+    # A link may be the bare name of a protocol, as in ``simplecache::s3://...``.
     return split_protocol(link)[0] or (link if _is_protocol(link) else "file")
 
 
 @lru_cache(maxsize=64)
-def _stands_over_others(protocol: str) -> bool:
-    """Whether a protocol's filesystem is made of what another one holds: an archive, a cache."""
+def _is_over_another(protocol: str) -> bool:
+    """Return whether a protocol's filesystem is over another one: an archive, a cache."""
     if not _is_protocol(protocol):
         return False
     try:
         cls = fsspec.get_filesystem_class(protocol)
-    except ImportError:  # which is told when it is needed
+    except ImportError:  # the error is raised when the driver is needed
         return True
-    taken = _parameters(cls)
-    return issubclass(cls, _CHAINED) or "fo" in taken or "target_protocol" in taken
+    names = _parameter_names(cls)
+    return issubclass(cls, _SAME_PATHS) or "fo" in names or "target_protocol" in names
 
 
-def _parsed(cls: Any, protocol: str, link: str) -> tuple[str, dict[str, Any]]:
-    """Read the path, and options for the filesystem, out of a URL."""
+def _parse_link(cls: type[FileSystem], protocol: str, link: str) -> tuple[str, dict[str, Any]]:
+    """Parse the path, and options for the filesystem, out of one link of a URL."""
     if link == protocol:
         link = f"{protocol}://"
-    if issubclass(cls, LocalFileSystem) and (found := local_file(link)):
-        return found, {}
-    link, mark, behind = link.partition("?") if protocol in _NO_QUERY else (link, "", "")
+    # fsspec would expand ``~`` and drop a ``file:`` of the name.
+    if issubclass(cls, LocalFileSystem) and (existing := local_file(link)):
+        return existing, {}
+    # What would be a query is kept from the driver, and put back behind the path.
+    link, mark, rest = link.partition("?") if protocol in _NO_QUERY else (link, "", "")
     path = cls._strip_protocol(link)
-    return f"{path}{mark}{behind}", cls._get_kwargs_from_urls(link)
+    return f"{path}{mark}{rest}", cls._get_kwargs_from_urls(link)
 
 
-def _with_archive(cls: Any, options: dict[str, Any]) -> dict[str, Any]:
-    """Hand an archive over as a file where fsspec would divide its name at ``::``."""
-    archive, protocol = options.get("fo"), options.get("target_protocol")
+def _open_archive(cls: type[FileSystem], options: dict[str, Any]) -> dict[str, Any]:
+    """Replace an archive's name by a file object if fsspec would divide the name at ``::``."""
+    archive = options.get("fo")
+    protocol = options.get("target_protocol")
     if not (issubclass(cls, AbstractArchiveFileSystem) and isinstance(archive, str)):
         return options
     if "::" not in archive or not (protocol or local_file(archive)):
@@ -301,30 +335,38 @@ def _with_archive(cls: Any, options: dict[str, Any]) -> dict[str, Any]:
     return {**rest, "fo": OpenFile(fs, archive)}
 
 
-def _kept(fs: FileSystem, transfer: TransferConfig) -> Any:
-    """Make a filesystem that was given as an object fit for our event loop and retries."""
+def _adapt_filesystem(fs: FileSystem, transfer: TransferConfig) -> FileSystem:
+    """Make a filesystem that was given as an object again, for our event loop and retries."""
     options = dict(fs.storage_options)
-    if _transport(type(fs)) == _TRANSPORTS["s3fs.core"]:
+    if _transport_class(type(fs)) == _TRANSPORTS["s3fs.core"]:
         options = _s3_options(options, transfer)
     elif not getattr(fs, "asynchronous", False):
-        return fs
-    for own in ("asynchronous", "loop"):
-        options.pop(own, None)
+        return fs  # it runs in fsspec's loop already
+    _drop_loop(options)
     return type(fs)(*fs.storage_args, **options)
 
 
-def _is_s3fs(url: str) -> bool:
-    if len(links(url)) > 1 or split_protocol(url)[0] not in ("s3", "s3a"):
+def _drop_loop(options: dict[str, Any]) -> None:
+    """Drop the options that hold only for the thread and event loop of the object's making."""
+    for name in ("asynchronous", "loop"):
+        options.pop(name, None)
+
+
+def _is_read_by_s3fs(url: str) -> bool:
+    """Return whether a URL is one of S3 and the driver for S3 is s3fs, which it need not be."""
+    if len(split_chain(url)) > 1 or split_protocol(url)[0] not in ("s3", "s3a"):
         return False
-    return _transport(fsspec.get_filesystem_class("s3")) == _TRANSPORTS["s3fs.core"]
+    return _transport_class(fsspec.get_filesystem_class("s3")) == _TRANSPORTS["s3fs.core"]
 
 
 def _s3_options(options: Mapping[str, Any], transfer: TransferConfig) -> dict[str, Any]:
+    """Return the options of s3fs; its module needs botocore, so it is imported only here."""
     from dask_fits.storage.s3 import s3_options
 
     return s3_options(options, transfer)
 
 
-def _transport(filesystem: type) -> tuple[str, str]:
-    modules = (cls.__module__ for cls in filesystem.__mro__)
-    return next((_TRANSPORTS[name] for name in modules if name in _TRANSPORTS), _OTHER)
+def _transport_class(filesystem_class: type[FileSystem]) -> tuple[str, str]:
+    """Return module and name of the transport for a filesystem's class, or for one of its bases."""
+    modules = (cls.__module__ for cls in filesystem_class.__mro__)
+    return next((_TRANSPORTS[name] for name in modules if name in _TRANSPORTS), _DEFAULT_TRANSPORT)

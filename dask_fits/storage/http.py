@@ -1,8 +1,11 @@
 """Web servers: conditional ranged requests in the session of fsspec's HTTP filesystem.
 
-Not through its ``cat_file``, which hides the status and the headers of the answer, does not ask for
-the bytes uncompressed, and takes whatever comes for the range. Redirects are followed here, not by
-aiohttp, which hands a session's headers, cookies and credentials on, and quotes URLs anew.
+Its ``cat_file`` is not used: that hides status and headers of the response, does not request the
+bytes uncompressed, and takes whatever comes for the range. Redirects are followed here, not by
+aiohttp, which hands a session's headers, cookies and credentials on, and quotes URLs anew::
+
+    https://a/x  --302-->  https://a/y   same origin: the user's session, headers and options
+                 --302-->  https://b/z   another one: an anonymous session, for the rest of the way
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from http import HTTPStatus
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
@@ -25,81 +29,90 @@ from dask_fits.storage.redirects import (
     REDIRECTS,
     environment_proxy,
     origin,
-    redirected,
+    redirect_target,
     same_origin,
-    verbatim,
+    verbatim_url,
 )
-from dask_fits.storage.response import Request, Response, read_first, read_response, told_size
+from dask_fits.storage.response import Request, Response, read_first, read_response, read_size
 from dask_fits.storage.version import FileVersion
 
-_CERTAIN = (aiohttp.ClientSSLError, aiohttp.ServerFingerprintMismatch)
+_PERMANENT = (aiohttp.ClientSSLError, aiohttp.ServerFingerprintMismatch)
 """Failures to connect that the next attempt would meet again."""
 
-_OF_THE_LINE = frozenset(
-    (
-        *("timeout", "ssl", "verify_ssl", "ssl_context", "fingerprint"),
-        *("proxy", "proxy_auth", "proxy_headers"),
-        *("read_bufsize", "max_line_size", "max_field_size", "max_headers"),
-    )
+_TLS_OPTIONS = frozenset(("fingerprint", "ssl", "ssl_context", "verify_ssl"))
+_PROXY_OPTIONS = frozenset(("proxy", "proxy_auth", "proxy_headers"))
+_CONNECTION_OPTIONS = (
+    _TLS_OPTIONS
+    | _PROXY_OPTIONS
+    | {"max_field_size", "max_headers", "max_line_size", "read_bufsize", "timeout"}
 )
-"""Options of a request that say how to reach any server. No other goes with it to another origin
-than the one that they were given for."""
+"""Options of a request that say how to reach any server. No other option is sent to another origin
+than the one that it was given for."""
 
-_CODE = re.compile(rb"<Code>(\w+)</Code>")
+_OUR_OPTIONS = {"raise_for_status": False, "allow_redirects": False}
+"""Options of each request: statuses are judged, and redirects followed, by this package."""
+
+_NO_TOTAL = aiohttp.ClientTimeout(total=None)
+"""Without aiohttp's five minutes for a whole request: a slow line is no fault while bytes come."""
+
+_ERROR_CODE = re.compile(rb"<Code>(\w+)</Code>")
+
 _CODE_WITHIN = 4096
-"""Bytes at the start of a refusal in which the service's own name for the error is looked for."""
+"""Bytes at the start of a refusal that are searched for the service's own name for the error."""
 
 
 class HttpTransport:
     """One file of a web server."""
 
     parallel = True
-    confirms = True
+    reports_version = True
 
     def __init__(self, fs: FileSystem, path: str) -> None:
         self._fs = fs
-        self._url = verbatim(path)
+        self._url = verbatim_url(path)
 
     async def first(self, request: Request) -> tuple[FileVersion, memoryview]:
-        """GET of the first bytes. No HEAD: a URL signed for GET does not allow it."""
-        asking = self._ask({"Range": request.header}, request.name)
+        """GET the first bytes. There is no HEAD: a URL signed for GET does not allow it."""
+        opening = self._send({"Range": request.range_header}, request.name)
         kinds = ("ETag", "Last-Modified")
-        return await read_first(asking, request, *kinds, ask_size=lambda: self._size(request))
+        return await read_first(opening, request, *kinds, ask_size=lambda: self._ask_size(request))
 
-    async def read(self, request: Request, into: memoryview) -> None:
-        """GET of a range, on condition that the file is the one that was opened."""
+    async def read(self, request: Request, buffer: memoryview) -> None:
+        """GET a range, on condition that the file is the one that was opened."""
         condition = _condition(request.version) if request.conditional else {}
-        asking = self._ask({"Range": request.header, **condition}, request.name)
-        await read_response(asking, request, into)
+        opening = self._send({"Range": request.range_header, **condition}, request.name)
+        await read_response(opening, request, buffer)
 
     def is_transient(self, error: Exception) -> bool:
-        """Whether an exception of aiohttp may be over at the next attempt."""
+        """Return whether the fault of aiohttp's exception may be over at the next attempt."""
         return is_transient_in_aiohttp(error)
 
-    async def _size(self, request: Request) -> tuple[int | None, Mapping[str, str]]:
-        """Ask for the size alone: by HEAD, or where that is refused for the last byte."""
-        size, headers = await told_size(self._ask({}, request.name, "HEAD"), request)
+    async def _ask_size(self, request: Request) -> tuple[int | None, Mapping[str, str]]:
+        """Request the size alone: by HEAD, or if that does not report it, by the last byte."""
+        size, headers = await read_size(self._send({}, request.name, "HEAD"), request)
         if size is None:
-            asking = self._ask({"Range": "bytes=-1"}, request.name)
-            size, headers = await told_size(asking, request)
+            opening = self._send({"Range": "bytes=-1"}, request.name)
+            size, headers = await read_size(opening, request)
         return size, headers
 
     @asynccontextmanager
-    async def _ask(
+    async def _send(
         self, headers: Mapping[str, str], name: str, method: str = "GET"
     ) -> AsyncIterator[Response]:
+        """Send a request with the user's options."""
         fs = self._fs
         session = await fs.set_session()
-        # A session does not tell which proxy it has.
-        proxies = {k: v for k, v in fs.client_kwargs.items() if k in ("proxy", "proxy_auth")}
-        asking = ask(session, self._url, headers, {**proxies, **fs.kwargs}, name, method)
-        async with asking as answer:
-            yield answer
+        # The proxy of a session cannot be read from it, but an anonymous session needs it, too.
+        proxy = {k: v for k, v in fs.client_kwargs.items() if k in ("proxy", "proxy_auth")}
+        options = {**proxy, **fs.kwargs}
+        sending = send_request(session, self._url, headers, options, name, method)
+        async with sending as response:
+            yield response
 
 
 @asynccontextmanager
-async def ask(
-    session: Any,
+async def send_request(
+    session: aiohttp.ClientSession,
     url: yarl.URL,
     headers: Mapping[str, str],
     options: Mapping[str, Any],
@@ -113,47 +126,52 @@ async def ask(
     session : aiohttp.ClientSession
     url : yarl.URL
     headers : mapping
-        Ours, which go along with redirects to wherever they lead.
+        Our headers, which are sent to wherever redirects lead.
     options : mapping
-        Options of aiohttp's ``get``, headers among them, which stay with the origin of `url`.
+        The user's options of aiohttp's ``get``, headers among them, which stay with the origin of
+        `url`.
     name : str
-        The file, as it may be shown.
+        The file's redacted name, for messages.
     method : str
         ``"GET"`` or ``"HEAD"``.
     """
     # A server that compresses drops ranges.
-    ours = {**headers, "Accept-Encoding": "identity"}
-    own = {"raise_for_status": False, "allow_redirects": False}
-    theirs = {**options.get("headers", {}), **ours}
-    asked = {"timeout": _NO_TOTAL, **options, **own, "headers": theirs}
-    follows, trusts = options.get("allow_redirects", True), False
-    elsewhere = ""
+    headers = {**headers, "Accept-Encoding": "identity"}
+    user_headers = {**options.get("headers", {}), **headers}
+    arguments = {"timeout": _NO_TOTAL, **options, **_OUR_OPTIONS, "headers": user_headers}
+    follows_redirects = options.get("allow_redirects", True)
+    trusts_environment = False
+    redirected_to = ""
     async with AsyncExitStack() as stack:
         for _ in range(MAX_REDIRECTS + 1):
             send = session.head if method == "HEAD" else session.get
-            async with send(url, **asked) as response:
+            async with send(url, **arguments) as response:
                 location = response.headers.get("Location")
-                if not (follows and location and response.status in REDIRECTS):
-                    yield await _response(response, elsewhere)
+                if not (follows_redirects and location and response.status in REDIRECTS):
+                    yield await _to_response(response, redirected_to)
                     return
-                target = redirected(url, location, name)
-            asked.pop("params", None)  # the server has put what it needs of them into the URL
-            if not elsewhere and not same_origin(url, target):
-                asked = {key: asked[key] for key in _OF_THE_LINE & asked.keys()}
-                asked |= {**own, "headers": ours}
-                trusts = getattr(session, "trust_env", False) and not asked.get("proxy")
-                session = await stack.enter_async_context(_stranger(session))
-                elsewhere = origin(target)
-            url, elsewhere = target, elsewhere and origin(target)
-            if trusts:
-                asked["proxy"] = environment_proxy(url)
+                target = redirect_target(url, location, name)
+            arguments.pop("params", None)  # the server has put what it needs of them into the URL
+
+            # Only once: a request that has left its origin stays anonymous, even if it returns.
+            if not redirected_to and not same_origin(url, target):
+                connection = {k: v for k, v in arguments.items() if k in _CONNECTION_OPTIONS}
+                arguments = {**connection, **_OUR_OPTIONS, "headers": headers}
+                trusts_environment = _trusts_environment(session) and not arguments.get("proxy")
+                session = await stack.enter_async_context(_anonymous_session(session))
+                redirected_to = origin(target)
+            url = target
+            if redirected_to:
+                redirected_to = origin(url)
+            if trusts_environment:
+                arguments["proxy"] = environment_proxy(url)
         raise StorageError(f"{name}: the server redirects more than {MAX_REDIRECTS} times")
 
 
 async def client_of_one_origin(**options: Any) -> aiohttp.ClientSession:
-    """Make a session of aiohttp that refuses redirects to another origin, for fsspec's own client.
+    """Make a session that refuses redirects to another origin, for fsspec's own HTTP client.
 
-    It would hand the user's headers and cookies on.
+    aiohttp would hand the user's headers and cookies on.
     """
     guard = aiohttp.TraceConfig()
     guard.on_request_redirect.append(_check_origin)
@@ -162,49 +180,60 @@ async def client_of_one_origin(**options: Any) -> aiohttp.ClientSession:
 
 
 async def _check_origin(
-    _session: aiohttp.ClientSession, _context: Any, told: aiohttp.TraceRequestRedirectParams
+    _session: aiohttp.ClientSession,
+    _context: SimpleNamespace,
+    redirect: aiohttp.TraceRequestRedirectParams,
 ) -> None:
-    name = redact_url(str(told.url))
-    headers = told.response.headers
+    """Raise StorageError, from within aiohttp, if a redirect leads to another origin."""
+    name = redact_url(str(redirect.url))
+    headers = redirect.response.headers
     location = headers.get("Location") or headers.get("URI") or ""
-    target = redirected(told.url, location, name)
-    if not same_origin(told.url, target):
+    target = redirect_target(redirect.url, location, name)
+    if not same_origin(redirect.url, target):
         raise StorageError(
             f"{name}: the server redirects to {origin(target)}, to which nothing goes of what "
             "storage_options have for this one; open it by its own URL"
         )
 
 
-def _stranger(session: Any) -> aiohttp.ClientSession:
+def _anonymous_session(session: aiohttp.ClientSession) -> aiohttp.ClientSession:
     """Make a session that knows nothing of the user: no headers, cookies or credentials.
 
-    It lasts for one request, and has the connections of the user's session, and with these its
-    way to encrypt. It does not trust the environment, where a ``.netrc`` has passwords; the proxies
-    alone are taken from there. Once a request has left its origin it stays a stranger's, wherever
-    it is sent: who sends it back to where it came from need not be trusted with the credentials.
+    It lasts for one request, and shares the connector of the user's session, so its connections and
+    its TLS settings. It does not trust the environment, where a ``.netrc`` has passwords; only the
+    proxies are taken from there. A request that has left its origin stays in it, wherever it is
+    redirected: a server that sends it back to its origin need not be trusted with the credentials.
     """
+    # A user's `get_client` may make an object around a session, which need not have a connector.
     connector = getattr(session, "connector", None)
     return aiohttp.ClientSession(connector=connector, connector_owner=connector is None)
 
 
-async def _response(response: aiohttp.ClientResponse, elsewhere: str) -> Response:
-    """Take what a server answered; of a refusal the service's own name for the error, too."""
-    said = ""
+def _trusts_environment(session: aiohttp.ClientSession) -> bool:
+    """Return whether a session takes proxies from the environment; see `_anonymous_session`."""
+    return bool(getattr(session, "trust_env", False))
+
+
+async def _to_response(response: aiohttp.ClientResponse, redirected_to: str) -> Response:
+    """Convert a response of aiohttp; read the error code from the body of a refusal."""
+    error_code = ""
     if response.status in (HTTPStatus.BAD_REQUEST, HTTPStatus.FORBIDDEN):
+        # The status is what matters: it is an error with or without the rest of the body.
         with suppress(aiohttp.ClientError):
             start = await response.content.read(_CODE_WITHIN)
-            said = code[1].decode() if (code := _CODE.search(start)) else ""
-    body = response.content.iter_any()
-    return Response(response.status, response.headers, body, said=said, elsewhere=elsewhere)
-
-
-_NO_TOTAL = aiohttp.ClientTimeout(total=None)
-"""Without aiohttp's five minutes for a whole request: a slow line is no fault while bytes come."""
+            error_code = match[1].decode() if (match := _ERROR_CODE.search(start)) else ""
+    return Response(
+        status=response.status,
+        headers=response.headers,
+        body=response.content.iter_any(),
+        error_code=error_code,
+        redirected_to=redirected_to,
+    )
 
 
 def is_transient_in_aiohttp(error: Exception) -> bool:
-    """Whether an exception of aiohttp may be over at the next attempt."""
-    if isinstance(error, _CERTAIN) or _is_unknown_host(error):
+    """Return whether the fault of an exception of aiohttp may be over at the next attempt."""
+    if isinstance(error, _PERMANENT) or _is_unknown_host(error):
         return False
     return isinstance(
         error,
@@ -213,11 +242,13 @@ def is_transient_in_aiohttp(error: Exception) -> bool:
 
 
 def _is_unknown_host(error: Exception) -> bool:
+    """Return whether the host's name does not exist, rather than the name server being silent."""
     cause = getattr(error, "os_error", None)
     return isinstance(cause, socket.gaierror) and cause.errno == socket.EAI_NONAME
 
 
 def _condition(version: FileVersion) -> dict[str, str]:
+    """Return the header by which the server sends the bytes of this version only."""
     # A weak ETag never matches (RFC 9110, 13.1.1): it is compared with the response's instead.
     if version.kind == "ETag" and not version.value.startswith("W/"):
         return {"If-Match": version.value}

@@ -1,9 +1,9 @@
-"""What of a filesystem's options tells files apart.
+"""Digest of the options of a filesystem that tell files apart.
 
 ``tar://img.fits`` is another file with each archive that the option ``fo`` names: such options are
-part of a file's identity, as a digest. Credentials are not, so that a file keeps its name where a
-token is renewed, and neither is what only changes how bytes travel. An option that is not known
-may tell files apart, so it does count.
+part of a file's identity. Credentials are not, so that a file keeps its name when a token is
+renewed, and neither are options that only change how bytes travel. An unknown option may tell files
+apart, so it does count.
 """
 
 from __future__ import annotations
@@ -25,56 +25,95 @@ _CREDENTIAL = re.compile(
 )
 """Names of credentials, in lower case with underscores."""
 
-_ACCESS = frozenset(
+_USER_OPTIONS = frozenset(
     (
-        # who asks
-        *("key", "pkey", "key_filename", "anon", "anonymous", "session", "login", "client_id"),
-        *("cert", "client_cert", "ssl", "ssl_context", "use_ssl", "ssl_verify", "verify", "tls"),
-        *("requester_pays", "requestpayer", "tenant_id", "headers"),
-        # how bytes travel, and what a driver keeps of them
-        *("asynchronous", "loop", "batch_size", "config_kwargs", "connector", "connector_owner"),
-        *("trust_env", "raise_for_status", "auto_decompress", "read_bufsize", "fill_cache"),
-        *("skip_instance_cache", "dircache", "max_paths", "simple_links", "same_scheme"),
-        *("size_policy", "version_aware", "allow_redirects", "max_redirects", "http2"),
+        "anon",
+        "anonymous",
+        "cert",
+        "client_cert",
+        "client_id",
+        "headers",
+        "key",
+        "key_filename",
+        "login",
+        "pkey",
+        "requester_pays",
+        "requestpayer",
+        "session",
+        "ssl",
+        "ssl_context",
+        "ssl_verify",
+        "tenant_id",
+        "tls",
+        "use_ssl",
+        "verify",
     )
 )
-"""Other options that tell no files apart."""
+"""Other options that say who requests a file."""
+
+_DRIVER_OPTIONS = frozenset(
+    (
+        "allow_redirects",
+        "asynchronous",
+        "auto_decompress",
+        "batch_size",
+        "config_kwargs",
+        "connector",
+        "connector_owner",
+        "dircache",
+        "fill_cache",
+        "http2",
+        "loop",
+        "max_paths",
+        "max_redirects",
+        "raise_for_status",
+        "read_bufsize",
+        "same_scheme",
+        "simple_links",
+        "size_policy",
+        "skip_instance_cache",
+        "trust_env",
+        "version_aware",
+    )
+)
+"""Options that say how bytes travel, and what a driver keeps of them."""
 
 _TRANSPORT = re.compile(
     r"time_?out|retr(y|ies)|block_?size|cache_|_cache|listings|concurren|_pool_|proxy|proxies"
 )
-"""Names of options of how bytes travel."""
+"""Names of further options that say how bytes travel."""
 
 _PASSWORD = re.compile(r"(?<=://)([^/@:]*):[^/@]*@")
+"""User and password of a URL; the user may tell files apart."""
 
 _DEPTH = 8
-"""How deep options are looked into."""
+"""Levels of nested options that are looked into."""
 
 
 def identity_of(options: Mapping[str, Any], filesystem: FileSystem | None = None) -> str:
-    """Make a short digest of what tells a file apart, besides its URL.
+    """Return a short digest of what tells a file apart, besides its URL.
 
     Parameters
     ----------
     options : mapping
         Options of the filesystem that the file is on.
     filesystem : fsspec filesystem, optional
-        The filesystem itself, where no URL stands for it.
+        The filesystem itself, if URL and options do not describe it.
 
     Returns
     -------
     str
-        Hexadecimal; empty where nothing tells files apart. It is the same in every process, and
-        whatever the order of the options.
+        Hexadecimal; empty if nothing tells files apart. It is the same in every process, and for
+        any order of the options.
     """
-    told = _named(options, _DEPTH), _told(filesystem, _DEPTH)
-    if not any(told):
+    identifying = (_reduce_options(options, _DEPTH), _reduce_value(filesystem, _DEPTH))
+    if not any(identifying):
         return ""
-    return blake2b(repr(told).encode(), digest_size=8).hexdigest()
+    return blake2b(repr(identifying).encode(), digest_size=8).hexdigest()
 
 
-def _told(value: object, depth: int) -> object:
-    """Reduce a value to what tells files apart, as text and tuples; empty where nothing does."""
+def _reduce_value(value: object, depth: int) -> object:
+    """Reduce a value to the texts and tuples that tell files apart; to an empty one if none do."""
     if value is None or depth == 0:
         return ()
     if isinstance(value, (str, os.PathLike)):
@@ -82,51 +121,64 @@ def _told(value: object, depth: int) -> object:
     if isinstance(value, (bool, int, float, bytes)):
         return repr(value)
     if isinstance(value, Mapping):
-        return _named(value, depth)
+        return _reduce_options(value, depth)
     if isinstance(value, (Sequence, AbstractSet)):
-        items = [_told(item, depth - 1) for item in value]
+        items = [_reduce_value(item, depth - 1) for item in value]
+        # The order of a set differs from process to process.
         return tuple(items if isinstance(value, Sequence) else sorted(items, key=repr))
-    return _object(value, depth)
+    return _reduce_object(value, depth)
 
 
-def _named(options: Mapping[Any, Any], depth: int) -> tuple[object, ...]:
-    found = ((name, _told(value, depth - 1)) for name, value in _telling(options))
-    return tuple(sorted((item for item in found if item[1]), key=repr))
+def _reduce_options(options: Mapping[Any, Any], depth: int) -> tuple[object, ...]:
+    """Reduce options to sorted pairs of name and value, those that tell files apart."""
+    pairs = (
+        (name, _reduce_value(value, depth - 1)) for name, value in _identifying_options(options)
+    )
+    return tuple(sorted((pair for pair in pairs if pair[1]), key=repr))
 
 
-def _telling(options: Mapping[Any, Any]) -> Iterator[tuple[str, object]]:
-    """Give the options that tell files apart."""
+def _identifying_options(options: Mapping[Any, Any]) -> Iterator[tuple[str, object]]:
+    """Yield the options that may tell files apart, without the credentials in them."""
     for name, value in options.items():
         plain = str(name).lower().replace("-", "_")
         if plain == "headers" and isinstance(value, Mapping):
-            # Of a server with several names.
+            # A server with several names may have other files under each.
             yield "header Host", [v for k, v in value.items() if str(k).lower() == "host"]
         elif plain == "params" and isinstance(value, Mapping):
-            # A query, in which any name may be that of the file.
+            # In a query any name may be that of the file.
             yield plain, [(k, v) for k, v in sorted(value.items()) if not _is_credential(str(k))]
         elif plain == "connection_string" and isinstance(value, str):
+            # The account is in here, beside its key: ``AccountName=...;AccountKey=...``.
             yield plain, dict(part.partition("=")[::2] for part in value.split(";"))
-        elif not (plain in _ACCESS or _TRANSPORT.search(plain) or _is_credential(plain)):
+        elif not _is_ignored(plain):
             yield str(name), value
 
 
+def _is_ignored(name: str) -> bool:
+    """Return whether an option never tells files apart."""
+    if name in _USER_OPTIONS or name in _DRIVER_OPTIONS:
+        return True
+    return _TRANSPORT.search(name) is not None or _is_credential(name)
+
+
 def _is_credential(name: str) -> bool:
+    """Return whether a name is that of a credential."""
     return _CREDENTIAL.search(name.lower().replace("-", "_")) is not None
 
 
-def _object(value: object, depth: int) -> tuple[object, ...]:
-    """Tell an object by its class and what it holds; never by where it lies in memory."""
-    kind = value if hasattr(value, "__qualname__") else type(value)
-    name = f"{kind.__module__}.{kind.__qualname__}"
-    if kind is value:
+def _reduce_object(value: object, depth: int) -> tuple[object, ...]:
+    """Reduce an object to its class and what it holds; never to its address in memory."""
+    cls = value if hasattr(value, "__qualname__") else type(value)
+    name = f"{cls.__module__}.{cls.__qualname__}"
+    if cls is value:  # a class or a function
         return (name,)
     if is_filesystem(value):
-        return name, _named(arguments_of(value), depth)
+        return name, _reduce_options(arguments_of(value), depth)
     if hasattr(value, "fs") and hasattr(value, "path"):  # a file on a filesystem
-        return name, _told(value.fs, depth - 1), str(value.path)
+        return name, _reduce_value(value.fs, depth - 1), str(value.path)
     if state := getattr(value, "__dict__", None):
-        return name, _named(state, depth)
+        return name, _reduce_options(state, depth)
     try:
         return name, pickle.dumps(value, protocol=4)
-    except Exception:  # noqa: BLE001 (whatever cannot be pickled is not for tasks)
+    except Exception:  # noqa: BLE001 (an object that cannot be pickled is not for tasks)
         return (name,)

@@ -13,22 +13,22 @@ from dask_fits.exceptions import TruncatedFileError
 from dask_fits.ranges.byte_range import ByteRange, Coalescing
 from dask_fits.ranges.cost import DEFAULT_COST
 from dask_fits.storage.errors import storage_errors
-from dask_fits.storage.place import readable
-from dask_fits.storage.version import FileVersion, changed, check_within
+from dask_fits.storage.place import utf8_name
+from dask_fits.storage.version import FileVersion, changed_error, check_within_file
 
 LOCAL_BLOCK = 1024 * 1024
-"""Bytes that a local read hands over at a time: small enough to be converted from cache."""
+"""Bytes that a local read yields at a time: few enough to be converted in the CPU's cache."""
 
 _TICK = 20_000_000
-"""Nanoseconds: longer than the clock by which a kernel notes modifications takes for a step."""
+"""Nanoseconds: longer than a step of the clock by which a kernel records modifications."""
 
 _WRITE = 60_000_000_000
-"""Nanoseconds: longer than one call of ``write`` takes, which moves 2 GiB at most."""
+"""Nanoseconds: longer than one call of ``write`` takes, which moves at most 2 GiB."""
 
 
 @dataclass(frozen=True, slots=True)
 class LocalStore:
-    """A file on a mounted disk, read by positioned reads on a descriptor of each call's own."""
+    """A file on a mounted disk, which each call opens for itself, and reads at positions."""
 
     url: str
     """Absolute path."""
@@ -36,12 +36,12 @@ class LocalStore:
 
     @property
     def name(self) -> str:
-        """The path as it may be shown."""
-        return readable(self.url)
+        """The path, as UTF-8."""
+        return utf8_name(self.url)
 
     @property
     def part_size(self) -> None:
-        """None: a range is read as one."""
+        """None: a range is not cut into parts."""
 
     @property
     def block_size(self) -> int:
@@ -50,48 +50,54 @@ class LocalStore:
 
     @property
     def coalescing(self) -> Coalescing:
-        """Which runs of bytes are best read as one range: the disk may be one of a cluster."""
+        """Limits within which runs are read as one range: the disk may be one of a cluster."""
         return DEFAULT_COST.coalescing
 
     def read_ranges(
         self, ranges: Sequence[ByteRange], *, whole: bool
     ) -> Iterator[tuple[int, memoryview]]:
         """Read byte ranges; see `Store.read_ranges`."""
-        ranges = [wanted for wanted in ranges if wanted.nbytes]
+        ranges = [byte_range for byte_range in ranges if byte_range.nbytes]
         if not ranges:
             return
-        check_within(self.name, ranges[-1], self.version)
-        longest = max(r.nbytes for r in ranges)
+        check_within_file(self.name, ranges[-1], self.version)
+        # One buffer for all pieces: the caller has converted a piece when it requests the next.
+        longest = max(byte_range.nbytes for byte_range in ranges)
         scratch = memoryview(bytearray(longest if whole else min(longest, LOCAL_BLOCK)))
         with storage_errors(self.name, {}):
             descriptor = os.open(self.url, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
             try:
-                self._check(descriptor)
-                _await_writing(descriptor, self.version)
-                for wanted in ranges:
-                    for start in range(wanted.start, wanted.stop, len(scratch)):
-                        piece = scratch[: min(len(scratch), wanted.stop - start)]
+                # The descriptor is one file until it is closed, even if the name gets another one.
+                self._check_version(descriptor)
+                _wait_for_write(descriptor, self.version)
+                for byte_range in ranges:
+                    for start in range(byte_range.start, byte_range.stop, len(scratch)):
+                        piece = scratch[: min(len(scratch), byte_range.stop - start)]
                         self._fill(descriptor, start, piece)
                         yield start, piece
-                self._check(descriptor)  # it may be rewritten in place while it is read
+                # This file may have been rewritten in place while it was read.
+                self._check_version(descriptor)
             finally:
                 os.close(descriptor)
 
-    def _check(self, descriptor: int) -> None:
-        found = _version(os.fstat(descriptor))
-        if found != self.version:
-            raise changed(self.name, found=found, expected=self.version)
+    def _check_version(self, descriptor: int) -> None:
+        """Raise FileChangedError if an open file is not the version of this store."""
+        version = _version_from_stat(os.fstat(descriptor))
+        if version != self.version:
+            raise changed_error(self.name, found=version, expected=self.version)
 
     def _fill(self, descriptor: int, start: int, piece: memoryview) -> None:
-        done = 0
-        while done < len(piece):
-            count = os.preadv(descriptor, [piece[done:]], start + done)
+        """Read bytes of the file into a piece of the buffer, all of it."""
+        filled = 0
+        # One call may read fewer bytes: after a signal, on network mounts, or past 2 GiB.
+        while filled < len(piece):
+            count = os.preadv(descriptor, [piece[filled:]], start + filled)
             if count == 0:
                 raise TruncatedFileError(
-                    f"{self.name}: the file ended at byte {start + done} while bytes "
+                    f"{self.name}: the file ended at byte {start + filled} while bytes "
                     f"{start} to {start + len(piece)} were read"
                 )
-            done += count
+            filled += count
 
 
 def open_local(path: str, *, count: int) -> tuple[LocalStore, bytes]:
@@ -101,46 +107,48 @@ def open_local(path: str, *, count: int) -> tuple[LocalStore, bytes]:
     ------
     FitsFileNotFoundError, AccessDeniedError, StorageError
     """
-    with storage_errors(readable(path), {}):
-        found = os.stat(path)  # noqa: PTH116 (a Path writes some names in another way)
-        if stat.S_ISDIR(found.st_mode):
+    with storage_errors(utf8_name(path), {}):
+        status = os.stat(path)  # noqa: PTH116 (a Path writes some names in another way)
+        if stat.S_ISDIR(status.st_mode):
             raise IsADirectoryError("is a directory, not a file")
-        if not stat.S_ISREG(found.st_mode):
-            raise OSError("is no regular file")  # a pipe, for one, which nobody may ever write to
-    if delay := _youth(found, time.time_ns()):
+        # Opening a pipe, for one, would wait for a writer that may never come.
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError("is no regular file")
+    if delay := _settling_time(status, time.time_ns()):
         time.sleep(delay / 1e9)
-    store = LocalStore(path, _version(found))
+    store = LocalStore(path, _version_from_stat(status))
     first = ByteRange(0, min(count, store.version.size))
     return store, b"".join(bytes(data) for _, data in store.read_ranges([first], whole=True))
 
 
-def _version(found: os.stat_result) -> FileVersion:
+def _version_from_stat(status: os.stat_result) -> FileVersion:
+    """Return the version of a file on a disk."""
     # No inode number: on network and FUSE mounts it differs from node to node.
-    return FileVersion(found.st_size, "mtime_ns", str(found.st_mtime_ns))
+    return FileVersion(status.st_size, "mtime_ns", str(status.st_mtime_ns))
 
 
-def _youth(found: os.stat_result, now: int) -> int:
-    """Nanoseconds until a write will give the file another modification time for certain.
+def _settling_time(status: os.stat_result, now: int) -> int:
+    """Return the nanoseconds until any further write changes the file's modification time.
 
-    The time that the kernel notes goes in steps: a write within the same step as the one before
-    leaves no trace. So a version is only good once its step is over. It is, of whatever is at rest:
-    only of a file that was modified a moment ago this is not 0.
+    The clock by which the kernel records the time goes in steps: a write within the same step as
+    the one before leaves no trace. So a version is reliable only once its step is over. The result
+    is 0 unless the file was modified a moment ago.
     """
-    age = now - found.st_mtime_ns
+    age = now - status.st_mtime_ns
     if 0 <= age < _TICK:
         return _TICK - age
-    # A server's clock may be ahead of ours, and only it sets the time of a change: whoever sets a
-    # modification time to the future leaves that of the change at the present.
-    return _TICK if age < 0 and found.st_ctime_ns > now else 0
+    # A modification time in the future is either one that somebody has set, which leaves the time
+    # of the inode's change at the present, or one of a server whose clock is ahead of ours.
+    return _TICK if age < 0 and status.st_ctime_ns > now else 0
 
 
-def _await_writing(descriptor: int, version: FileVersion) -> None:
-    """Wait for a call of ``write`` that is under way, where there may be one.
+def _wait_for_write(descriptor: int, version: FileVersion) -> None:
+    """Wait until a call of ``write`` that may be in progress has ended.
 
-    A file's modification time is set when ``write`` begins, not when it is done. What it has not
-    copied yet would leave no trace, unless the bytes are read after it. To look for data in a file
-    waits for the file's lock, which ``write`` holds, on the usual file systems of Linux.
+    A file's modification time is set when ``write`` begins, not when it ends. Bytes that it copies
+    after they were read would leave no trace. A seek for data waits for the file's lock, which
+    ``write`` holds, on the usual file systems of Linux.
     """
     if time.time_ns() - int(version.value) < _WRITE:
-        with suppress(OSError, AttributeError):  # none of that here, or nothing but holes
+        with suppress(OSError, AttributeError):  # not supported here, or nothing but holes
             os.lseek(descriptor, 0, os.SEEK_DATA)

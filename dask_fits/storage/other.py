@@ -1,4 +1,4 @@
-"""Any other filesystem of fsspec: WebDAV, FTP, SFTP, Azure, memory, zip, caches, ..."""
+"""Any other filesystem of fsspec: WebDAV, FTP, SFTP, Azure, memory, zip, tar, ..."""
 
 from __future__ import annotations
 
@@ -13,28 +13,43 @@ from typing import Any
 from dask_fits._typing import FileSystem
 from dask_fits.ranges.byte_range import ByteRange
 from dask_fits.storage.errors import status_of
-from dask_fits.storage.response import TRANSIENT_STATUSES, Request, no_size
+from dask_fits.storage.response import TRANSIENT_STATUSES, Request, unknown_size_error
 from dask_fits.storage.transfer import TransientError
-from dask_fits.storage.version import FileVersion, changed
+from dask_fits.storage.version import FileVersion, changed_error
 
-_STAMP_KEYS = (
-    *("ETag", "etag", "VersionId", "version_id", "generation", "md5Hash", "content_hash", "CRC"),
-    *("Last-Modified", "LastModified", "last_modified", "updated", "mtime", "modified", "modify"),
-    *("created", "date_time"),
+_VERSION_KEYS = (
+    "ETag",
+    "etag",
+    "VersionId",
+    "version_id",
+    "generation",
+    "md5Hash",
+    "content_hash",
+    "CRC",
+    "Last-Modified",
+    "LastModified",
+    "last_modified",
+    "updated",
+    "mtime",
+    "modified",
+    "modify",
+    "created",
+    "date_time",
 )
-"""Names under which filesystems tell what changes when a file does, the surest first."""
+"""Keys of filesystems' metadata whose value changes when the file does, the most reliable first."""
 
-_CERTAIN = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+_PERMANENT = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+"""Exceptions that the next attempt would raise again."""
 
 
 class OtherTransport:
-    """One file of a filesystem that takes no conditions: its version is asked for after each read.
+    """One file of a filesystem without conditional requests, whose version is checked after a read.
 
-    A filesystem that is not asynchronous gets one request at a time, with the time-outs and in the
-    manner of its driver, in a thread.
+    A filesystem that is not asynchronous gets one request at a time, in a thread, with the
+    time-outs of its driver.
     """
 
-    confirms = False
+    reports_version = False
 
     def __init__(self, fs: FileSystem, path: str) -> None:
         self._fs = fs
@@ -46,67 +61,76 @@ class OtherTransport:
         return bool(self._fs.async_impl)
 
     async def first(self, request: Request) -> tuple[FileVersion, memoryview]:
-        """Ask for the file's metadata, then read its first bytes, if any are wanted."""
-        version = await self._stat(request)
-        wanted = ByteRange(0, min(request.wanted.stop, version.size))
-        into = memoryview(bytearray(wanted.nbytes))
-        if wanted.nbytes:
-            await self.read(replace(request, wanted=wanted, version=version), into)
-        return version, into
+        """Request the file's metadata, then its first bytes, unless none are requested."""
+        version = await self._request_version(request)
+        byte_range = ByteRange(0, min(request.byte_range.stop, version.size))
+        buffer = memoryview(bytearray(byte_range.nbytes))
+        if byte_range.nbytes:
+            await self.read(replace(request, byte_range=byte_range, version=version), buffer)
+        return version, buffer
 
-    async def read(self, request: Request, into: memoryview) -> None:
-        """Read a range."""
-        wanted = request.wanted
+    async def read(self, request: Request, buffer: memoryview) -> None:
+        """Read a range into a buffer."""
+        start = request.byte_range.start
+        stop = request.byte_range.stop
         # By keyword: the second positional argument of some drivers is not `start`.
         async with self._timeout(request):
-            data = await self._call("cat_file", self._path, start=wanted.start, end=wanted.stop)
-        if len(data) != wanted.nbytes:
-            if not request.version.matches(found := await self._stat(request)):
-                raise changed(request.name, found=found, expected=request.version)
-            raise TransientError(f"{len(data)} bytes came of the {wanted.nbytes} asked for")
-        into[:] = data
+            data = await self._call("cat_file", self._path, start=start, end=stop)
+        if len(data) != stop - start:
+            # Either the file has another length now, or the driver returned too much or little.
+            version = await self._request_version(request)
+            if not request.version.matches(version):
+                raise changed_error(request.name, found=version, expected=request.version)
+            raise TransientError(f"{len(data)} bytes came of the {stop - start} asked for")
+        buffer[:] = data
 
     def is_transient(self, error: Exception) -> bool:
-        """Whether an exception of a driver may be over at the next attempt."""
+        """Return whether the fault of a driver's exception may be over at the next attempt."""
         if (status := status_of(error)) is not None:
             return status in TRANSIENT_STATUSES
-        return isinstance(error, (OSError, EOFError)) and not isinstance(error, _CERTAIN)
+        return isinstance(error, (OSError, EOFError)) and not isinstance(error, _PERMANENT)
 
-    async def _stat(self, request: Request) -> FileVersion:
-        self._fs.invalidate_cache(self._path)  # a listing from before may be of an older version
+    async def _request_version(self, request: Request) -> FileVersion:
+        """Request the file's metadata, and return the version by them."""
+        # A listing that the filesystem keeps from before may be of an older version.
+        self._fs.invalidate_cache(self._path)
         async with self._timeout(request):
             info = await self._call("info", self._path)
         if info.get("type") == "directory":
             raise IsADirectoryError("is a directory, not a file")
         if info.get("size") is None:
-            raise no_size(request.name)
-        return _version(info)
+            raise unknown_size_error(request.name)
+        return _version_from_info(info)
 
     def _timeout(self, request: Request) -> asyncio.Timeout:
+        """Limit the time of an asynchronous call; a thread cannot be ended, so it has no limit."""
         return asyncio.timeout(request.timeout if self.parallel else None)
 
     async def _call(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        """Call a method of the filesystem in the way that the filesystem is made for."""
         if self.parallel:
             return await getattr(self._fs, f"_{method}")(*args, **kwargs)
-        return await _in_a_thread(partial(getattr(self._fs, method), *args, **kwargs))
+        return await _run_in_thread(partial(getattr(self._fs, method), *args, **kwargs))
 
 
-async def _in_a_thread(call: Callable[[], Any]) -> Any:
-    """Wait for a call in a thread that does not keep the process, as the event loop's would."""
-    done: Future[Any] = Future()
-    done.set_running_or_notify_cancel()  # from here on it has a result, wanted or not
+async def _run_in_thread(call: Callable[[], Any]) -> Any:
+    """Run a call in a daemon thread: the process would wait for one of the event loop's pool."""
+    future: Future[Any] = Future()
+    # A running future cannot be cancelled, so that setting its result never raises.
+    future.set_running_or_notify_cancel()
 
     def run() -> None:
         try:
-            done.set_result(call())
-        except BaseException as error:  # noqa: BLE001 (it goes on in who waits)
-            done.set_exception(error)
+            future.set_result(call())
+        except BaseException as error:  # noqa: BLE001 (it is raised again by `wrap_future`)
+            future.set_exception(error)
 
     threading.Thread(target=run, name="dask_fits-driver", daemon=True).start()
-    return await asyncio.wrap_future(done)
+    return await asyncio.wrap_future(future)
 
 
-def _version(info: Mapping[str, Any]) -> FileVersion:
+def _version_from_info(info: Mapping[str, Any]) -> FileVersion:
+    """Return the version by a filesystem's metadata of a file."""
     size = int(info["size"])
-    kind = next((key for key in _STAMP_KEYS if info.get(key)), "")
+    kind = next((key for key in _VERSION_KEYS if info.get(key)), "")
     return FileVersion(size, kind, str(info[kind])) if kind else FileVersion(size)

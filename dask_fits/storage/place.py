@@ -1,8 +1,8 @@
-"""What users give for a file -> where it is: the one place that decides what a text means.
+"""The place of a file that a user gives: the only module that decides what a text means.
 
-A text is the file that exists on a mounted disk under the very name, whatever characters that has.
-Only a text that begins with a protocol that fsspec knows and ``://`` is a URL in any case. Anything
-else is what fsspec makes of it.
+A text is the file that exists on a mounted disk under exactly this name, whatever characters the
+name has. Only a text that starts with a protocol that fsspec knows and ``://`` is always a URL. Any
+other text is what fsspec makes of it.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from dask_fits._typing import FileSystem
 from dask_fits.exceptions import FitsFileNotFoundError
 from dask_fits.storage.errors import storage_errors
 from dask_fits.storage.filesystem import (
-    beneath,
-    find,
+    filesystem_to_url,
     glob,
     is_filesystem,
     is_url,
     local_file,
+    make_absolute,
     path_on_disk,
-    settled,
-    url_of,
+    unwrap_directories,
+    url_to_filesystem,
 )
 from dask_fits.storage.redaction import redact_url
 
-_BYTE = re.compile("[\udc80-\udcff]")
-"""How Python holds bytes of a name that are no UTF-8 (PEP 383)."""
+_ESCAPED_BYTE = re.compile("[\udc80-\udcff]")
+"""A byte of a name that is no UTF-8, as Python holds it (PEP 383)."""
 
 
 class OnFilesystem(Protocol):
@@ -49,21 +49,21 @@ class OnFilesystem(Protocol):
 
 
 FilePath = str | os.PathLike[str] | os.PathLike[bytes] | OnFilesystem | IO[Any]
-"""What stands for a file: a path or URL, or an object that has one."""
+"""A path or URL, or an object that has one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a file is: no handle, only what it takes to reach it from any process."""
+    """The place of a file: no handle, only what a process needs to reach the file."""
 
     url: str
-    """Absolute path, or URL; secrets included."""
+    """Absolute path or URL, secrets included."""
     is_local: bool
-    """Whether it is on a mounted disk."""
+    """True on a mounted disk."""
     options: dict[str, Any] = field(default_factory=dict, repr=False)
-    """fsspec storage options; they may hold secrets and are shown nowhere."""
+    """fsspec storage options; they may hold secrets and are never shown."""
     filesystem: FileSystem | None = field(default=None, repr=False)
-    """The filesystem itself, where URL and options do not tell it; it can be pickled."""
+    """The filesystem itself, if URL and options do not describe it; it can be pickled."""
 
 
 def place_of(
@@ -71,32 +71,32 @@ def place_of(
     storage_options: Mapping[str, Any] | None = None,
     filesystem: FileSystem | None = None,
 ) -> Place:
-    """Find out where a file is.
+    """Return the place of a file.
 
     Parameters
     ----------
     given : str, os.PathLike, file object or Place
     storage_options : mapping, optional
-        Of the fsspec filesystem of a URL.
+        Options of the fsspec filesystem of a URL.
     filesystem : fsspec filesystem, optional
         The filesystem that a path is on.
 
     Raises
     ------
     TypeError
-        It has no path or URL, by which tasks could read it.
+        An object has no path or URL by which tasks could read the file.
     MissingDriverError, StorageError
-        There is no such filesystem.
+        The filesystem cannot be made.
     """
     if isinstance(given, Place):
         return given
     if filesystem is not None:
         _check_filesystem(filesystem, storage_options)
-        return _on(filesystem, _text(given))
-    if (own := _own_place(given)) is not None:
-        _check_alone(storage_options, type(given).__name__)
-        return own
-    return _of_text(_text(given), dict(storage_options or {}))
+        return _place_on_filesystem(filesystem, _path_text(given))
+    if (place := _place_of_object(given)) is not None:
+        _reject_options(storage_options, type(given).__name__)
+        return place
+    return _place_of_text(_path_text(given), dict(storage_options or {}))
 
 
 def places_of(
@@ -104,9 +104,10 @@ def places_of(
     storage_options: Mapping[str, Any] | None = None,
     filesystem: FileSystem | None = None,
 ) -> list[FilePath | Place]:
-    """List the files that a path or URL stands for: those that match where it has a ``*``.
+    """List the files that a path or URL stands for: those that match, if it has a ``*``.
 
-    What has none is given back, and so is a file on a mounted disk whose name has one.
+    A path or URL without one is returned as it is, and so is the name of a file on a mounted disk
+    that has one.
 
     Raises
     ------
@@ -118,7 +119,8 @@ def places_of(
     """
     if not isinstance(given, (str, os.PathLike)):
         return [place_of(given, storage_options, filesystem)]
-    text, options = _text(given), dict(storage_options or {})
+    text = _path_text(given)
+    options = dict(storage_options or {})
     if filesystem is None and ("*" not in text or local_file(text)):
         return [given]
     if "*" not in text:
@@ -126,118 +128,129 @@ def places_of(
     if filesystem is not None:
         _check_filesystem(filesystem, storage_options)
     with storage_errors(text, options):
-        fs, path = (filesystem, text) if filesystem is not None else find(*settled(text, options))
-        found = glob(fs, path)
-    if not found:
+        if filesystem is not None:
+            fs, pattern = filesystem, text
+        else:
+            fs, pattern = url_to_filesystem(*make_absolute(text, options))
+        paths = glob(fs, pattern)
+    if not paths:
         raise FitsFileNotFoundError(f"{redact_url(text)}: found no file that matches")
-    return [_on(fs, path) for path in found]
+    return [_place_on_filesystem(fs, path) for path in paths]
 
 
 def is_one_file(given: object) -> bool:
-    """Whether it stands for one file, or is several of them."""
+    """Return whether an object stands for one file, rather than being several of them."""
     paths = (str, bytes, bytearray, memoryview, os.PathLike, Place)
     return isinstance(given, paths) or hasattr(given, "read") or hasattr(given, "path")
 
 
 def label_of(given: FilePath | Place) -> str:
-    """Name a file as it was given, or its place where it was given by an object."""
-    return _text(given) if isinstance(given, (str, os.PathLike)) else place_of(given).url
+    """Return the path or URL of a file as it was given, or that of the place of an object."""
+    return _path_text(given) if isinstance(given, (str, os.PathLike)) else place_of(given).url
 
 
-def readable(text: str) -> str:
-    r"""Return a text that can be printed and written as UTF-8.
+def utf8_name(text: str) -> str:
+    r"""Return a name of a file that can be printed and written as UTF-8.
 
-    Bytes of a name that are no UTF-8 become ``\xff`` and the like.
+    Bytes of the name that are no UTF-8 become ``\xff`` and the like.
     """
     if text.isascii():
         return text
-    text = _BYTE.sub(lambda byte: rf"\x{ord(byte[0]) - 0xDC00:02x}", text)
+    text = _ESCAPED_BYTE.sub(lambda match: rf"\x{ord(match[0]) - 0xDC00:02x}", text)
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _text(given: object) -> str:
-    """Get the path or URL that was given as a text or path."""
+def _path_text(given: object) -> str:
+    """Return the text of a path or URL; raise TypeError if the object is neither."""
     if isinstance(given, (str, os.PathLike)):
         return os.fsdecode(given)
-    said = (
+    message = (
         "url must be a str or path, or a file object that has one: each task opens the file by "
         f"itself, so it takes a path or a URL, not {type(given).__name__}"
     )
     if isinstance(given, (bytes, bytearray, memoryview)):
         raise TypeError(
-            f"{said}{_into_memory('data')}; of bytes that are a path os.fsdecode makes one"
+            f"{message}{_memory_hint('data')}; of bytes that are a path os.fsdecode makes one"
         )
     if hasattr(given, "read"):
         data = "buffer.getvalue()" if isinstance(given, io.BytesIO) else "file.read()"
-        raise TypeError(f"{said}{_into_memory(data)}")
-    raise TypeError(said)
+        raise TypeError(f"{message}{_memory_hint(data)}")
+    raise TypeError(message)
 
 
-def _into_memory(data: str) -> str:
-    """Say how bytes are given a URL."""
+def _memory_hint(data: str) -> str:
+    """Return the end of a message: how to give bytes in memory a URL."""
     return (
         f". Of bytes in memory, fsspec.filesystem('memory').pipe('/a.fits', {data}) makes "
         "memory://a.fits, for this process alone; for others write them to a file"
     )
 
 
-def _of_text(text: str, options: dict[str, Any]) -> Place:
-    """Find the place that a text means."""
+def _place_of_text(text: str, options: dict[str, Any]) -> Place:
+    """Return the place that a text means; see the module's first lines."""
     with storage_errors(text, options):
-        if found := local_file(text):
-            return Place(found, is_local=True)
-        text, options = settled(text, options)
-        fs, path = find(text, options)
-        if beneath(fs, path)[0] is not fs:
-            return _on(fs, path)
-        on_disk = path_on_disk(fs, path, quoted=is_url(text))
-    return Place(on_disk or text, is_local=on_disk is not None, options={} if on_disk else options)
+        # An existing file comes first: its name may hold a ``::``, a ``?`` or a ``*``.
+        if path := local_file(text):
+            return Place(path, is_local=True)
+        url, options = make_absolute(text, options)
+        fs, path = url_to_filesystem(url, options)
+        # A URL of ``dir::`` only prepends a directory: the file has the name of the one without.
+        if unwrap_directories(fs, path)[0] is not fs:
+            return _place_on_filesystem(fs, path)
+        on_disk = path_on_disk(fs, path, quoted=is_url(url))
+    if on_disk is not None:
+        return Place(on_disk, is_local=True)
+    return Place(url, is_local=False, options=options)
 
 
-def _check_filesystem(
-    filesystem: FileSystem | None, storage_options: Mapping[str, Any] | None
-) -> None:
-    _check_alone(storage_options, "filesystem")
-    if not is_filesystem(filesystem):
-        raise TypeError(f"filesystem must be one of fsspec, not {type(filesystem).__name__}")
+def _place_on_filesystem(fs: FileSystem, path: str) -> Place:
+    """Return the place of a path on a filesystem."""
+    with storage_errors(path, fs.storage_options):
+        fs, path = unwrap_directories(fs, path)
+        if on_disk := path_on_disk(fs, path):
+            return Place(on_disk, is_local=True)
+        url, options, kept = filesystem_to_url(fs, path)
+        return Place(url, is_local=False, options=options, filesystem=kept)
 
 
-def _check_alone(storage_options: Mapping[str, Any] | None, other: str) -> None:
-    if storage_options:
-        raise TypeError(f"storage_options are for a URL: {other} has its own")
-
-
-def _own_place(given: object) -> Place | None:
-    """Find the place of an object that knows it: a path or file of fsspec, or Python's own file."""
-    if isinstance(where := getattr(given, "path", None), str):
+def _place_of_object(given: object) -> Place | None:
+    """Return the place of a path or file of fsspec, or of Python's own file; else None."""
+    if isinstance(path := getattr(given, "path", None), str):
         with storage_errors(str(given), {}):  # a UPath makes its filesystem now
             fs = getattr(given, "fs", None)
         if is_filesystem(fs):
-            return _on(fs, where)
-    path = _path_of_file(given)
-    return Place(path, is_local=True) if path else None
+            return _place_on_filesystem(fs, path)
+    local = _path_of_open_file(given)
+    return Place(local, is_local=True) if local else None
 
 
-def _path_of_file(given: object) -> str | None:
-    """Absolute path of an open file of Python's; None where it is none, or has lost its name."""
-    # What `tempfile`, text and buffers have put around it.
+def _path_of_open_file(given: object) -> str | None:
+    """Return the absolute path of an open file of Python's; None if it is none, or was renamed."""
+    # Unwrap what `tempfile`, text and buffers put around the file.
     raw = getattr(given, "file", given)
     raw = getattr(raw, "buffer", raw)
     raw = getattr(raw, "raw", raw)
+    # A file that was opened by its descriptor has that for a name.
     if not isinstance(raw, io.FileIO) or not isinstance(raw.name, (str, bytes)):
         return None
-    path = Path.cwd() / os.fsdecode(raw.name)
+    path = Path(os.fsdecode(raw.name)).absolute()
+    # Another file may have the name by now, or the directory may have been changed.
     with suppress(OSError, ValueError):
         if os.path.samestat(os.fstat(raw.fileno()), path.stat()):
             return str(path)
     return None
 
 
-def _on(fs: FileSystem, path: str) -> Place:
-    """Find the place of a path on a filesystem."""
-    with storage_errors(path, fs.storage_options):
-        fs, path = beneath(fs, path)
-        if on_disk := path_on_disk(fs, path):
-            return Place(on_disk, is_local=True)
-        url, options, kept = url_of(fs, path)
-        return Place(url, is_local=False, options=options, filesystem=kept)
+def _check_filesystem(
+    filesystem: FileSystem | None, storage_options: Mapping[str, Any] | None
+) -> None:
+    """Raise TypeError if this is no filesystem of fsspec, or if there are options besides it."""
+    _reject_options(storage_options, "filesystem")
+    if not is_filesystem(filesystem):
+        raise TypeError(f"filesystem must be one of fsspec, not {type(filesystem).__name__}")
+
+
+def _reject_options(storage_options: Mapping[str, Any] | None, other: str) -> None:
+    """Raise TypeError if options are given beside an object that has its own."""
+    if storage_options:
+        raise TypeError(f"storage_options are for a URL: {other} has its own")

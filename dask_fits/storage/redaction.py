@@ -1,6 +1,6 @@
-"""What may be shown of URLs, and of what drivers say: no user, no password, no secret of an option.
+"""Redaction of URLs and drivers' messages: no user, no password, no secret of a storage option.
 
-Of a query the names are shown, never a value, unless the name is known to be harmless: nobody can
+The names in a query are shown, but a value only if its name is known to be harmless: nobody can
 list the names under which servers take secrets.
 """
 
@@ -14,161 +14,202 @@ from typing import Any
 from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
 HIDDEN = "***"
-"""What stands for a secret."""
+"""Replacement of a secret."""
 
-_HARMLESS = frozenset(
+_FILE_PARAMETERS = frozenset(
     (
-        # which file, which version, in which form
-        *("uri", "file", "filename", "hdu", "ext", "format", "alt", "part", "partnumber"),
-        *("versionid", "generation", "response-content-type"),
-        # of a signature: how and until when, not the signature and not whose it is
-        *("x-amz-algorithm", "x-amz-date", "x-amz-expires", "x-amz-signedheaders"),
-        *("x-goog-algorithm", "x-goog-date", "x-goog-expires", "x-goog-signedheaders"),
+        "alt",
+        "ext",
+        "file",
+        "filename",
+        "format",
+        "generation",
+        "hdu",
+        "part",
+        "partnumber",
+        "response-content-type",
+        "uri",
+        "versionid",
     )
 )
+"""Names of a query that say which file, which version, and in which form."""
+
+_SIGNATURE_PARAMETERS = frozenset(
+    (
+        "x-amz-algorithm",
+        "x-amz-date",
+        "x-amz-expires",
+        "x-amz-signedheaders",
+        "x-goog-algorithm",
+        "x-goog-date",
+        "x-goog-expires",
+        "x-goog-signedheaders",
+    )
+)
+"""Names of a query that say how a URL is signed and until when, but not the signature."""
+
+_HARMLESS = _FILE_PARAMETERS | _SIGNATURE_PARAMETERS
 """Names of a query whose values are shown, in lower case."""
 
 _HARMLESS_VALUE = re.compile(r"[\w.:/,; +~-]{0,200}")
-"""Such a value, unescaped: no ``?``, ``=``, ``@`` or ``%``, with which a URL in it has secrets."""
+"""A harmless value, unescaped: no ``?``, ``=``, ``@`` or ``%``, with which a URL has secrets."""
 
-_NAME = re.compile(r"[\w.$\[\]:-]{1,64}")
-"""A name of a query, unescaped. What is longer or holds other characters may be a value."""
+_PARAMETER_NAME = re.compile(r"[\w.$\[\]:-]{1,64}")
+"""Name of a query, unescaped. A longer one, or one of other characters, may be a value."""
 
-_STEP = re.compile(r"::(?=[A-Za-z][A-Za-z0-9+.-]*://)")
-"""Between two URLs of a chained one."""
+_CHAIN_JOINT = re.compile(r"::(?=[A-Za-z][A-Za-z0-9+.-]*://)")
+"""Joint between two URLs of a chained one."""
 
-_LOCAL = frozenset(("file", "local", "memory", "zip", "tar", "libarchive"))
-"""Protocols without a server, whose ``@``, ``?`` and ``#`` are parts of names."""
+_SERVERLESS = frozenset(("file", "local", "memory", "zip", "tar", "libarchive"))
+"""Protocols without a server: ``@``, ``?`` and ``#`` are parts of names."""
 
 _WEB = re.compile(r"(?i)http|dav")
-"""Protocols whose URLs have queries and fragments; elsewhere ``?`` and ``#`` may be in a name."""
+"""Protocols whose URLs have queries and fragments; in others ``?`` and ``#`` may be in a name."""
 
 _HOST = re.compile(r"\[[0-9A-Fa-f:.]*\]|[0-9]+(?:\.[0-9]+){3}|localhost")
-"""What is a host for certain, and no user's name."""
+"""A host for certain, not the name of a user."""
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s\"'<>]+")
-_PARAMETER = re.compile(r"(;[^=;/]*=)[^;/]*")
+"""A URL within a message."""
+
+_MATRIX_PARAMETER = re.compile(r"(;[^=;/]*=)(?P<value>[^;/]*)")
+"""``;name=value`` within a path."""
 
 _PUBLIC = frozenset(("endpoint_url", "region_name", "profile", "project"))
-"""Storage options that are no secrets and that a message needs to be of use; of a URL what is
-shown of any."""
+"""Storage options that are not secret and that make a message useful; a URL among them is redacted
+as any other is."""
 
 _MIN_SECRET = 6
-"""Characters. Shorter values of options are words such as a region, and hidden as whole words."""
+"""Characters. Shorter values of options, such as a region, are hidden only as whole words."""
 
 _MIN_WORD = 3
-_MOST_LOOKED_AT = 1000
-"""Objects within options in which secrets are looked for, the nearest first."""
+"""Characters. Shorter values are not hidden at all: the message would be unreadable."""
+
+_MAX_OBJECTS = 1000
+"""Objects within options that are searched for secrets, the nearest first."""
 
 _ENCODED = re.compile(r"[A-Za-z0-9+/_-]{8,}={0,2}")
-"""Text that may be base64, as in ``Authorization: Basic``."""
+"""Text that may be in base64, as in ``Authorization: Basic``."""
 
 
 def redact_url(url: str) -> str:
-    """Return a path or URL as it may be shown: without user, password and values of its query.
+    """Return a path or URL without user, password and secret values of its query.
 
     Examples
     --------
     >>> redact_url("https://me:secret@host/a.fits?token=secret&versionId=3")
     'https://host/a.fits?token=***&versionId=3'
     """
-    return "::".join(_redact_step(step) for step in _STEP.split(url))
+    return "::".join(_redact_link(link) for link in _CHAIN_JOINT.split(url))
 
 
 def redact_urls(urls: Sequence[str]) -> tuple[str, ...]:
-    """Return URLs as they may be shown, with numbers where only what is hidden tells them apart."""
+    """Return redacted URLs, numbered if only their hidden parts tell them apart."""
     names = [redact_url(url) for url in urls]
-    different = Counter(name for name, _ in set(zip(names, urls, strict=True)))
-    numbers: dict[str, dict[str, int]] = {}
-    told = []
+    urls_of_name = Counter(name for name, _ in set(zip(names, urls, strict=True)))
+    numbers_of_name: dict[str, dict[str, int]] = {}
+    labels = []
     for name, url in zip(names, urls, strict=True):
-        seen = numbers.setdefault(name, {})
-        number = seen.setdefault(url, len(seen) + 1)
-        told.append(f"{name} ({number})" if different[name] > 1 else name)
-    return tuple(told)
+        numbers = numbers_of_name.setdefault(name, {})
+        number = numbers.setdefault(url, len(numbers) + 1)
+        labels.append(f"{name} ({number})" if urls_of_name[name] > 1 else name)
+    return tuple(labels)
 
 
 def redact_text(text: str, url: str, options: Mapping[str, Any]) -> str:
-    """Return what somebody said without the secrets of a URL and its options, and of any URL."""
-    text = _URL.sub(lambda found: redact_url(found[0]), text.replace(url, redact_url(url)))
-    secrets = _secrets(url, options)
+    """Return a message without the secrets of a URL and its options, and of any URL in it."""
+    # URLs first: once a secret in it is replaced, the text no longer holds `url` as it is.
+    text = _URL.sub(lambda match: redact_url(match[0]), text.replace(url, redact_url(url)))
+    secrets = _list_secrets(url, options)
     for secret in secrets:
-        text = _without(text, secret)
-    return _ENCODED.sub(lambda found: HIDDEN if _holds(found[0], secrets) else found[0], text)
+        text = _hide_secret(text, secret)
+    # What is left may hold a secret in base64: user and password together, for one.
+    return _ENCODED.sub(
+        lambda match: HIDDEN if _encodes_secret(match[0], secrets) else match[0], text
+    )
 
 
-def _redact_step(step: str) -> str:
-    """Return one URL of a chain as it may be shown."""
-    protocol, mark, rest = step.partition("://")
-    if not mark or protocol.lower() in _LOCAL:
-        return step
+def _redact_link(link: str) -> str:
+    """Return one URL of a chain without its secrets."""
+    protocol, mark, rest = link.partition("://")
+    if not mark or protocol.lower() in _SERVERLESS:
+        return link
     web = _WEB.search(protocol) is not None
-    place, mark, query = _split(_without_user(rest), "?#")
+    address, mark, query = _split_at_first(_drop_user(rest), "?#")
     if web:
-        place = _PARAMETER.sub(rf"\1{HIDDEN}", place)
+        address = _MATRIX_PARAMETER.sub(rf"\1{HIDDEN}", address)
+    # The separators stay as they were, at the odd positions.
     pieces = re.split(r"([&;?#])", query)
-    pieces[::2] = (_redact_piece(piece, web=web) for piece in pieces[::2])
-    return f"{protocol}://{place}{mark}{''.join(pieces)}"
+    pieces[::2] = (_redact_parameter(piece, web=web) for piece in pieces[::2])
+    return f"{protocol}://{address}{mark}{''.join(pieces)}"
 
 
-def _without_user(rest: str) -> str:
-    """Drop user and password, whatever is in them, from what follows ``://``."""
-    authority, mark, path = _split(rest, "/?#")
+def _drop_user(rest: str) -> str:
+    """Drop user and password, whatever characters they hold, from what follows ``://``."""
+    authority, mark, path = _split_at_first(rest, "/?#")
     host = authority.rpartition("@")[2]
+    # An IPv6 address in brackets has colons of its own, and here no port.
     name, colon, port = ("", "", "") if host.endswith("]") else host.rpartition(":")
     if colon and port and not port.isdigit():
         # No port but a password with a slash in it: the host begins after the last @.
         before, at, behind = rest.rpartition("@")
         return behind if at and len(before) > len(authority) else f"{name}:{HIDDEN}{mark}{path}"
-    if colon and not _HOST.fullmatch(name) and "@" in _split(path, "?#")[0]:
+    if colon and not _HOST.fullmatch(name) and "@" in _split_at_first(path, "?#")[0]:
         # Either a path with an @ in it, or such a password, of digits up to the slash.
         return path.rpartition("@")[2]
     return f"{host}{mark}{path}"
 
 
-def _redact_piece(piece: str, *, web: bool) -> str:
+def _redact_parameter(parameter: str, *, web: bool) -> str:
     """Return ``name=value`` of a query without the value, unless that is harmless."""
-    name, mark, value = piece.partition("=")
-    plain = unquote(name)
-    known = plain.lower() in _HARMLESS
+    name, mark, value = parameter.partition("=")
+    plain_name = unquote(name)
+    is_harmless = plain_name.lower() in _HARMLESS
     if not mark or not value.strip("="):
         # A value without a name, or the end of one in base64.
-        return piece if known or not web or not piece else HIDDEN
-    if known and _HARMLESS_VALUE.fullmatch(unquote(value)):
-        return piece
-    return f"{name if _NAME.fullmatch(plain) else HIDDEN}={HIDDEN}"
+        return parameter if is_harmless or not web or not parameter else HIDDEN
+    if is_harmless and _HARMLESS_VALUE.fullmatch(unquote(value)):
+        return parameter
+    # A name that looks like a value is one, perhaps: it is hidden as well.
+    return f"{name if _PARAMETER_NAME.fullmatch(plain_name) else HIDDEN}={HIDDEN}"
 
 
-def _split(text: str, marks: str) -> tuple[str, str, str]:
-    """Divide a text at the first of some characters."""
-    found = re.search(f"[{re.escape(marks)}]", text)
-    if found is None:
+def _split_at_first(text: str, marks: str) -> tuple[str, str, str]:
+    """Divide a text at the first of some characters, as `str.partition` does at one."""
+    match = re.search(f"[{re.escape(marks)}]", text)
+    if match is None:
         return text, "", ""
-    return text[: found.start()], found[0], text[found.end() :]
+    return text[: match.start()], match[0], text[match.end() :]
 
 
-def _secrets(url: str, options: Mapping[str, Any]) -> list[str]:
+def _list_secrets(url: str, options: Mapping[str, Any]) -> list[str]:
     """List the texts that must not be shown, the longest first."""
-    found = {*_in_url(url), *_in_options(options)}
-    forms = {form for text in found for form in _forms(text) if len(form) >= _MIN_WORD}
+    texts = {*_list_url_secrets(url), *_list_texts(options)}
+    forms = {form for text in texts for form in _written_forms(text) if len(form) >= _MIN_WORD}
+    # A secret may be part of a longer one, of which then only a part would be replaced.
     return sorted(forms, key=lambda form: (-len(form), form))
 
 
-def _in_url(url: str) -> Iterator[str]:
-    """List the secrets of a URL: what `redact_url` leaves out of it."""
-    for step in _STEP.split(url):
-        place, _, query = _split(step.partition("://")[2], "?#")
-        if "@" in place:
-            yield from place.rpartition("@")[0].split(":", 1)
-        for piece in re.split("[&;?#]", query):
-            if _redact_piece(piece, web=True) != piece:
-                yield piece.partition("=")[2] or piece
+def _list_url_secrets(url: str) -> Iterator[str]:
+    """Yield the secrets of a URL: user, password, and the values of parameters that are hidden."""
+    for link in _CHAIN_JOINT.split(url):
+        protocol, _, location = link.partition("://")
+        address, _, query = _split_at_first(location, "?#")
+        if _WEB.search(protocol):
+            yield from (match["value"] for match in _MATRIX_PARAMETER.finditer(address))
+        if "@" in address:
+            yield from address.rpartition("@")[0].split(":", 1)
+        for parameter in re.split("[&;?#]", query):
+            if _redact_parameter(parameter, web=True) != parameter:
+                yield parameter.partition("=")[2] or parameter
 
 
-def _in_options(options: object) -> Iterator[str]:
-    """List the texts in the values of options, whatever holds them."""
-    waiting, seen = deque([options]), dict[int, object]()
-    while waiting and len(seen) < _MOST_LOOKED_AT:
+def _list_texts(options: object) -> Iterator[str]:
+    """Yield the texts in the values of options, whatever objects hold them."""
+    # Breadth first, within a bound: an option may be a client that refers to half of the process.
+    waiting = deque([options])
+    seen = dict[int, object]()  # with the objects themselves, so that no id is used again
+    while waiting and len(seen) < _MAX_OBJECTS:
         value = waiting.popleft()
         if isinstance(value, str):
             yield value
@@ -178,15 +219,15 @@ def _in_options(options: object) -> Iterator[str]:
             yield str(value) if len(str(value)) >= _MIN_SECRET else ""
         elif value is not None and not isinstance(value, type) and id(value) not in seen:
             seen[id(value)] = value
-            waiting.extend(_parts(value))
+            waiting.extend(_list_parts(value))
 
 
-def _parts(value: object) -> Iterator[object]:
-    """List what an object holds: items, attributes; of what is public only its secrets."""
+def _list_parts(value: object) -> Iterator[object]:
+    """Yield what an object holds, items and attributes; of a public option only its secrets."""
     if isinstance(value, Mapping):
         for key, item in value.items():
-            public = key in _PUBLIC and isinstance(item, str)
-            yield list(_in_url(item)) if public else item
+            is_public = key in _PUBLIC and isinstance(item, str)
+            yield list(_list_url_secrets(item)) if is_public else item
     elif isinstance(value, (list, tuple, set, frozenset)):
         yield from value
     yield from getattr(value, "__dict__", {}).values()
@@ -194,10 +235,12 @@ def _parts(value: object) -> Iterator[object]:
         yield getattr(value, name, None)
 
 
-def _forms(text: str) -> set[str]:
-    """Return the ways in which a driver may write a text, and the longer words of it."""
+def _written_forms(text: str) -> set[str]:
+    """Return the forms in which a driver may write a text, and the longer words of it."""
+    # A header such as ``Basic dXNlcjpwYXNz`` has its secret in one of its words, in base64.
     words = [word for word in re.split(r"[\s;,=&:\"']+", text) if len(word) >= _MIN_SECRET]
-    forms = {text, *words, *(part for word in words for part in _decoded(word).split(":"))}
+    decoded_words = (part for word in words for part in _decode_base64(word).split(":"))
+    forms = {text, *words, *decoded_words}
     forms |= {unquote_plus(form) for form in forms}
     return {
         written
@@ -206,23 +249,25 @@ def _forms(text: str) -> set[str]:
     }
 
 
-def _without(text: str, secret: str) -> str:
+def _hide_secret(text: str, secret: str) -> str:
+    """Replace a secret in a text: wherever it stands, or a short one as a whole word only."""
     if len(secret) >= _MIN_SECRET:
         return text.replace(secret, HIDDEN)
     return re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", HIDDEN, text)
 
 
-def _holds(text: str, secrets: Iterable[str]) -> bool:
-    """Whether a text in base64 holds a secret."""
-    decoded = _decoded(text)
+def _encodes_secret(text: str, secrets: Iterable[str]) -> bool:
+    """Return whether a text in base64 holds a secret."""
+    decoded = _decode_base64(text)
     return any(secret in decoded for secret in secrets) if decoded else False
 
 
-def _decoded(text: str) -> str:
-    """Decode base64; nothing where it is not text."""
+def _decode_base64(text: str) -> str:
+    """Decode base64 to text; return an empty text if it is neither."""
+    stripped = text.rstrip("=")
+    padded = stripped + "=" * (-len(stripped) % 4)
+    altchars = "-_" if {"-", "_"} & set(text) else None
     try:
-        padded = text.rstrip("=") + "=" * (-len(text.rstrip("=")) % 4)
-        found = b64decode(padded, altchars="-_" if {"-", "_"} & set(text) else None, validate=True)
-        return found.decode("ascii")
+        return b64decode(padded, altchars=altchars, validate=True).decode("ascii")
     except ValueError:
         return ""

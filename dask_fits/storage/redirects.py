@@ -1,7 +1,7 @@
-"""URLs as they were written, and where a redirect leads (RFC 9110, 15.4).
+"""URLs kept verbatim, and the targets of redirects (RFC 9110, 15.4).
 
-A signature covers a URL as it stands: ``%27`` and ``'`` are not the same to whoever checks it.
-So nothing is quoted anew but what is illegal in a URL (RFC 3986).
+A signature covers a URL as it stands: ``%27`` and ``'`` are not the same to the server that checks
+it. So only characters that are illegal in a URL (RFC 3986) are quoted.
 """
 
 from __future__ import annotations
@@ -21,48 +21,49 @@ MAX_REDIRECTS = 10
 """Redirects of one request that are followed."""
 
 _LEGAL = "!$&'()*+,;=:@/?#%-._~"
-"""Besides letters and digits; what is in ``%`` escapes stays."""
+"""Characters that stay as they are, besides letters and digits; ``%`` escapes stay, too."""
 
 _STRAY_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _ABSOLUTE = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*):")
-_PLACE = re.compile(r"(?P<place>[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*)(?P<path>.*)", re.DOTALL)
+_SPLIT_URL = re.compile(r"(?P<server>[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*)(?P<path>.*)", re.DOTALL)
 
 
-def verbatim(text: str) -> yarl.URL:
-    """Make a URL of a text, in which only what is illegal is escaped.
+def verbatim_url(text: str) -> yarl.URL:
+    """Make a URL of a text, in which only illegal characters are escaped.
 
     Raises
     ------
     ValueError
-        It is no URL.
+        The text is no URL.
     """
-    found = _PLACE.fullmatch(text)
-    if found is None:
+    match = _SPLIT_URL.fullmatch(text)
+    if match is None:
         raise ValueError("expected a URL")
-    place = yarl.URL(found["place"])  # an international name of a host has a form of its own
-    if not place.raw_host:
+    server = yarl.URL(match["server"])  # an international name of a host has an ASCII form
+    if not server.raw_host:
         raise ValueError("expected the name of a host")
-    # What is no UTF-8 in a header came as surrogates, which stand for its bytes.
-    path = _STRAY_PERCENT.sub("%25", found["path"]).encode("utf-8", "surrogateescape")
-    return yarl.URL(str(place).rstrip("/") + quote(path, safe=_LEGAL), encoded=True)
+    # Bytes of a header that are no UTF-8 came as surrogates, and are escaped as these bytes.
+    path = _STRAY_PERCENT.sub("%25", match["path"]).encode("utf-8", "surrogateescape")
+    return yarl.URL(str(server).rstrip("/") + quote(path, safe=_LEGAL), encoded=True)
 
 
-def redirected(url: yarl.URL, location: str, name: str) -> yarl.URL:
-    """Find where a redirect leads.
+def redirect_target(url: yarl.URL, location: str, name: str) -> yarl.URL:
+    """Return the URL that a redirect leads to.
 
     Parameters
     ----------
     url : yarl.URL
-        What was asked for.
+        The URL that was requested.
     location : str
         The Location header: a URL, or one relative to `url`.
     name : str
-        The file, as it may be shown.
+        The file's redacted name, for messages.
 
     Raises
     ------
     StorageError
-        To no URL, to another protocol, or from https to http, where anybody may change the bytes.
+        The redirect is to no URL, to another protocol, or from https to http, where anybody may
+        change the bytes.
     """
     location = location.strip()
     scheme = _ABSOLUTE.match(location)
@@ -71,7 +72,7 @@ def redirected(url: yarl.URL, location: str, name: str) -> yarl.URL:
             raise StorageError(
                 f"{name}: the server redirects to {scheme['scheme']}:, expected http or https"
             )
-        target = verbatim(location if scheme else _relative(url, location))
+        target = verbatim_url(location if scheme else _resolve_relative(url, location))
     except ValueError:
         raise StorageError(f"{name}: the server redirects to what is no URL") from None
     if url.scheme == "https" and target.scheme == "http":
@@ -85,22 +86,23 @@ def redirected(url: yarl.URL, location: str, name: str) -> yarl.URL:
     return target
 
 
-def same_origin(one: yarl.URL, other: yarl.URL) -> bool:
-    """Whether two URLs are of one server (RFC 6454): scheme, host and port."""
-    return origin(one) == origin(other)
+def same_origin(first: yarl.URL, second: yarl.URL) -> bool:
+    """Return whether two URLs are of one server (RFC 6454): scheme, host and port."""
+    return origin(first) == origin(second)
 
 
 def origin(url: yarl.URL) -> str:
-    """Return scheme, host and port of a URL, without anything else of it."""
+    """Return scheme, host and port of a URL, and nothing else of it."""
     return f"{url.scheme}://{(url.host_subcomponent or '').lower()}:{url.port}"
 
 
 def environment_proxy(url: yarl.URL) -> str | None:
-    """Find the proxy that the environment names for a URL."""
+    """Return the proxy that the environment names for a URL; None if there is none."""
     return None if proxy_bypass(url.host or "") else getproxies().get(url.scheme)
 
 
-def _relative(url: yarl.URL, location: str) -> str:
+def _resolve_relative(url: yarl.URL, location: str) -> str:
+    """Resolve a relative reference; only a relative path needs `urljoin`, which rewrites it."""
     if location.startswith("//"):
         return f"{url.scheme}:{location}"
     if location.startswith("/"):

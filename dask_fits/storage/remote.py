@@ -1,4 +1,12 @@
-"""Files that are not on a mounted disk: concurrent requests, each held to the file's version."""
+"""Files that are not on a mounted disk: concurrent requests, each for the version that was opened.
+
+A read yields pieces, each in a buffer of its own, and reads ahead of its caller. A range in one
+piece is fetched as several parts, and any other range is cut into pieces of one part::
+
+    ranges  [----------------------)   [------)        [-------)
+    pieces  [------)[------)[------)   [------)        [-------)
+             yielded |<--- in flight, up to 64 MiB --->|
+"""
 
 from __future__ import annotations
 
@@ -14,27 +22,31 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from dask_fits._typing import FileSystem
 from dask_fits.concurrency.cancellation import result_of
 from dask_fits.exceptions import FitsError, UnversionedFileWarning
 from dask_fits.ranges.byte_range import ByteRange, Coalescing, split_range
-from dask_fits.storage.errors import access_hint, describe, storage_errors
-from dask_fits.storage.filesystem import connect, links
+from dask_fits.storage.errors import access_hint, describe_error, storage_errors
+from dask_fits.storage.filesystem import connect, split_chain
 from dask_fits.storage.identity import identity_of
 from dask_fits.storage.place import Place
 from dask_fits.storage.redaction import redact_url
 from dask_fits.storage.request_group import RequestGroup
 from dask_fits.storage.response import PreconditionFailedError, Request
 from dask_fits.storage.transfer import TransferConfig, TransientError, retrying
-from dask_fits.storage.version import FileVersion, changed, check_within
+from dask_fits.storage.version import FileVersion, changed_error, check_within_file
 
 _T = TypeVar("_T")
 
-_AHEAD = 64 * 1024 * 1024
-"""Bytes that one read asks for, and holds, ahead of what its caller has taken."""
+_READ_AHEAD = 64 * 1024 * 1024
+"""Bytes. Limit of what one read requests, and holds, ahead of its caller."""
 
 _WITHOUT_CONDITIONS: set[str] = set()
-"""Servers that refuse the condition that a file is unchanged where it is, as this process found
-out: they are asked without it, and their answers alone tell the version."""
+"""Servers that refuse the condition that a file is unchanged although it is, as this process has
+learned: requests to them have no condition, and only their responses report the version."""
+
+_PICKLED = ("url", "version", "options", "transfer", "parallel", "filesystem", "identity")
+"""Fields of a store that are pickled; the others follow from them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,134 +54,163 @@ class RemoteStore:
     """A file behind a web server, an object store or any other fsspec filesystem."""
 
     url: str
+    """URL, secrets included."""
     version: FileVersion
     options: dict[str, Any] = field(compare=False)
-    """fsspec storage options; they may hold secrets and are shown nowhere."""
+    """fsspec storage options; they may hold secrets and are never shown."""
     transfer: TransferConfig = field(compare=False)
     parallel: bool = field(compare=False)
     """Whether the filesystem takes several requests at a time."""
-    filesystem: Any = field(default=None, compare=False)
-    """The fsspec filesystem itself, where URL and options do not tell it."""
+    filesystem: FileSystem | None = field(default=None, compare=False)
+    """The fsspec filesystem itself, if URL and options do not describe it."""
     identity: str = field(init=False)
     """Digest of the options that tell files of one URL apart; see `identity_of`."""
+    name: str = field(init=False, compare=False)
+    """Redacted URL."""
+    coalescing: Coalescing = field(init=False, compare=False)
+    """Limits within which runs of bytes are best fetched as one range; see `CostModel`."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "identity", identity_of(self.options, self.filesystem))
+        self._derive_fields()
+
+    def _derive_fields(self) -> None:
+        """Set the fields that follow from the pickled ones, and that every read needs."""
+        max_connections = self.transfer.max_concurrency if self.parallel else 1
+        cost = self.transfer.cost
+        cost = replace(cost, connections=min(cost.connections, max_connections))
+        object.__setattr__(self, "name", redact_url(self.url))
+        object.__setattr__(self, "coalescing", cost.coalescing)
+
+    def __getstate__(self) -> list[Any]:
+        # A store travels with every task. The identity would take longest to compute again.
+        return [getattr(self, name) for name in _PICKLED]
+
+    def __setstate__(self, state: list[Any]) -> None:
+        for name, value in zip(_PICKLED, state, strict=True):
+            object.__setattr__(self, name, value)
+        self._derive_fields()
 
     def __repr__(self) -> str:
         return f"RemoteStore({self.name!r}, {self.version})"
 
     @property
-    def name(self) -> str:
-        """The path or URL as it may be shown."""
-        return redact_url(self.url)
-
-    @property
     def part_size(self) -> int | None:
-        """Longest part that a range is cut into, in bytes; None where a range is one request."""
+        """Longest part that a range is cut into, in bytes; None if a range is one request."""
         return self.transfer.part_size if self.parallel else None
 
     @property
     def block_size(self) -> None:
-        """None: each range more would be a request more."""
-
-    @property
-    def coalescing(self) -> Coalescing:
-        """Which runs of bytes are best fetched as one range; see `CostModel`."""
-        most = self.transfer.max_concurrency if self.parallel else 1
-        cost = self.transfer.cost
-        return replace(cost, connections=min(cost.connections, most)).coalescing
+        """None: each further range would be a further request."""
 
     def read_ranges(
         self, ranges: Sequence[ByteRange], *, whole: bool
     ) -> Iterator[tuple[int, memoryview]]:
         """Read byte ranges; see `Store.read_ranges`."""
-        pieces = deque(wanted for wanted in ranges if wanted.nbytes)
+        pieces = deque(byte_range for byte_range in ranges if byte_range.nbytes)
         if not whole:
-            pieces = deque(p for wanted in pieces for p in split_range(wanted, self.part_size))
+            pieces = deque(part for piece in pieces for part in split_range(piece, self.part_size))
         if not pieces:
             return
-        check_within(self.name, pieces[-1], self.version)
+        check_within_file(self.name, pieces[-1], self.version)
         with storage_errors(self.url, self.options):
             file = _RemoteFile(self.url, self.options, self.transfer, self.filesystem)
-            most = 2 * self.transfer.max_concurrency if self.parallel else 1
-            ahead, coming = 0, deque[tuple[ByteRange, memoryview, list[Future[None]]]]()
-            with RequestGroup(file.loop) as flight:
-                while pieces or coming:
-                    while pieces and _has_room(ahead + pieces[0].nbytes, len(coming), most):
+            # Twice as many pieces as connections: when one is done, the next is there to begin.
+            max_pieces = 2 * self.transfer.max_concurrency if self.parallel else 1
+            nbytes_ahead = 0
+            in_flight = deque[tuple[ByteRange, memoryview, list[Future[None]]]]()
+
+            # An error, or a caller that takes no further piece, cancels the requests in flight.
+            with RequestGroup(file.loop) as requests:
+                while pieces or in_flight:
+                    # Request as much as the limits allow, before the caller is made to wait.
+                    while pieces and _may_start(
+                        nbytes_ahead + pieces[0].nbytes, len(in_flight), max_pieces
+                    ):
                         piece = pieces.popleft()
-                        coming.append((piece, *self._start(flight, file, piece)))
-                        ahead += piece.nbytes
-                    piece, buffer, parts = coming.popleft()
+                        in_flight.append((piece, *self._start(requests, file, piece)))
+                        nbytes_ahead += piece.nbytes
+
+                    # Pieces are yielded in order, whichever is complete first.
+                    piece, buffer, parts = in_flight.popleft()
                     for part in parts:
                         result_of(part)
                     yield piece.start, buffer
-                    ahead -= piece.nbytes
-                if not file.transport.confirms:
-                    flight.wait(file.confirm(self.version))
+
+                    # Its bytes count until here: the caller held them while it used the piece.
+                    nbytes_ahead -= piece.nbytes
+
+                # Without a version in each response, it is compared once all bytes are read.
+                if not file.transport.reports_version:
+                    requests.wait(file.check_version(self.version))
 
     def _start(
-        self, flight: RequestGroup, file: _RemoteFile, piece: ByteRange
+        self, requests: RequestGroup, file: _RemoteFile, piece: ByteRange
     ) -> tuple[memoryview, list[Future[None]]]:
-        """Have the parts of a piece fetched into one buffer."""
+        """Start the requests for the parts of a piece, all into one buffer."""
         buffer = np.empty(piece.nbytes, np.uint8).data  # not filled with zeros first
-        parts = split_range(piece, self.part_size)
-        places = (buffer[part.start - piece.start : part.stop - piece.start] for part in parts)
-        return buffer, [
-            flight.start(file.read(part, place, self.version))
-            for part, place in zip(parts, places, strict=True)
-        ]
+        futures = []
+        for part in split_range(piece, self.part_size):
+            part_buffer = buffer[part.start - piece.start : part.stop - piece.start]
+            futures.append(requests.start(file.read(part, part_buffer, self.version)))
+        return buffer, futures
 
 
 def open_remote(place: Place, transfer: TransferConfig, *, count: int) -> tuple[RemoteStore, bytes]:
     """Look a file up and read up to `count` of its first bytes.
 
-    One request over HTTP, to S3 and GCS; elsewhere one for the metadata and one for the bytes.
+    This is one request over HTTP, to S3 and GCS; else one for the metadata and one for the bytes.
 
     Raises
     ------
     FitsFileNotFoundError, AccessDeniedError, MissingDriverError, StorageError
     """
-    url, options = place.url, place.options
-    with storage_errors(url, options):
-        file = _RemoteFile(url, options, transfer, place.filesystem)
-        with RequestGroup(file.loop) as flight:
-            version, first = flight.wait(file.first(count))
+    with storage_errors(place.url, place.options):
+        file = _RemoteFile(place.url, place.options, transfer, place.filesystem)
+        with RequestGroup(file.loop) as requests:
+            version, first = requests.wait(file.first(count))
     if not transfer.check_version:
         version = FileVersion(version.size)
     elif version.size and not version.kind and transfer.warn_unversioned:
-        # Of the server, not of the file: so Python's filters show it once for all of its files.
+        # The text names the server, not the file: Python's filters show it once for all its files.
         warnings.warn(
-            f"{_server(redact_url(url))} tells neither ETag nor modification time: that a "
+            f"{_server_of(redact_url(place.url))} tells neither ETag nor modification time: that a "
             "file is replaced by one of the same length while it is read cannot be noticed there "
             "(silence this with transfer=TransferConfig(warn_unversioned=False))",
             UnversionedFileWarning,
             stacklevel=4,  # who called dask_fits.open
         )
-    parallel = file.transport.parallel
-    store = RemoteStore(url, version, options, transfer, parallel, place.filesystem)
+    store = RemoteStore(
+        url=place.url,
+        version=version,
+        options=place.options,
+        transfer=transfer,
+        parallel=file.transport.parallel,
+        filesystem=place.filesystem,
+    )
     return store, bytes(first)
 
 
-def _server(name: str) -> str:
-    """Scheme and host of a URL as it may be shown; of a chained one, of the last."""
-    server = urlsplit(links(name)[-1])
+def _server_of(name: str) -> str:
+    """Return scheme and host of a redacted URL; of a chained one, those of the last link."""
+    server = urlsplit(split_chain(name)[-1])
     return f"{server.scheme}://{server.netloc}"
 
 
-def _has_room(ahead: int, coming: int, most: int) -> bool:
-    return not coming or (ahead <= _AHEAD and coming < most)
+def _may_start(nbytes_ahead: int, pieces_in_flight: int, max_pieces: int) -> bool:
+    """Return whether another piece may be requested; the first one always, however long it is."""
+    return not pieces_in_flight or (nbytes_ahead <= _READ_AHEAD and pieces_in_flight < max_pieces)
 
 
 class _RemoteFile:
-    """A file's transport: makes requests in the event loop, again where a fault may pass."""
+    """The requests to one file: made in the event loop, and retried after a transient fault."""
 
     def __init__(
         self,
         url: str,
         options: Mapping[str, Any],
         transfer: TransferConfig,
-        filesystem: Any = None,
+        filesystem: FileSystem | None = None,
     ) -> None:
         self.transport, self.loop = connect(url, options, transfer, filesystem)
         self._url = url
@@ -177,59 +218,77 @@ class _RemoteFile:
         self._hint = access_hint(url)
         self._options = options
         self._transfer = transfer
-        self._place = f"{_server(self._name)} {options.get('endpoint_url', '')}"
-        self._looking = asyncio.Lock()
-        self._now: FileVersion | None = None
+        self._server = f"{_server_of(self._name)} {options.get('endpoint_url', '')}"
+        self._version_lock = asyncio.Lock()
+        self._current_version: FileVersion | None = None
 
     async def first(self, count: int) -> tuple[FileVersion, memoryview]:
-        """Ask for the file's version, whichever it is, and for up to `count` of its first bytes."""
+        """Request the file's version, whichever it is, and up to `count` of its first bytes."""
         request = self._request(ByteRange(0, count), FileVersion(0))
-        return await self._retrying(lambda: self.transport.first(request), self._name)
+        return await self._retry(lambda: self.transport.first(request), self._name)
 
-    async def read(self, part: ByteRange, into: memoryview, version: FileVersion) -> None:
-        what = f"{self._name}: bytes {part.start} to {part.stop}"
-        request, refusal = self._request(part, version), ""
+    async def read(self, part: ByteRange, buffer: memoryview, version: FileVersion) -> None:
+        """Read a part of the file into its place in a buffer, if the file is this version."""
+        label = f"{self._name}: bytes {part.start} to {part.stop}"
+        request = self._request(part, version)
+        refusal = ""
+        # The second time is for a server that refuses any condition: it has none then.
         for _ in range(2):
-            request = replace(request, conditional=self._place not in _WITHOUT_CONDITIONS)
+            request = replace(request, conditional=self._server not in _WITHOUT_CONDITIONS)
             try:
-                return await self._retrying(partial(self.transport.read, request, into), what)
+                return await self._retry(partial(self.transport.read, request, buffer), label)
             except PreconditionFailedError as error:
                 refusal = str(error)
-            await self._check_unchanged(version, refusal)
-        raise changed(self._name, found=f"another version ({refusal})", expected=version)
+            await self._check_refusal(version, refusal)
+        raise changed_error(self._name, found=f"another version ({refusal})", expected=version)
 
-    async def _check_unchanged(self, version: FileVersion, refusal: str) -> None:
-        """Raise unless a server refuses the condition that a file is what it still is.
+    async def _check_refusal(self, version: FileVersion, refusal: str) -> None:
+        """Raise FileChangedError if the file did change; else drop the condition for its server.
 
-        It is then read without the condition, from now on every file of that server: each response
-        tells the version that it is of.
+        From then on this process reads every file of the server without the condition: each
+        response reports its version.
         """
-        async with self._looking:  # for all requests of a read that are refused at the same time
+        # One request for all parts of a read that are refused at the same time.
+        async with self._version_lock:
             try:
-                found = self._now = self._now or (await self.first(1))[0]
+                if self._current_version is None:
+                    self._current_version, _ = await self.first(1)
             except Exception:  # noqa: BLE001 (that the file changed is what matters)
-                found = None
-        if found is None or not version.matches(found):
-            told = f"{found or 'another version'} ({refusal})"
-            raise changed(self._name, found=told, expected=version)
-        _WITHOUT_CONDITIONS.add(self._place)
+                current = None
+            else:
+                current = self._current_version
+        if current is None or not version.matches(current):
+            found = f"{current or 'another version'} ({refusal})"
+            raise changed_error(self._name, found=found, expected=version)
+        _WITHOUT_CONDITIONS.add(self._server)
 
-    async def confirm(self, version: FileVersion) -> None:
-        """Check the version, where the answers to the reads before did not tell it."""
-        found, _ = await self.first(0)
-        if not version.matches(found):
-            raise changed(self._name, found=found, expected=version)
+    async def check_version(self, version: FileVersion) -> None:
+        """Raise FileChangedError if the file is no longer the version that was read."""
+        current, _ = await self.first(0)
+        if not version.matches(current):
+            raise changed_error(self._name, found=current, expected=version)
 
-    def _request(self, wanted: ByteRange, version: FileVersion) -> Request:
-        return Request(self._name, wanted, version, self._transfer.timeout, self._hint)
+    def _request(self, byte_range: ByteRange, version: FileVersion) -> Request:
+        """Return a request for bytes of this file."""
+        return Request(
+            name=self._name,
+            byte_range=byte_range,
+            version=version,
+            timeout=self._transfer.timeout,
+            access_hint=self._hint,
+        )
 
-    async def _retrying(self, make: Callable[[], Awaitable[_T]], what: str) -> _T:
+    async def _retry(self, request: Callable[[], Awaitable[_T]], label: str) -> _T:
+        """Make a request, again after each transient fault; messages begin with the label."""
+
         def is_transient(error: Exception) -> bool:
-            if isinstance(error, FitsError):
+            if isinstance(error, FitsError):  # they are errors for users, so final
                 return False
             return isinstance(error, TransientError) or self.transport.is_transient(error)
 
-        def say(error: Exception) -> str:
-            return f"{what}: {describe(error, self._url, self._options)}"
+        def describe(error: Exception) -> str:
+            return f"{label}: {describe_error(error, self._url, self._options)}"
 
-        return await retrying(make, config=self._transfer, is_transient=is_transient, told=say)
+        return await retrying(
+            request, config=self._transfer, is_transient=is_transient, describe=describe
+        )

@@ -1,7 +1,7 @@
 """S3: conditional ranged requests through the client of s3fs.
 
-Not through its ``cat_file``, which takes the bytes of an object that was replaced, nor its
-``call_s3``, which has retries of its own beneath ours and hides what the server said.
+Its ``cat_file`` is not used, since that takes the bytes of an object that was replaced, nor its
+``call_s3``, which has retries of its own beneath ours and hides the server's error.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from types import MethodType
-from typing import Any
+from typing import Any, Protocol
 
 import aiohttp
+import yarl
+from botocore.client import BaseClient
 from botocore.exceptions import (
     ClientError,
     ConnectionError,  # noqa: A004 (botocore's own; it is no OSError)
@@ -24,86 +26,110 @@ from botocore.parsers import ResponseParserError
 
 from dask_fits._typing import FileSystem
 from dask_fits.exceptions import StorageError
-from dask_fits.storage.redirects import MAX_REDIRECTS, REDIRECTS, redirected, same_origin
+from dask_fits.storage.redirects import MAX_REDIRECTS, REDIRECTS, redirect_target, same_origin
 from dask_fits.storage.response import Request, Response, read_first, read_response
 from dask_fits.storage.transfer import TransferConfig
 from dask_fits.storage.version import FileVersion
 
-_READ = 256 * 1024
-"""Bytes that are taken from a connection at a time."""
+_CHUNK_SIZE = 256 * 1024
+"""Bytes that are read from a connection at a time."""
 
-_NEUTRAL = frozenset(("range", "if-match", "accept-encoding"))
-"""Headers that say nothing of who asks."""
+_ANONYMOUS_HEADERS = frozenset(("range", "if-match", "accept-encoding"))
+"""Headers that say nothing about the user."""
 
-_PASSING = (
-    *(HTTPClientError, ConnectionError, IncompleteReadError, ResponseParserError),
-    *(aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, OSError),
+_TRANSIENT = (
+    HTTPClientError,
+    ConnectionError,
+    IncompleteReadError,
+    ResponseParserError,
+    aiohttp.ClientConnectionError,
+    aiohttp.ClientPayloadError,
+    OSError,
 )
+"""Exceptions whose fault may be over at the next attempt."""
+
+
+class _Body(Protocol):
+    """The body of an object, as aiobotocore streams it."""
+
+    async def read(self, amount: int, /) -> bytes:
+        """Read up to some bytes; none at the end."""
 
 
 class S3Transport:
     """One object of a bucket."""
 
     parallel = True
-    confirms = True
+    reports_version = True
 
     def __init__(self, fs: FileSystem, path: str) -> None:
         self._fs = fs
-        self._bucket, self._key, self._version = fs.split_path(path)
+        self._bucket, self._key, self._version_id = fs.split_path(path)
 
     async def first(self, request: Request) -> tuple[FileVersion, memoryview]:
-        """GetObject of the first bytes."""
-        # An id that S3 tells of a version need not be one that the caller may ask for.
+        """Read the first bytes by GetObject."""
+        # S3 reports an id of the version that the caller may not be allowed to request.
         kinds = ("VersionId", "ETag") if self._fs.version_aware else ("ETag",)
-        wanted = {"Range": request.header, **_pinned(self._version)}
-        asking = self._ask(await self._client(), wanted)
-        return await read_first(asking, request, *kinds, "Last-Modified")
+        arguments = {"Range": request.range_header, **_version_argument(self._version_id)}
+        opening = self._send(await self._client(), arguments)
+        return await read_first(opening, request, *kinds, "Last-Modified")
 
-    async def read(self, request: Request, into: memoryview) -> None:
-        """GetObject of a range, of a pinned version or on condition of the ETag."""
+    async def read(self, request: Request, buffer: memoryview) -> None:
+        """Read a range by GetObject, of one version id or on condition of the ETag."""
         version = request.version
-        tagged = request.conditional and version.kind == "ETag"
-        held = {"IfMatch": version.value} if tagged else {}
-        held |= _pinned(version.value if version.kind == "VersionId" else self._version)
-        asking = self._ask(await self._client(), {"Range": request.header, **held})
-        await read_response(asking, request, into)
+        arguments = {"Range": request.range_header}
+        if request.conditional and version.kind == "ETag":
+            arguments["IfMatch"] = version.value
+        version_id = version.value if version.kind == "VersionId" else self._version_id
+        arguments |= _version_argument(version_id)
+        await read_response(self._send(await self._client(), arguments), request, buffer)
 
     def is_transient(self, error: Exception) -> bool:
-        """Whether an exception of botocore may be over at the next attempt."""
-        cause = getattr(error, "kwargs", {}).get("error")  # botocore wraps what is raised in it
-        certain = isinstance(error, SSLError) or isinstance(cause, StorageError)
-        return isinstance(error, _PASSING) and not certain
+        """Return whether the fault of botocore's exception may be over at the next attempt."""
+        # botocore wraps in its own what is raised in it, such as our error for a wrong redirect.
+        cause = getattr(error, "kwargs", {}).get("error")
+        is_permanent = isinstance(error, SSLError) or isinstance(cause, StorageError)
+        return isinstance(error, _TRANSIENT) and not is_permanent
 
-    async def _client(self) -> Any:
+    async def _client(self) -> BaseClient:
+        """Return the client of s3fs for the bucket, which follows redirects as it should."""
         # Before the time-out starts: to make a client takes botocore some tenths of a second.
         await self._fs.set_session()
         client = await self._fs.get_s3(self._bucket)
-        _redirect_with_care(client)
+        _guard_redirects_of(client)
         return client
 
     @asynccontextmanager
-    async def _ask(self, client: Any, arguments: Mapping[str, str]) -> AsyncIterator[Response]:
-        # With what the filesystem was told to send with every request: a payer, a customer's key.
-        asked = self._fs._get_s3_method_kwargs(  # noqa: SLF001 (it has no public way)
+    async def _send(
+        self, client: BaseClient, arguments: Mapping[str, str]
+    ) -> AsyncIterator[Response]:
+        """Send a GetObject request; botocore's exception for an error becomes a response."""
+        # The filesystem may have arguments for every request: a payer, a customer's key.
+        arguments = self._fs._get_s3_method_kwargs(  # noqa: SLF001 (it has no public way)
             client.get_object, Bucket=self._bucket, Key=self._key, **arguments
         )
         try:
-            found = await client.get_object(**asked)
+            result = await client.get_object(**arguments)
         except ClientError as error:
-            about = error.response["ResponseMetadata"]
+            metadata = error.response["ResponseMetadata"]
+            # Of a response without a body, such as a 304, botocore makes the status the code.
             code = error.response.get("Error", {}).get("Code", "")
-            said = "" if code.isdigit() else code
-            yield Response(about["HTTPStatusCode"], about.get("HTTPHeaders", {}), said=said)
+            yield Response(
+                metadata["HTTPStatusCode"],
+                metadata.get("HTTPHeaders", {}),
+                error_code="" if code.isdigit() else code,
+            )
             return
-        about, body = found["ResponseMetadata"], found["Body"]
+        metadata = result["ResponseMetadata"]
+        body = result["Body"]
         try:
-            yield Response(about["HTTPStatusCode"], about["HTTPHeaders"], _chunks(body))
+            yield Response(metadata["HTTPStatusCode"], metadata["HTTPHeaders"], _read_chunks(body))
         finally:
-            body.close()  # does nothing where it was read to its end
+            body.close()  # does nothing if it was read to its end
 
 
 def s3_options(options: Mapping[str, Any], transfer: TransferConfig) -> dict[str, Any]:
-    """Make s3fs's options: one layer of retries, which is ours, and as many connections."""
+    """Return options of s3fs by which the retries are ours alone, and connections suffice."""
     defaults = {
         "retries": {"max_attempts": 0},
         "max_pool_connections": transfer.max_concurrency,
@@ -113,49 +139,55 @@ def s3_options(options: Mapping[str, Any], transfer: TransferConfig) -> dict[str
     return {**options, "config_kwargs": {**defaults, **options.get("config_kwargs", {})}}
 
 
-def _redirect_with_care(client: Any) -> None:
-    """Have a client send nothing of the user's to where it is redirected.
+def _guard_redirects_of(client: BaseClient) -> None:
+    """Have a client send nothing of the user's to a server that it is redirected to.
 
     aiohttp would send the token of a session and a customer's key along.
     """
     http = client._endpoint.http_session  # noqa: SLF001 (aiobotocore has no public way to it)
-    if isinstance(find := getattr(http, "_get_session", None), MethodType):
-        http._get_session = partial(_careful, find)  # noqa: SLF001
+    # Once per client: what replaces the method is no method.
+    if isinstance(get_session := getattr(http, "_get_session", None), MethodType):
+        http._get_session = partial(_get_guarded_session, get_session)  # noqa: SLF001
 
 
-async def _careful(find: Callable[[str | None], Awaitable[Any]], proxy: str | None) -> _Careful:
-    return _Careful(await find(proxy))
+async def _get_guarded_session(
+    get_session: Callable[[str | None], Awaitable[aiohttp.ClientSession]], proxy: str | None
+) -> _GuardedSession:
+    """Return the session of aiobotocore for a proxy, guarded."""
+    return _GuardedSession(await get_session(proxy))
 
 
-class _Careful:
-    """What aiobotocore needs of a session of aiohttp."""
+class _GuardedSession:
+    """The part of a session of aiohttp that aiobotocore uses."""
 
     def __init__(self, session: aiohttp.ClientSession) -> None:
         self._session = session
 
     async def request(
-        self, method: str, *, url: Any, headers: Mapping[str, str], **options: Any
+        self, method: str, *, url: yarl.URL, headers: Mapping[str, str], **options: Any
     ) -> aiohttp.ClientResponse:
-        """Send a request, and follow redirects, but those that name a region: botocore's matter."""
+        """Send a request and follow redirects, except those to a region: botocore follows these."""
         options["allow_redirects"] = False
         for _ in range(MAX_REDIRECTS + 1):
             response = await self._session.request(method, url, headers=headers, **options)
             location = response.headers.get("Location")
-            told = "x-amz-bucket-region" in response.headers
-            if told or not location or response.status not in REDIRECTS:
+            names_region = "x-amz-bucket-region" in response.headers
+            if names_region or not location or response.status not in REDIRECTS:
                 return response
             response.release()
-            target = redirected(url, location, "the endpoint")
+            target = redirect_target(url, location, "the endpoint")
             if not same_origin(url, target):
-                headers = {k: v for k, v in headers.items() if k.lower() in _NEUTRAL}
+                headers = {k: v for k, v in headers.items() if k.lower() in _ANONYMOUS_HEADERS}
             url = target
         raise StorageError(f"the endpoint redirects more than {MAX_REDIRECTS} times")
 
 
-def _pinned(version: str | None) -> dict[str, str]:
-    return {"VersionId": version} if version else {}
+def _version_argument(version_id: str | None) -> dict[str, str]:
+    """Return the argument of GetObject for a version id, if there is one."""
+    return {"VersionId": version_id} if version_id else {}
 
 
-async def _chunks(body: Any) -> AsyncIterator[bytes]:
-    while chunk := await body.read(_READ):
+async def _read_chunks(body: _Body) -> AsyncIterator[bytes]:
+    """Yield the bytes of a body as they come."""
+    while chunk := await body.read(_CHUNK_SIZE):
         yield chunk

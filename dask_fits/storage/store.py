@@ -1,6 +1,6 @@
 """Ranged reads from a path or URL.
 
-A store is a small frozen value: where the file is, how to reach it, and the version that it had
+A store is a small frozen value: the file's place, the way to reach it, and the version that it had
 when it was opened. It holds no handle, so it can be pickled and used by any thread of any process.
 """
 
@@ -23,7 +23,7 @@ class Store(Protocol):
 
     @property
     def url(self) -> str:
-        """Absolute path or URL, secrets included: for reaching the file, never for showing."""
+        """Absolute path or URL, secrets included: for reaching the file, never for display."""
 
     @property
     def version(self) -> FileVersion:
@@ -31,19 +31,19 @@ class Store(Protocol):
 
     @property
     def name(self) -> str:
-        """The path or URL as it may be shown: without credentials."""
+        """Redacted path or URL: without credentials."""
 
     @property
     def part_size(self) -> int | None:
-        """Longest part that a range is cut into, in bytes; None where a range is one request."""
+        """Longest part that a range is cut into, in bytes; None if a range is one request."""
 
     @property
     def block_size(self) -> int | None:
-        """Bytes that are best read at a time where cutting a range costs nothing; else None."""
+        """Bytes that are best read at a time if cutting a range costs nothing; else None."""
 
     @property
     def coalescing(self) -> Coalescing:
-        """Which runs of bytes are best fetched as one range."""
+        """Limits within which runs of bytes are best fetched as one range."""
 
     def read_ranges(
         self, ranges: Sequence[ByteRange], *, whole: bool
@@ -55,16 +55,16 @@ class Store(Protocol):
         ranges : sequence of ByteRange
             Ascending, none past the end of the file.
         whole : bool
-            Whether each range must come in one piece; else a long one may come in consecutive
-            pieces, each of a multiple of 8 bytes but the last, which lets the caller convert one
-            while others are still to come.
+            Yield each range in one piece; else a long one may come in consecutive pieces, each of
+            a multiple of 8 bytes but the last, which lets the caller convert one while others are
+            still in flight.
 
         Yields
         ------
         start : int
             Position of the piece in the file.
         data : memoryview
-            Its bytes, valid only until the next piece is asked for.
+            Its bytes, valid only until the next piece is requested.
 
         Raises
         ------
@@ -73,18 +73,21 @@ class Store(Protocol):
         FileChangedError
             The file is not the version that was opened.
         AccessDeniedError, FitsFileNotFoundError, StorageError
-            The storage refused, failed for longer than the bounds, or answered something else.
+            The storage refused, failed for longer than the retries last, or sent an unusable
+            response.
         """
 
 
 def version_token(store: Store) -> tuple[str | int, ...]:
-    """Tell one version of one file from all others, for names: the same in every process.
+    """Return what tells one version of one file from all others: the same in every process.
 
-    Not by all storage options: they may hold secrets, and most do not change the file.
+    Most storage options are left out: they may hold secrets, and do not change the file.
     """
     version = store.version
-    place = store.identity if isinstance(store, RemoteStore) else ""
-    return store.url, version.size, version.kind, version.value, *([place] if place else [])
+    token = (store.url, version.size, version.kind, version.value)
+    if isinstance(store, RemoteStore) and store.identity:
+        return (*token, store.identity)
+    return token
 
 
 def open_store(
@@ -95,18 +98,18 @@ def open_store(
     count: int,
     filesystem: FileSystem | None = None,
 ) -> tuple[Store, bytes]:
-    """Look a file up and read its first bytes, in one request where the storage lets us.
+    """Look a file up and read its first bytes, in one request if the storage allows it.
 
     Parameters
     ----------
     url : str, os.PathLike, file object or Place
-        A path, or any URL that fsspec understands, chained ones included; or what has one.
+        A path, or any URL that fsspec understands, chained ones included; or an object with one.
     storage_options : mapping, optional
         Arguments of the fsspec filesystem (credentials, endpoint, ...).
     transfer : TransferConfig, optional
-        How a remote file is read.
+        Configuration of the reads of a remote file.
     count : int
-        How many bytes to read, or as many as the file has.
+        Bytes to read; fewer if the file is shorter.
     filesystem : fsspec filesystem, optional
         The filesystem that a path is on.
 

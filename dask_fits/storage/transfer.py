@@ -1,4 +1,4 @@
-"""How remote bytes are fetched: sizes, bounds, and what is tried again."""
+"""Configuration of remote reads, and the retries of their requests."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _T = TypeVar("_T")
 _logger = logging.getLogger(__name__)
 
 _PART_UNIT = 4096
-"""Bytes. A part is at least this long, and of whole pixels."""
+"""Bytes. `part_size` is a multiple of this, so that parts have whole pixels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransferConfig:
-    """How remote files are read; the defaults suit a cluster.
+    """Configuration of reads of remote files; the defaults suit a cluster.
 
     Raises
     ------
@@ -40,28 +40,28 @@ class TransferConfig:
     max_concurrency: int = 32
     """Requests in flight in one process, over all its threads and files."""
     attempts: int = 6
-    """How often a request is made, the first time included, before a passing fault is final."""
+    """Attempts per request, the first included."""
     backoff: float = 0.5
     """Seconds before the second attempt; doubled before each further one, and shortened at random
-    by up to one half, so that the workers of a cluster do not come back together."""
+    by up to one half, so that the workers of a cluster do not retry in step."""
     max_backoff: float = 20.0
-    """Seconds: no wait grows past this, unless the server asks for more (Retry-After)."""
+    """Seconds. No wait is longer, unless the server asks for more (Retry-After)."""
     retry_time: float = 120.0
-    """Seconds after the first failure of a request from which on no further attempt begins."""
+    """Seconds after the first failure of a request, past which no further attempt begins."""
     timeout: float = 30.0
-    """Seconds without a byte after which a request is given up, and made again. The wait for a free
-    place among `max_concurrency` does not count."""
+    """Seconds without a byte after which an attempt fails, and the request is retried. The wait for
+    one of the `max_concurrency` places does not count."""
     cost: CostModel = DEFAULT_COST
-    """How fast the storage is taken to be, from which follows what is fetched as one range."""
+    """Assumed speed of the storage, which decides what is fetched as one range."""
     check_version: bool = True
-    """Hold every read to the version that was opened, by ETag, modification time, S3 version or
-    GCS generation. False is for servers behind one name that tell one file differently: then the
-    size alone is compared, and of a file that is replaced by one of the same length nothing is
-    noticed. The version is the size alone, so that names of arrays do not depend on which machine
-    answered."""
+    """Check in every read that the file is the version that was opened, by ETag, modification time,
+    S3 version or GCS generation. False is for servers behind one name that report different
+    validators of one file: then the size alone is compared, and the replacement of a file by one of
+    the same length is not detected. The version is the size alone, so that names of arrays do not
+    depend on which machine responds."""
     warn_unversioned: bool = True
-    """Warn where a server offers neither ETag nor modification time, so that of a file that is
-    replaced while it is read only a change of its length can be noticed."""
+    """Warn if a server sends neither ETag nor modification time, so that the replacement of a file
+    while it is read is detected only by a change of its length."""
 
     def __post_init__(self) -> None:
         if self.part_size < _PART_UNIT or self.part_size % _PART_UNIT:
@@ -78,26 +78,27 @@ class TransferConfig:
             raise ValueError(f"timeout: expected more than 0, found {self.timeout}")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # It travels with every task, and is all defaults mostly: only what differs is pickled.
-        values = ((part, getattr(self, part.name)) for part in fields(self))
-        return _changed, ({part.name: value for part, value in values if value != part.default},)
+        # It travels with every task, and mostly has the defaults: only what differs is pickled.
+        values = ((field, getattr(self, field.name)) for field in fields(self))
+        changed = {field.name: value for field, value in values if value != field.default}
+        return _make_config, (changed,)
 
     def delay(self, attempt: int) -> float:
-        """Seconds to wait after a failed attempt, counted from 1."""
-        longest = min(self.backoff * 2.0 ** (attempt - 1), self.max_backoff)
-        return longest * random.uniform(0.5, 1)  # noqa: S311 (spreads load, guards nothing)
+        """Return the seconds to wait after a failed attempt, counted from 1."""
+        max_delay = min(self.backoff * 2.0 ** (attempt - 1), self.max_backoff)
+        return max_delay * random.uniform(0.5, 1)  # noqa: S311 (spreads load, guards nothing)
 
 
-def _changed(values: dict[str, Any]) -> TransferConfig:
-    """Make a config that differs from the defaults in some values."""
-    return TransferConfig(**values)
+def _make_config(changed: dict[str, Any]) -> TransferConfig:
+    """Make a config that differs from the defaults in some values, for unpickling."""
+    return TransferConfig(**changed)
 
 
 class TransientError(Exception):
     """A fault that may be over at the next attempt."""
 
-    def __init__(self, said: str, *, wait: float = 0.0) -> None:
-        super().__init__(said)
+    def __init__(self, message: str, *, wait: float = 0.0) -> None:
+        super().__init__(message)
         self.wait = wait
         """Seconds that the server asks to wait (Retry-After)."""
 
@@ -107,55 +108,66 @@ async def retrying(
     *,
     config: TransferConfig,
     is_transient: Callable[[Exception], bool],
-    told: Callable[[Exception], str],
+    describe: Callable[[Exception], str],
 ) -> _T:
-    """Make a request until it succeeds, fails for good, or the bounds of `config` are reached.
+    """Make a request until it succeeds, fails for good, or the limits of `config` are reached.
 
     Parameters
     ----------
     request : callable
         Makes the request, once.
     config : TransferConfig
-    passing : callable
-        Whether an exception of the request may be over at the next attempt.
-    told : callable
-        What to say of such an exception: the file, the request and the fault, without secrets.
+    is_transient : callable
+        Returns whether an exception of the request may be over at the next attempt.
+    describe : callable
+        Returns a message for such an exception: the file, the request and the fault, redacted.
 
     Raises
     ------
     StorageError
-        A passing fault did not pass. Whatever else the request raises goes through.
+        A transient fault lasted. Whatever else the request raises is raised as it is.
     """
-    failed, attempt = 0.0, 1
+    first_failure = 0.0  # not yet
+    attempt = 1
     while True:
         try:
-            async with _places(asyncio.get_running_loop(), config.max_concurrency):
+            # The place is held for one attempt: a request that backs off keeps no other waiting.
+            async with _semaphore(asyncio.get_running_loop(), config.max_concurrency):
                 return await request()
         except Exception as error:
             if not is_transient(error):
                 raise
-            failed = failed or time.monotonic()
-            elapsed = time.monotonic() - failed
+            first_failure = first_failure or time.monotonic()
+            elapsed = time.monotonic() - first_failure
+            # A server that asks to wait gets at least that long, even past `max_backoff`.
             delay = max(config.delay(attempt), getattr(error, "wait", 0.0))
             if attempt == config.attempts or elapsed + delay > config.retry_time:
                 times = f"{attempt} attempt{'s' * (attempt > 1)}"
-                raise StorageError(f"{told(error)}; given up after {times}") from error
+                raise StorageError(f"{describe(error)}; given up after {times}") from error
             _logger.warning(
-                "%s; attempt %d of %d in %.1f s", told(error), attempt + 1, config.attempts, delay
+                "%s; attempt %d of %d in %.1f s",
+                describe(error),
+                attempt + 1,
+                config.attempts,
+                delay,
             )
         await asyncio.sleep(delay)
         attempt += 1
 
 
 @lru_cache(maxsize=8)
-def _places(loop: asyncio.AbstractEventLoop, count: int) -> asyncio.Semaphore:
-    """Places for requests in flight: fsspec runs one event loop in a process."""
-    del loop  # it is in the key: a semaphore belongs to one loop, and a forked process has another
+def _semaphore(loop: asyncio.AbstractEventLoop, count: int) -> asyncio.Semaphore:
+    """Return the semaphore for requests in flight: fsspec runs one event loop in a process."""
+    # The loop is in the key: a semaphore belongs to one loop, and a forked process has another.
+    del loop
     return asyncio.Semaphore(count)
 
 
 def retry_after(value: str | None) -> float:
-    """Seconds that a Retry-After header asks for: a number or a date (RFC 9110, 10.2.3)."""
+    """Return the seconds that a Retry-After header asks for (RFC 9110, 10.2.3).
+
+    Its value is a number of seconds or a date; anything else asks for none.
+    """
     if not value:
         return 0.0
     try:
@@ -163,8 +175,9 @@ def retry_after(value: str | None) -> float:
     except ValueError:
         pass
     try:
-        when = parsedate_to_datetime(value)
+        date = parsedate_to_datetime(value)
     except ValueError:
         return 0.0
-    when = when if when.tzinfo else when.replace(tzinfo=UTC)
-    return max((when - datetime.now(UTC)).total_seconds(), 0.0)
+    # A date without a zone, or of the unknown zone -0000, is taken as UTC.
+    date = date if date.tzinfo else date.replace(tzinfo=UTC)
+    return max((date - datetime.now(UTC)).total_seconds(), 0.0)

@@ -1,4 +1,4 @@
-"""What tells one version of a file from another."""
+"""The identity of one version of a file, and the errors if a read is of another one."""
 
 from __future__ import annotations
 
@@ -15,25 +15,28 @@ class FileVersion:
     size: int
     """Length of the file in bytes."""
     kind: str = ""
-    """What tells versions apart: ``"ETag"``, ``"VersionId"``, ``"generation"``, ``"mtime_ns"`` or
-    whatever else the storage has; empty where it has nothing but the size."""
+    """The validator that tells versions apart: ``"ETag"``, ``"VersionId"``, ``"generation"``,
+    ``"mtime_ns"`` or whatever else the storage has; empty if it has nothing but the size."""
     value: str = ""
 
-    def matches(self, found: FileVersion) -> bool:
-        """Whether a version that is found later is of the version that has this one."""
-        if self.size != found.size or not self.kind:
-            return self.size == found.size
-        # Compared weakly: some servers mark the same tag as weak in one response and not in
+    def matches(self, later: FileVersion) -> bool:
+        """Return whether a version that is read later is this one."""
+        if self.size != later.size or not self.kind:
+            return self.size == later.size
+        # A weak comparison: some servers mark the same tag as weak in one response and not in
         # another.
-        one, other = self.value.removeprefix("W/"), found.value.removeprefix("W/")
-        return self.kind == found.kind and one == other
+        value = self.value.removeprefix("W/")
+        return self.kind == later.kind and value == later.value.removeprefix("W/")
 
     def __str__(self) -> str:
         return f"{self.size} bytes, {self.kind} {self.value}" if self.kind else f"{self.size} bytes"
 
 
-def changed(name: str, *, found: FileVersion | str, expected: FileVersion) -> FileChangedError:
+def changed_error(
+    name: str, *, found: FileVersion | str, expected: FileVersion
+) -> FileChangedError:
     """Build the error for a file that is not the version that was opened."""
+    # If the size differs the file did change, and the hint would mislead.
     same_size = isinstance(found, str) or found.size == expected.size
     hint = _HINT if same_size and expected.kind in ("ETag", "Last-Modified") else ""
     return FileChangedError(
@@ -48,10 +51,10 @@ _HINT = (
 )
 
 
-def check_within(name: str, wanted: ByteRange, version: FileVersion) -> None:
-    """Raise where a range reaches past the end of the file."""
-    if wanted.stop > version.size:
+def check_within_file(name: str, byte_range: ByteRange, version: FileVersion) -> None:
+    """Raise TruncatedFileError if a range reaches past the end of the file."""
+    if byte_range.stop > version.size:
         raise TruncatedFileError(
-            f"{name}: bytes {wanted.start} to {wanted.stop} are needed, "
+            f"{name}: bytes {byte_range.start} to {byte_range.stop} are needed, "
             f"but the file ends at byte {version.size}"
         )

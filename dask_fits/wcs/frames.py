@@ -1,7 +1,7 @@
-"""Positions in the frame of a WCS, without a look at the network.
+"""Positions in the frame of a WCS, without access to the network.
 
-astropy asks servers for tables of the Earth's rotation, and for leap seconds, where those that it
-has are old. A header must not make us do so, so such a transformation is refused.
+astropy asks servers for tables of the Earth's rotation, and for leap seconds, if those that it has
+are old. A header must not make us do so, so such a transformation is refused.
 """
 
 from __future__ import annotations
@@ -16,9 +16,15 @@ from astropy.wcs.utils import wcs_to_celestial_frame
 
 from dask_fits.exceptions import FitsFormatError, one_line
 
+_EQUATORIAL = ("ICRS", "FK5", "FK4", "FK4-NO-E")
+"""Values of RADESYS that astropy knows (FITS Standard 4.0, table 24)."""
+
+_MJD_ZERO = 2_400_000.5
+"""Julian date at which the modified Julian date is 0."""
+
 
 def in_frame_of(wcs: WCS, positions: SkyCoord) -> tuple[Angle, Angle]:
-    """Find the longitudes and latitudes of positions in the frame of a celestial WCS.
+    """Return the longitudes and latitudes of positions in the frame of a celestial WCS.
 
     Parameters
     ----------
@@ -33,11 +39,12 @@ def in_frame_of(wcs: WCS, positions: SkyCoord) -> tuple[Angle, Angle]:
     Raises
     ------
     FitsFormatError
-        The WCS is of a frame that astropy does not know or cannot transform to, or only with what
-        a server would tell it.
+        astropy does not know the frame of the WCS or cannot transform to it, or only with tables
+        that it would ask a server for.
     """
     frame = frame_of(wcs)
     try:
+        # Positions on the Earth that are in the frame already need no tables of its rotation.
         if not (isinstance(frame, ITRS) and positions.frame.is_equivalent_frame(frame)):
             check_offline(frame)
             positions = positions.transform_to(frame)
@@ -54,40 +61,39 @@ def in_frame_of(wcs: WCS, positions: SkyCoord) -> tuple[Angle, Angle]:
 
 
 def frame_of(wcs: WCS) -> BaseCoordinateFrame:
-    """Find astropy's frame of a celestial WCS.
+    """Return astropy's frame of a celestial WCS.
 
     Raises
     ------
     FitsFormatError
-        It knows none; where it is for RADESYS, that is named.
+        astropy knows none; the message names RADESYS if that is the reason.
     """
     try:
         return wcs_to_celestial_frame(wcs)
     except Exception as error:  # astropy raises whatever it stumbles on: of dates, of odd bodies
-        lon, lat = wcs.wcs.lng, wcs.wcs.lat
-        if wcs.wcs.ctype[lon].startswith("RA") and wcs.wcs.radesys not in _EQUATORIAL:
-            found = f"RADESYS: found {wcs.wcs.radesys!r}, expected one of {', '.join(_EQUATORIAL)}"
+        axes = sorted((wcs.wcs.lng, wcs.wcs.lat))
+        is_equatorial = wcs.wcs.ctype[wcs.wcs.lng].startswith("RA")
+        if is_equatorial and wcs.wcs.radesys not in _EQUATORIAL:
+            expected = ", ".join(_EQUATORIAL)
+            problem = f"RADESYS: found {wcs.wcs.radesys!r}, expected one of {expected}"
         else:
-            ctype = " and ".join(wcs.wcs.ctype[axis] for axis in sorted((lon, lat)))
-            found = f"astropy knows no frame of the sky for CTYPEn {ctype}: {one_line(error)}"
-        raise FitsFormatError(f"WCS: {found}") from error
-
-
-_EQUATORIAL = ("ICRS", "FK5", "FK4", "FK4-NO-E")
-"""Values of RADESYS that astropy knows (FITS Standard 4.0, table 24)."""
+            ctypes = " and ".join(wcs.wcs.ctype[axis] for axis in axes)
+            problem = f"astropy knows no frame of the sky for CTYPEn {ctypes}: {one_line(error)}"
+        raise FitsFormatError(f"WCS: {problem}") from error
 
 
 def check_offline(frame: BaseCoordinateFrame) -> None:
-    """Raise FitsFormatError where astropy would ask a server about the frame of a header."""
+    """Raise FitsFormatError if astropy would ask a server about the frame of a header."""
     time = getattr(frame, "obstime", None)
     if time is None or time.scale != "utc" or not iers.conf.auto_download:
         return
     stale = None if _has_leap_seconds() else "leap seconds"
     table = iers.earth_orientation_table.get()
     if isinstance(frame, ITRS) and isinstance(table, iers.IERS_Auto):
-        known = table.meta["predictive_mjd"]
-        latest = float(np.max(time.jd1 - _MJD + time.jd2)) + 1
-        if latest > known and _today() - known > _age():
+        # astropy downloads a newer table for times that an old one only predicts.
+        predicted_from = table.meta["predictive_mjd"]
+        latest = float(np.max(time.jd1 - _MJD_ZERO + time.jd2)) + 1
+        if latest > predicted_from and _today() - predicted_from > _max_prediction_age():
             stale = "the Earth's rotation"
     if stale:
         raise FitsFormatError(
@@ -96,24 +102,22 @@ def check_offline(frame: BaseCoordinateFrame) -> None:
         )
 
 
-_MJD = 2_400_000.5
-"""Julian date of the first day of the modified ones."""
-
-
-def _age() -> float:
-    """Days from which on astropy takes predictions for too old."""
+def _max_prediction_age() -> float:
+    """Return for how many days astropy uses predictions."""
     return float("inf") if iers.conf.auto_max_age is None else float(iers.conf.auto_max_age)
 
 
 def _today() -> float:
+    """Return the modified Julian date of now."""
     # `Time.now()` would look for leap seconds.
     return datetime.now(UTC).timestamp() / 86_400 + 40_587
 
 
 def _has_leap_seconds() -> bool:
-    """Tell whether the leap seconds at hand are as new as astropy wants them, without a server."""
+    """Return whether the leap seconds at hand are new enough for astropy; asks no server."""
     local = ["erfa", iers.IERS_LEAP_SECOND_FILE, iers.conf.system_leap_second_file]
     table = iers.LeapSeconds.auto_open([name for name in local if name])
+    # As astropy does: tables come out half a year before they expire, and may be `age` days old.
     age = 30 if iers.conf.auto_max_age is None else iers.conf.auto_max_age
     expires = table.expires
-    return float(expires.jd1 - _MJD + expires.jd2) > _today() + 180 - age
+    return float(expires.jd1 - _MJD_ZERO + expires.jd2) > _today() + 180 - age

@@ -1,4 +1,4 @@
-"""World coordinates out of an image's header, and the tables that it refers to."""
+"""World coordinates of an image, from its header and from the tables to which that refers."""
 
 from __future__ import annotations
 
@@ -13,25 +13,27 @@ from astropy.wcs import WCS
 
 from dask_fits.exceptions import FitsFormatError, TruncatedFileError, one_line
 from dask_fits.format.header import CARD
-from dask_fits.wcs.conventions import settle_conventions
-from dask_fits.wcs.keywords import settled, wcs_cards
+from dask_fits.wcs.conventions import repair_conventions
+from dask_fits.wcs.keywords import invalid_wcs, repair_cards, wcs_cards
 from dask_fits.wcs.quiet import without_log
-from dask_fits.wcs.tables import REFERRING, check_coordinate_tables, table_keys
+from dask_fits.wcs.tables import TABLE_MARKERS, TableKey, check_coordinate_tables, table_keys
 
-ReadTables = Callable[[Collection[tuple[str, int]]], bytes]
-"""Reads HDUs of the image's file, by EXTNAME in upper case and EXTVER, as far as the file has them:
-they make a FITS file."""
+ReadTables = Callable[[Collection[TableKey]], bytes]
+"""A function that reads HDUs of the image's file, and returns those that exist as a FITS file."""
+
+_NAXIS = re.compile(r"^NAXIS([1-9]\d*)? *= *(\d+)", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WcsHeader:
-    """What the WCS of an image is made of: keywords, and a way to the HDUs that they refer to."""
+    """The keywords of an image's WCS, and a way to the HDUs to which they refer."""
 
     cards: tuple[str, ...]
     """The cards that a WCS may depend on, NAXISn among them."""
     where: str
     """The file and the HDU, for messages."""
     read_tables: ReadTables
+    """A function that reads the HDUs."""
 
     @classmethod
     def of(
@@ -50,7 +52,7 @@ class WcsHeader:
         header : bytes
             The header's blocks.
         shape : tuple of int or None
-            Of the image, NumPy order; None if it is no image.
+            Shape of the image, NumPy order; None if the HDU holds none.
         compressed : bool
             Whether the header is that of a table that holds a tile-compressed image.
         where, read_tables
@@ -61,17 +63,17 @@ class WcsHeader:
             # NAXISn of a compressed image's header are the table's; any may be there twice.
             axes = [("NAXIS", len(shape))]
             axes += [(f"NAXIS{n}", length) for n, length in enumerate(reversed(shape), 1)]
-            own = [f"{keyword:<8}= {length:>20}".ljust(CARD) for keyword, length in axes]
-            begin = "NAXIS" if compressed else tuple(card[:8] for card in own)
-            cards = own + [card for card in cards if not card.startswith(begin)]
+            naxis_cards = [f"{keyword:<8}= {length:>20}".ljust(CARD) for keyword, length in axes]
+            replaced = "NAXIS" if compressed else tuple(card[:8] for card in naxis_cards)
+            cards = naxis_cards + [card for card in cards if not card.startswith(replaced)]
         return cls(tuple(cards), where, read_tables)
 
 
 def read_wcs(header: WcsHeader, key: str = " ") -> WCS:
-    """Make a WCS, with the tables of the file's other HDUs that it refers to.
+    """Make a WCS, with the tables of the file's other HDUs to which it refers.
 
-    The tables are read here: of -TAB coordinates (FITS Standard 4.0, section 8.2), and of
-    distortions by lookup table (CPDISn = 'LOOKUP', D2IMDISn), as HST has them.
+    The tables are read here: those of -TAB coordinates (FITS Standard 4.0, section 8.2), and of
+    distortions by lookup table (CPDISn = 'LOOKUP', D2IMDISn), as in files of HST.
 
     Parameters
     ----------
@@ -86,40 +88,44 @@ def read_wcs(header: WcsHeader, key: str = " ") -> WCS:
     TruncatedFileError, FileChangedError, StorageError
         Such an HDU cannot be read.
     """
-    letter, where = key.strip(), header.where
-    text = _settled(header.cards, letter, where)
-    return _make(text, _tables(header, text, letter), letter, where)
+    letter = key.strip()
+    text = _repair_header(header.cards, letter, header.where)
+    tables = _load_tables(header, text, letter)
+    return _make_wcs(text, tables, letter, header.where)
 
 
-def _settled(cards: Iterable[str], letter: str, where: str) -> str:
-    """Make a header of cards of which astropy can make a WCS, or raise FitsFormatError."""
-    found = settle_conventions(settled(cards, letter, where), letter, where)
-    return "".join([*(card.text.ljust(CARD) for card in found), "END".ljust(CARD)])
+def _repair_header(cards: Iterable[str], letter: str, where: str) -> str:
+    """Return the text of a header of which astropy can make a WCS, or raise FitsFormatError."""
+    repaired = repair_cards(cards, letter, where)
+    repaired = repair_conventions(repaired, letter, where)
+    texts = [card.text.ljust(CARD) for card in repaired]
+    return "".join([*texts, "END".ljust(CARD)])
 
 
-def _tables(header: WcsHeader, text: str, letter: str) -> bytes:
-    """Read the HDUs that a WCS refers to: a FITS file, empty if there are none."""
-    if not any(word in text for word in REFERRING):
+def _load_tables(header: WcsHeader, text: str, letter: str) -> bytes:
+    """Read the HDUs to which a WCS refers; return a FITS file, empty if there are none."""
+    # Of most headers this spares astropy's parsing.
+    if not any(marker in text for marker in TABLE_MARKERS):
         return b""
     keys = table_keys(fits.Header.fromstring(text), letter)
     return header.read_tables(keys) if keys else b""
 
 
-def _make(text: str, content: bytes, letter: str, where: str) -> WCS:
-    """Make a WCS of checked cards, and of the FITS file with the tables that they refer to."""
+def _make_wcs(text: str, tables: bytes, letter: str, where: str) -> WCS:
+    """Make a WCS of repaired cards, and of a FITS file with the tables to which they refer."""
     try:
-        tables = fits.HDUList.fromstring(content) if content else None
-        if tables:
-            check_coordinate_tables(fits.Header.fromstring(text), letter, tables, where)
+        hdus = fits.HDUList.fromstring(tables) if tables else None
+        if hdus:
+            check_coordinate_tables(fits.Header.fromstring(text), letter, hdus, where)
         with without_log():
-            wcs = WCS(text.encode("ascii"), fobj=tables, key=letter or " ")
-        # Parameters of some projections are looked at when a first pixel is transformed.
+            wcs = WCS(text.encode("ascii"), fobj=hdus, key=letter or " ")
+        # wcslib checks the parameters of some projections when it transforms the first pixel.
         wcs.wcs.p2s(np.ones((1, wcs.naxis)), 1)
     except FitsFormatError:
         raise
     except Exception as error:  # astropy raises whatever it stumbles on
-        what = f"alternate WCS {letter!r}" if letter else "WCS"
-        raise FitsFormatError(f"{where}: the keywords make no {what}: {one_line(error)}") from error
+        kind = f"alternate WCS {letter!r}" if letter else "WCS"
+        raise invalid_wcs(where, one_line(error), kind) from error
     return wcs
 
 
@@ -134,11 +140,11 @@ class WcsText:
     cards: str
     """The keywords that a WCS may depend on, NAXISn among them: a card on each line."""
     tables: str
-    """Base 64 of a FITS file of the HDUs that they refer to; mostly empty."""
+    """A FITS file of the HDUs to which they refer, in base 64; empty if there are none."""
 
     @classmethod
     def of(cls, header: WcsHeader) -> WcsText:
-        """Take the text of an image's keywords; reads the HDUs that they refer to.
+        """Take the text of an image's keywords, and read the HDUs to which they refer.
 
         Raises
         ------
@@ -146,14 +152,15 @@ class WcsText:
             Such an HDU cannot be read.
         """
         try:
-            content = _tables(header, _settled(header.cards, "", header.where), "")
+            text = _repair_header(header.cards, "", header.where)
+            content = _load_tables(header, text, "")
         except (FitsFormatError, TruncatedFileError):
-            content = b""  # `wcs` tells why there is none
+            content = b""  # `wcs` raises the reason
         cards = "\n".join(map(str.rstrip, header.cards))
         return cls(cards, base64.b64encode(content).decode("ascii"))
 
     def header(self, where: str) -> WcsHeader:
-        """Make the keywords again; `where` is for messages."""
+        """Make the `WcsHeader` again; `where` is the file and the HDU, for messages."""
         content = base64.b64decode(self.tables)
         return WcsHeader(tuple(self.cards.split("\n")), where, lambda _: content)
 
@@ -163,11 +170,16 @@ class WcsText:
         lengths: dict[int, int] = {}
         for axis, length in _NAXIS.findall(self.cards):
             lengths.setdefault(int(axis or 0), int(length))
-        # The WCS may have more axes, and there may be lengths of these.
+        # The WCS may have more axes than the image, and lengths of them may be among the cards.
         return tuple(lengths[axis] for axis in range(lengths[0], 0, -1))
 
     def wcs(self, where: str) -> WCS:
-        """Make the WCS, that of `HDU.wcs` to the bit; `where` is for messages.
+        """Make the WCS, equal to `HDU.wcs` to the bit.
+
+        Parameters
+        ----------
+        where : str
+            File and HDU, for messages.
 
         Raises
         ------
@@ -177,23 +189,22 @@ class WcsText:
         return read_wcs(self.header(where))
 
 
-_NAXIS = re.compile(r"^NAXIS([1-9]\d*)? *= *(\d+)", re.MULTILINE)
-
-
 def card_lines(header: fits.Header) -> str:
     """Write a header as text with a card on each line, most without the blanks at its end.
 
     `astropy.io.fits.Header.fromstring` makes the header again, with a line feed for ``sep``. It
-    puts cards that are continued together as they are, so those keep their length.
+    joins cards that continue each other as they are, so those keep their length.
     """
-    lines = [line for card in header.cards for line in _lines(card)]
+    lines = [line for card in header.cards for line in _card_images(card)]
+    # One more than there are lines, so that each line has a next one.
     continues = [line.startswith("CONTINUE") for line in [*lines, ""]]
     return "\n".join(
         line if continues[n] or continues[n + 1] else line.rstrip() for n, line in enumerate(lines)
     )
 
 
-def _lines(card: fits.Card) -> list[str]:
+def _card_images(card: fits.Card) -> list[str]:
+    """Return the images of 80 characters of a card and of those that continue it."""
     try:
         text = str(card)
     except (fits.VerifyError, ValueError):

@@ -1,4 +1,4 @@
-"""The two axes of an image that a cutout is of, and what finds positions on them."""
+"""The two axes of an image that a cutout is of, and the WCS that finds positions on them."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from dask_fits.wcs.header import WcsHeader, WcsText, card_lines, read_wcs
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Plane:
-    """The two axes of an image that a cutout is of, and what finds positions on them."""
+    """The two axes of an image that a cutout is of, and the WCS that finds positions on them."""
 
     axes: tuple[int, int]
     """y and x, NumPy order."""
     wcs: WCS | None
-    """The image's; None where its keywords make none, or where nobody asked for it."""
+    """WCS of the image; None if its keywords make none, or if none is needed."""
     celestial: WCS | None
-    """What positions on the sky are found with: the image's WCS, or that of its celestial axes
-    where the keywords of other axes are those that make none."""
+    """WCS with which positions on the sky are found: that of the image, or of its celestial axes if
+    the keywords of its other axes are those that make none."""
     error: FitsError | None
-    """Why the image has no WCS."""
+    """The reason why the image has no WCS."""
 
     @classmethod
     def of_pixels(cls, ndim: int) -> Plane:
-        """Make that of an image of which nobody wants to know positions on the sky."""
+        """Make the plane of an image on which no positions on the sky are looked for."""
         return cls((ndim - 2, ndim - 1), None, None, None)
 
     @property
     def sky(self) -> WCS:
-        """What positions on the sky are found with.
+        """WCS with which positions on the sky are found.
 
         Raises
         ------
         FitsError
-            The keywords make nothing of that kind.
+            The keywords make none.
         """
         if self.celestial is None and self.error is not None:
             raise self.error
@@ -48,12 +48,12 @@ class Plane:
 
 
 def wcs_or_error(header: WcsHeader) -> WCS | FitsError:
-    """Make the WCS of an image, or tell why there is none.
+    """Make the WCS of an image, or return the reason why there is none.
 
     Raises
     ------
     FileChangedError, StorageError
-        An HDU that the WCS refers to cannot be had now.
+        An HDU to which the WCS refers cannot be read now.
     """
     try:
         wcs = read_wcs(header)
@@ -68,40 +68,49 @@ def wcs_or_error(header: WcsHeader) -> WCS | FitsError:
 def read_plane(header: WcsHeader, ndim: int) -> Plane:
     """Find the axes of an image of `ndim` axes that a cutout is of, whatever its WCS.
 
-    Those that span the sky, by the WCS of the image or of its celestial axes; else the last two.
+    They are those that span the sky, by the WCS of the image or of its celestial axes; else the
+    last two.
 
     Raises
     ------
     FileChangedError, StorageError
-        An HDU that the WCS refers to cannot be had now.
+        An HDU to which the WCS refers cannot be read now.
     """
     wcs = wcs_or_error(header)
     if isinstance(wcs, FitsError):
-        return _of_celestial(header, ndim, wcs)
+        return _read_celestial_plane(header, ndim, wcs)
     return Plane(sky_axes(wcs, ndim), wcs, wcs, None)
 
 
-def plane_of(text: WcsText, error: FitsError, where: str) -> Plane:
-    """Find the axes of an image of whose keywords no WCS can be made, for the reason that is given.
+def plane_without_wcs(text: WcsText, error: FitsError, where: str) -> Plane:
+    """Find the axes of an image whose keywords make no WCS; see `read_plane`.
 
-    As `read_plane` does.
+    Parameters
+    ----------
+    text : WcsText
+        The keywords.
+    error : FitsError
+        The reason why they make none.
+    where : str
+        File and HDU, for messages.
     """
-    return _of_celestial(text.header(where), len(text.shape), error)
+    return _read_celestial_plane(text.header(where), len(text.shape), error)
 
 
-def _of_celestial(header: WcsHeader, ndim: int, error: FitsError) -> Plane:
-    """Find the axes of an image by the WCS of its celestial axes, where these make one."""
-    nothing = Plane((ndim - 2, ndim - 1), None, None, error)
+def _read_celestial_plane(header: WcsHeader, ndim: int, error: FitsError) -> Plane:
+    """Find the axes of an image by the WCS of its celestial axes, if these make one."""
+    without_sky = Plane((ndim - 2, ndim - 1), None, None, error)
     try:
         whole = fits.Header.fromstring("".join(card.ljust(CARD) for card in header.cards))
         if (part := celestial_part(whole)) is None:
-            return nothing
+            return without_sky
         celestial, (low, high) = part
         wcs = read_wcs(replace(header, cards=tuple(card_lines(celestial).split("\n"))))
     except (FileChangedError, StorageError):
         raise
     except Exception:  # noqa: BLE001 (astropy raises whatever it stumbles on, a bad card among it)
-        return nothing
+        return without_sky
     if not wcs.has_celestial or high > ndim:
-        return nothing
+        return without_sky
+    # Axis n of FITS, from 1, is axis ndim - n in NumPy order.
     return Plane((ndim - high, ndim - low), None, wcs, error)

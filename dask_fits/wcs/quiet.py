@@ -1,8 +1,8 @@
-"""What astropy says of each header, kept from those who look at ten thousand of them.
+"""astropy's log and warnings about headers, silenced in single threads.
 
 Python's filters of warnings and the levels of loggers are the process's: a thread that changes them
-for itself changes them for all. So the filters here are there for good, and hold in a thread only
-while it says so.
+for itself changes them for all. So the filters here are installed for good, and act only in threads
+that have set a context variable.
 """
 
 from __future__ import annotations
@@ -20,64 +20,71 @@ from astropy.wcs import FITSFixedWarning
 
 from dask_fits.concurrency.process_lock import ProcessLock
 
-_mends = ContextVar("_mends", default=False)
-"""Whether this thread does not want to hear what astropy mends in headers."""
+_hides_fixes = ContextVar("_hides_fixes", default=False)
+"""Whether this thread ignores warnings of what astropy fixes in headers."""
 
 _makes_wcs = ContextVar("_makes_wcs", default=False)
 """Whether this thread makes a WCS."""
 
 _lock = ProcessLock()
+"""Guards the filters of warnings, and the two variables below."""
+
 _holders = 0
-_saved: list[Any] = []
+"""Number of `filters_kept` that have been entered and not left."""
+
+_saved_filters: list[Any] = []
+"""The filters of warnings as the first of them found them."""
+
+_UNREAD_KEYWORD = re.compile(r"[A-Z0-9_-]{1,8} *=.*\n.*(?:expected|invalid)")
+"""A warning of a keyword that wcslib could not read, which is nothing that was fixed."""
 
 
-class _OfMends:
-    """What stands for a pattern in a filter of warnings: it matches in threads that are `quiet`."""
+class _FixPattern:
+    """A stand-in for the pattern of a warnings filter: it matches in threads that are `quiet`."""
 
     def match(self, text: str) -> bool:
-        return _mends.get() and not _LEFT_OUT.match(text)
+        return _hides_fixes.get() and not _UNREAD_KEYWORD.match(text)
 
 
-_LEFT_OUT = re.compile(r"[A-Z0-9_-]{1,8} *=.*\n.*(?:expected|invalid)")
-"""A keyword that wcslib could not read, which is nothing that was mended."""
-
-
-_FILTER: Any = ("ignore", _OfMends(), FITSFixedWarning, None, 0)
+_FILTER: Any = ("ignore", _FixPattern(), FITSFixedWarning, None, 0)
+"""A filter as Python's list of them has it: action, message, category, module, line."""
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Leave unsaid what astropy mends in headers, in this thread."""
+    """Ignore warnings of what astropy fixes in headers, in this thread."""
     with _lock:
+        # Others may have put theirs before it, or emptied the list.
         if not warnings.filters or warnings.filters[0] is not _FILTER:
             filters: list[Any] = warnings.filters  # type: ignore[assignment]
             filters.insert(0, _FILTER)
-    token = _mends.set(True)
+    token = _hides_fixes.set(True)
     try:
         yield
     finally:
-        _mends.reset(token)
+        _hides_fixes.reset(token)
 
 
 @contextmanager
 def filters_kept() -> Iterator[None]:
-    """Give the filters of warnings back as they were, after threads that changed them.
+    """Restore the filters of warnings at the end, after threads that have changed them.
 
-    astropy changes them for a moment whenever it copies a WCS. Of several threads that do, one can
-    put back what another one had put there for a moment, and that stays.
+    astropy replaces them for a moment whenever it copies a WCS. Of several threads that do so, one
+    can restore the replacement of another, and that stays.
     """
-    global _holders, _saved  # noqa: PLW0603 (the filters are the process's, too)
+    global _holders, _saved_filters  # noqa: PLW0603 (the filters are the process's, too)
     with _lock:
         if not _holders:
-            _saved = warnings.filters  # type: ignore[assignment]
+            _saved_filters = warnings.filters  # type: ignore[assignment]
         _holders += 1
     try:
         yield
     finally:
         with _lock:
             _holders -= 1
-            if not _holders and warnings.filters is not _saved:
-                warnings.filters = _saved
+            # The last one restores: before, other threads may still change them.
+            if not _holders and warnings.filters is not _saved_filters:
+                warnings.filters = _saved_filters
 
 
 @contextmanager
@@ -90,8 +97,9 @@ def without_log() -> Iterator[None]:
         _makes_wcs.reset(token)
 
 
-def _is_wanted(record: logging.LogRecord) -> bool:
+def _passes_log(record: logging.LogRecord) -> bool:
+    """Return whether astropy's logger may show a record."""
     return record.levelno > logging.INFO or not _makes_wcs.get()
 
 
-log.addFilter(_is_wanted)
+log.addFilter(_passes_log)

@@ -1,13 +1,28 @@
-"""The WCS of a box of an image, and of every n-th of its pixels."""
+"""The WCS of a box of an image, and of evenly spaced pixels of it.
+
+Pixel p of the image, from 1 as CRPIX counts, is pixel q of the result; its first pixel is `origin`
+of the image, from 0, and there are `step` pixels of the image from one to the next:
+
+    q = (p - origin - 1) / step + 1
+
+NumPy order is the reverse of the order of FITS, which the keywords have.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from astropy.wcs import WCS, DistortionLookupTable, Sip
+
+Floats = npt.NDArray[np.float64]
+
+_SIP_POLYNOMIALS = (("a", 0), ("b", 1), ("ap", 0), ("bp", 1))
+"""The polynomials of SIP, and the axis along which each moves a pixel."""
+
+_TABLES_OF_AXIS = (("cpdis1", "det2im1"), ("cpdis2", "det2im2"))
+"""The attributes with distortion tables, of the first and the second axis."""
 
 
 def moved(wcs: WCS, origin: Sequence[int], shape: tuple[int, ...]) -> WCS:
@@ -16,11 +31,11 @@ def moved(wcs: WCS, origin: Sequence[int], shape: tuple[int, ...]) -> WCS:
     Parameters
     ----------
     wcs : astropy.wcs.WCS
-        Of the image.
+        WCS of the image.
     origin : sequence of int
         Pixel of the image that is the box's first, along each axis in NumPy order.
     shape : tuple of int
-        Of the box, NumPy order.
+        Shape of the box, NumPy order.
     """
     return resampled(wcs, origin, (1,) * len(origin), shape)
 
@@ -33,66 +48,73 @@ def resampled(
     Parameters
     ----------
     wcs : astropy.wcs.WCS
-        Of the image.
+        WCS of the image.
     origin, step : sequence of float
         Pixel of the image that is the first along each axis, and from one to the next, in
         NumPy order.
     shape : tuple of int
-        Of what is made, NumPy order.
+        Shape of the result, NumPy order.
     """
-    found = wcs.deepcopy()
-    by, scale = np.zeros(wcs.naxis), np.ones(wcs.naxis)
+    # In the order of FITS; the WCS may have fewer axes than the image, or more.
+    first = np.zeros(wcs.naxis)
+    scale = np.ones(wcs.naxis)
     for axis, (start, stride) in enumerate(zip(reversed(origin), reversed(step), strict=True)):
         if axis < wcs.naxis:
-            by[axis], scale[axis] = start, stride
-    found.wcs.crpix = _among(wcs.wcs.crpix, by, scale)
+            first[axis] = start
+            scale[axis] = stride
+    result = wcs.deepcopy()
+    result.wcs.crpix = _resample_position(wcs.wcs.crpix, first, scale)
+    # Without a change the matrix keeps the form that the header gives it.
     if (scale != 1).any():
-        _scale(found, scale)
-    found.array_shape = shape if wcs.naxis == len(shape) else None
+        _scale_matrix(result, scale)
+    result.array_shape = shape if wcs.naxis == len(shape) else None
+    # Distortions are of the first two axes.
     if wcs.sip is not None:
-        found.sip = _resampled_sip(wcs.sip, by[:2], scale[:2])
-    # Tables of distortions count in pixels of the image, too, and hold pixels.
-    for axis, names in enumerate((("cpdis1", "det2im1"), ("cpdis2", "det2im2"))):
+        result.sip = _resample_sip(wcs.sip, first[:2], scale[:2])
+    for axis, names in enumerate(_TABLES_OF_AXIS):
         for name in names:
             if (table := getattr(wcs, name)) is not None:
-                crval = tuple(_among(table.crval, by[:2], scale[:2]))
-                cdelt = tuple(np.asarray(table.cdelt) / scale[:2])
-                data = np.float32(table.data / scale[axis])
-                setattr(found, name, DistortionLookupTable(data, table.crpix, crval, cdelt))
-    return found
+                setattr(result, name, _resample_table(table, axis, first[:2], scale[:2]))
+    return result
 
 
-def _among(
-    position: Any, by: npt.NDArray[np.float64], scale: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
-    """Find where a position, which counts from 1, is among evenly spaced pixels."""
-    moved_by: npt.NDArray[np.float64] = position - by
-    return np.where(scale == 1, moved_by, (moved_by - 1) / scale + 1)
+def _resample_position(position: Floats, first: Floats, scale: Floats) -> Floats:
+    """Return where a position, which counts from 1, is among evenly spaced pixels."""
+    offset: Floats = position - first
+    # The same formula, but exact if nothing is scaled.
+    return np.where(scale == 1, offset, (offset - 1) / scale + 1)
 
 
-def _scale(wcs: WCS, scale: npt.NDArray[np.float64]) -> None:
-    """Make the pixels larger along each axis."""
+def _scale_matrix(wcs: WCS, scale: Floats) -> None:
+    """Make the pixels of a WCS larger along each axis, in place."""
     if wcs.wcs.has_cd():
         wcs.wcs.cd *= scale
         return
     matrix = wcs.wcs.get_pc() * scale
+    # `get_pc` includes the rotation of CROTAn, which must not count twice.
     if wcs.wcs.has_crota():
         del wcs.wcs.crota
     wcs.wcs.pc = matrix
 
 
-def _resampled_sip(sip: Sip, by: npt.NDArray[np.float64], scale: npt.NDArray[np.float64]) -> Sip:
+def _resample_sip(sip: Sip, first: Floats, scale: Floats) -> Sip:
     """Make the SIP polynomials of evenly spaced pixels."""
+    polynomials = []
+    for name, axis in _SIP_POLYNOMIALS:
+        coefficients = getattr(sip, name)
+        if coefficients is not None:
+            # The term of x^p y^q moves pixels of the image, by pixels of the image.
+            p, q = np.indices(coefficients.shape)
+            coefficients = coefficients * (scale[0] ** p * scale[1] ** q / scale[axis])
+        polynomials.append(coefficients)
+    return Sip(*polynomials, _resample_position(sip.crpix, first, scale))
 
-    def scaled(coefficients: Any, axis: int) -> Any:
-        if coefficients is None:
-            return None
-        x, y = np.indices(coefficients.shape)
-        return coefficients * (scale[0] ** x * scale[1] ** y / scale[axis])
 
-    crpix = _among(sip.crpix, by, scale)
-    return Sip(*(scaled(getattr(sip, name), axis) for name, axis in _SIP), crpix)
-
-
-_SIP = (("a", 0), ("b", 1), ("ap", 0), ("bp", 1))
-"""The polynomials of SIP, and the axis along which each moves a pixel."""
+def _resample_table(
+    table: DistortionLookupTable, axis: int, first: Floats, scale: Floats
+) -> DistortionLookupTable:
+    """Make a distortion table of evenly spaced pixels: it counts in pixels, and holds pixels."""
+    crval = tuple(_resample_position(table.crval, first, scale))
+    cdelt = tuple(np.asarray(table.cdelt) / scale)
+    data = np.float32(table.data / scale[axis])
+    return DistortionLookupTable(data, table.crpix, crval, cdelt)

@@ -1,9 +1,20 @@
-"""The HDUs that keep a part of another one's world coordinates."""
+"""The HDUs to which a WCS refers: their names, and checks of the tables of coordinates.
+
+The coordinates of an axis n can be in a table (-TAB), for which there are these keywords:
+
+    CTYPEn = 'xxxx-TAB'
+    PSn_0, PVn_1  ->  EXTNAME, EXTVER of a table of one row
+    PSn_1         ->  its column with the coordinates of M axes, of NumPy shape (K_M, ..., K_1, M)
+    PVn_3 = m     ->  the axis n is the m-th of these M
+    PSn_2         ->  its column with the index of the axis, of length K_m; absent for 1 ... K_m
+"""
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,13 +22,19 @@ import numpy.typing as npt
 from astropy.io import fits
 
 from dask_fits.exceptions import FitsFormatError, one_line
+from dask_fits.wcs.keywords import invalid_wcs
 
-REFERRING = ("-TAB", "CPDIS", "CQDIS", "D2IMDIS", "AXISCORR")
-"""What is found in the text of each header whose WCS refers to other HDUs, and in few others."""
+TABLE_MARKERS = ("-TAB", "CPDIS", "CQDIS", "D2IMDIS", "AXISCORR")
+"""Strings of which one is in every header whose WCS refers to other HDUs, and in few others."""
+
+TableKey = tuple[str, int]
+"""EXTNAME in upper case, and EXTVER."""
+
+Index = npt.NDArray[np.float64]
 
 
-def table_keys(header: fits.Header, key: str) -> set[tuple[str, int]]:
-    """Tell which HDUs a header's WCS refers to: EXTNAME, in upper case, and EXTVER.
+def table_keys(header: fits.Header, key: str) -> set[TableKey]:
+    """Return which HDUs a header's WCS refers to: EXTNAME, in upper case, and EXTVER.
 
     Parameters
     ----------
@@ -25,45 +42,51 @@ def table_keys(header: fits.Header, key: str) -> set[tuple[str, int]]:
     key : str
         Letter of an alternate WCS; empty for the primary one.
     """
-    keys = {
-        (_text(header, f"PS{n}_0{key}"), _version(header, f"PV{n}_1{key}"))
-        for n in _coordinate_axes(header, key)
-    }
+    keys = {_lookup_table(header, n, key) for n in _lookup_axes(header, key)}
     for kind, parameter in (("CPDIS", "DP"), ("CQDIS", "DQ")):
-        for n in _numbers(header, kind):
-            if _text(header, f"{kind}{n}") == "LOOKUP":
-                keys.add(("WCSDVARR", _version(header, f"{parameter}{n}.EXTVER")))
-    keys |= {("D2IMARR", _version(header, f"D2IM{n}.EXTVER")) for n in _numbers(header, "D2IMDIS")}
+        for n in _keyword_axes(header, kind):
+            if _text_value(header, f"{kind}{n}") == "LOOKUP":
+                keys.add(("WCSDVARR", _version_value(header, f"{parameter}{n}.EXTVER")))
+    for n in _keyword_axes(header, "D2IMDIS"):
+        keys.add(("D2IMARR", _version_value(header, f"D2IM{n}.EXTVER")))
+    # The old form of a detector's distortion, of one axis.
     if "AXISCORR" in header:
         keys.add(("D2IMARR", 1))
     return {(name, version) for name, version in keys if name}
 
 
-def _numbers(header: fits.Header, stem: str, end: str = "") -> list[int]:
-    """List the axes for which a header has a keyword."""
-    found = (re.fullmatch(rf"{stem}(\d{{1,2}}){end}", keyword) for keyword in header)
-    return sorted({int(match[1]) for match in found if match})
+def _keyword_axes(header: fits.Header, stem: str, end: str = "") -> list[int]:
+    """List the axes for which a header has a keyword: `stem`, the axis, `end`."""
+    matches = (re.fullmatch(rf"{stem}(\d{{1,2}}){end}", keyword) for keyword in header)
+    return sorted({int(match[1]) for match in matches if match})
 
 
-def _coordinate_axes(header: fits.Header, key: str) -> list[int]:
+def _lookup_axes(header: fits.Header, key: str) -> list[int]:
     """List the axes whose coordinates are looked up in a table (-TAB)."""
-    axes = _numbers(header, "CTYPE", key)
-    return [n for n in axes if _text(header, f"CTYPE{n}{key}").endswith("-TAB")]
+    axes = _keyword_axes(header, "CTYPE", key)
+    return [n for n in axes if _text_value(header, f"CTYPE{n}{key}").endswith("-TAB")]
 
 
-def _text(header: fits.Header, keyword: str) -> str:
-    return str(_value(header, keyword, "")).strip().upper()
+def _lookup_table(header: fits.Header, n: int, key: str) -> TableKey:
+    """Return the table in which the coordinates of an axis are looked up."""
+    return _text_value(header, f"PS{n}_0{key}"), _version_value(header, f"PV{n}_1{key}")
 
 
-def _version(header: fits.Header, keyword: str) -> int:
+def _text_value(header: fits.Header, keyword: str) -> str:
+    """Return the value of a keyword as text in upper case; empty if absent."""
+    return str(_value_or(header, keyword, "")).strip().upper()
+
+
+def _version_value(header: fits.Header, keyword: str) -> int:
+    """Return the value of a keyword as a whole number; 1 if absent, or if it is no number."""
     try:
-        return int(_value(header, keyword, 1))
+        return int(_value_or(header, keyword, 1))
     except (TypeError, ValueError, OverflowError):
         return 1
 
 
-def _value(header: fits.Header, keyword: str, default: Any) -> Any:
-    """Value of a keyword; the default also where astropy cannot parse it."""
+def _value_or(header: fits.Header, keyword: str, default: str | int) -> Any:
+    """Return the value of a keyword; the default also if astropy cannot parse it."""
     try:
         return header.get(keyword, default)
     except (fits.VerifyError, ValueError):
@@ -73,50 +96,75 @@ def _value(header: fits.Header, keyword: str, default: Any) -> Any:
 def check_coordinate_tables(
     header: fits.Header, key: str, tables: fits.HDUList, where: str
 ) -> None:
-    """Raise FitsFormatError where a -TAB table is one that ends the process inside astropy.
+    """Raise FitsFormatError if a -TAB table is one that ends the process inside astropy.
 
     FITS Standard 4.0, section 8.2; Greisen et al. 2006, A&A 446, 747, section 6.
     """
-    groups: dict[Any, dict[int, Any]] = defaultdict(dict)
-    for n in _coordinate_axes(header, key):
-        name = _text(header, f"PS{n}_0{key}"), _version(header, f"PV{n}_1{key}")
-        if name in tables:  # else astropy says what is missing
-            column, axis = _text(header, f"PS{n}_1{key}"), _value(header, f"PV{n}_3{key}", 1)
-            groups[name, column][n] = axis
-    for (name, column), axes in groups.items():
+    for lookup in _find_lookups(header, key, tables):
         try:
-            row = tables[name].data[0]
-            shape = np.shape(row[column])
-            indices = {n: _index(row, header.get(f"PS{n}_2{key}")) for n in axes}
+            row = tables[lookup.table].data[0]
+            shape = np.shape(row[lookup.column])
+            indices = {n: _read_index(row, header.get(f"PS{n}_2{key}")) for n in lookup.table_axes}
         except Exception as error:  # astropy raises whatever it stumbles on
-            raise FitsFormatError(
-                f"{where}: the keywords make no WCS: the table {name[0]} has no row with the "
-                f"coordinates {column}: {one_line(error)}"
+            raise invalid_wcs(
+                where,
+                f"the table {lookup.table[0]} has no row with the coordinates {lookup.column}: "
+                f"{one_line(error)}",
             ) from error
-        if sorted(axes.values()) != [*range(1, len(axes) + 1)] or shape[-1:] != (len(axes),):
-            raise FitsFormatError(
-                f"{where}: {', '.join(f'PV{n}_3{key} = {axis}' for n, axis in axes.items())}: "
-                f"expected each axis of the coordinates {column} in {name[0]} once, found "
-                f"coordinates of shape {shape}"
-            )
-        if len(shape) != len(axes) + 1 or 0 in shape:
-            raise FitsFormatError(
-                f"{where}: PS{min(axes)}_1{key} = {column!r}: found coordinates of shape {shape} "
-                f"in {name[0]}, expected {len(axes) + 1} axes and no empty one"
-            )
+        _check_coordinates(lookup, shape, key, where)
         for n, index in indices.items():
-            _check_index(index, shape[-1 - axes[n]], f"{where}: PS{n}_2{key}", name[0])
+            # The axes of the array are in the reverse order, behind them the coordinates.
+            length = shape[-1 - int(lookup.table_axes[n])]  # PVi_3 may be written as a float
+            _check_index(index, length, f"{where}: PS{n}_2{key}", lookup.table[0])
 
 
-def _index(row: Any, column: Any) -> npt.NDArray[np.float64] | None:
-    """Read the index of an axis; None where it has none."""
+@dataclass(frozen=True, slots=True)
+class _Lookup:
+    """The axes whose coordinates are in one column of one table."""
+
+    table: TableKey
+    column: str
+    """Column of the coordinates."""
+    table_axes: Mapping[int, int]
+    """For each axis of the WCS its number among those of the coordinates, from 1."""
+
+
+def _find_lookups(header: fits.Header, key: str, tables: fits.HDUList) -> list[_Lookup]:
+    """Group the axes that are looked up by their coordinates, of the tables that there are."""
+    table_axes: dict[tuple[TableKey, str], dict[int, int]] = defaultdict(dict)
+    for n in _lookup_axes(header, key):
+        table = _lookup_table(header, n, key)
+        if table in tables:  # else astropy says what is missing
+            column = _text_value(header, f"PS{n}_1{key}")
+            table_axes[table, column][n] = _value_or(header, f"PV{n}_3{key}", 1)
+    return [_Lookup(table, column, axes) for (table, column), axes in table_axes.items()]
+
+
+def _check_coordinates(lookup: _Lookup, shape: tuple[int, ...], key: str, where: str) -> None:
+    """Raise FitsFormatError unless coordinates have the shape that their axes need."""
+    name = lookup.table[0]
+    axes = lookup.table_axes
+    count = len(axes)
+    if sorted(axes.values()) != [*range(1, count + 1)] or shape[-1:] != (count,):
+        keywords = ", ".join(f"PV{n}_3{key} = {table_axis}" for n, table_axis in axes.items())
+        raise FitsFormatError(
+            f"{where}: {keywords}: expected each axis of the coordinates {lookup.column} in "
+            f"{name} once, found coordinates of shape {shape}"
+        )
+    if len(shape) != count + 1 or 0 in shape:
+        raise FitsFormatError(
+            f"{where}: PS{min(axes)}_1{key} = {lookup.column!r}: found coordinates of shape "
+            f"{shape} in {name}, expected {count + 1} axes and no empty one"
+        )
+
+
+def _read_index(row: fits.FITS_record, column: str | None) -> Index | None:
+    """Read the index of an axis; None if it has none."""
     return np.asarray(row[column], np.float64) if column else None
 
 
-def _check_index(
-    index: npt.NDArray[np.float64] | None, length: int, keyword: str, table: str
-) -> None:
-    """Raise FitsFormatError where wcslib cannot look something up in an index."""
+def _check_index(index: Index | None, length: int, keyword: str, table: str) -> None:
+    """Raise FitsFormatError if wcslib cannot look something up in an index."""
     if index is None:
         return
     if index.shape not in ((length,), ()) or index.size != length:
@@ -130,9 +178,11 @@ def _check_index(
         )
 
 
-def _is_monotonic(index: npt.NDArray[np.float64]) -> bool:
+def _is_monotonic(index: Index) -> bool:
+    """Return whether the values of an index rise or fall, be it with equal neighbours."""
     steps = np.diff(index.ravel())
     if not steps.size:
         return True
     with np.errstate(invalid="ignore"):
+        # Nothing can be looked up in equal values, nor in NaN.
         return bool(((steps >= 0).all() or (steps <= 0).all()) and (steps != 0).any())

@@ -1,1 +1,1 @@
-"""FITS files written: whole or not at all."""
+"""Writing FITS files, whole or not at all."""

@@ -12,8 +12,8 @@ def write_atomically(
 ) -> None:
     """Write a file whole or not at all.
 
-    The content is written beside the file and then given its name, so that at no time, and
-    whatever fails, is there a part of it under that name.
+    The content is written to a temporary file beside it, which is then renamed: so whatever fails,
+    no partial content ever has the file's name.
 
     Parameters
     ----------
@@ -21,14 +21,14 @@ def write_atomically(
         The file.
     content : bytes
     overwrite : bool
-        Replace a file that exists.
+        Whether to replace an existing file.
 
     Raises
     ------
     FileExistsError
-        There is such a file already, or something that is no file.
+        The file exists already, or the path is that of something else than a regular file.
     OSError
-        It cannot be written.
+        The file cannot be written.
     """
     target = Path(path)
     check_is_free(target, overwrite=overwrite)
@@ -38,13 +38,13 @@ def write_atomically(
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        _name(part, target, overwrite=overwrite)
+        _rename(part, target, overwrite=overwrite)
     finally:
         part.unlink(missing_ok=True)
 
 
 def check_is_free(path: str | os.PathLike[str], *, overwrite: bool) -> None:
-    """Raise FileExistsError where `write_atomically` would, before the work is done."""
+    """Raise FileExistsError if `write_atomically` would, before any work is done for it."""
     target = Path(path)
     if target.exists() and not target.is_file():
         raise FileExistsError(f"{target}: exists and is no regular file")
@@ -52,12 +52,13 @@ def check_is_free(path: str | os.PathLike[str], *, overwrite: bool) -> None:
         raise FileExistsError(f"{target}: the file exists, and it was not asked to replace it")
 
 
-def _name(part: Path, target: Path, *, overwrite: bool) -> None:
-    """Give a written file its name."""
+def _rename(part: Path, target: Path, *, overwrite: bool) -> None:
+    """Give the written temporary file its final name; it may keep its own, too."""
     if overwrite:
         part.replace(target)
         return
-    try:  # a link fails where somebody else has made the file in the meantime
+    try:
+        # A link, unlike a renaming, fails if the target has been made by another process since.
         target.hardlink_to(part)
     except FileExistsError:
         check_is_free(target, overwrite=False)

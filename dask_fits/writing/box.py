@@ -1,4 +1,13 @@
-"""A cutout as a FITS file: stored values, keywords kept, world coordinates moved with them."""
+"""A box of an image as a FITS file: stored values, keywords kept, world coordinates moved.
+
+Keywords that count in pixels of the image are moved from the image's first pixel to the box's::
+
+    pixel of the image     1 2 3 4 5 6 7 8 9
+    pixel of the box             1 2 3 4          origin: 3, the pixels before the box
+    reference pixel                  ^            CRPIX1 of the image: 6, of the box: 6 - 3
+
+`origin` has NumPy's order of axes; `starts` is the same in FITS order, NAXIS1 first.
+"""
 
 from __future__ import annotations
 
@@ -19,35 +28,45 @@ from astropy.io.fits.card import Undefined
 from dask_fits.exceptions import FitsFormatError, one_line
 from dask_fits.file.hdu import HDU
 from dask_fits.file.whole_hdus import read_hdus
-from dask_fits.format.checksum import encoded, sum32
+from dask_fits.format.checksum import encode_checksum, sum32
 from dask_fits.format.header import BLOCK, CARD
 from dask_fits.wcs.tables import table_keys
 
 Bytes = bytes | memoryview
 
-_IN_PIXELS = ("WCSDVARR", "D2IMARR")
-"""Tables that count in pixels of the image, by CRVALn."""
+_PIXEL_TABLES = ("WCSDVARR", "D2IMARR")
+"""EXTNAMEs of distortion tables whose CRVALn count in pixels of the image."""
 
 _WCS = re.compile(r"(?:CTYPE|CRVAL|CDELT|CRPIX)\d+([A-Z]?)|(?:PC|CD)\d+_\d+([A-Z]?)")
-"""Keywords that make a WCS, the letter of an alternate one at their end."""
+"""Keywords of a WCS; an alternate one has a letter at their end."""
 
-_OF_AN_IMAGE = re.compile(r"SIMPLE|XTENSION|BITPIX|NAXIS\d*|PCOUNT|GCOUNT")
-"""Keywords that say what follows a header, which is written anew."""
+_LTM_LTV = re.compile(r"LT[MV]\d+\S*")
+"""Keywords of IRAF's physical coordinates."""
 
-_OF_A_PRIMARY_IMAGE = re.compile(
-    _OF_AN_IMAGE.pattern + r"|GROUPS|BSCALE|BZERO|BLANK|(?:PTYPE|PSCAL|PZERO)\d+"
+_MANDATORY = re.compile(r"SIMPLE|XTENSION|BITPIX|NAXIS\d*|PCOUNT|GCOUNT")
+"""Keywords that describe the data unit, which are written anew."""
+
+_PRIMARY_PIXELS = re.compile(
+    _MANDATORY.pattern + r"|GROUPS|BSCALE|BZERO|BLANK|(?:PTYPE|PSCAL|PZERO)\d+"
 )
 """Keywords that a primary header loses with its pixels."""
 
+_EXTEND = re.compile("EXTEND")
+"""The keyword of a primary header that announces extensions."""
 
-def cut_fits(hdu: HDU, stored: npt.NDArray[Any], origin: Sequence[int]) -> bytes:
-    """Make a FITS file of a box of an image.
+_CONTROLS = bytes(range(32)) + b"\x7f"
+
+_CONTROLS_TO_BLANKS = bytes.maketrans(_CONTROLS, b" " * len(_CONTROLS))
+
+
+def box_to_fits(hdu: HDU, stored: npt.NDArray[Any], origin: Sequence[int]) -> bytes:
+    """Make the bytes of a FITS file of a box of an image.
 
     The pixels are written as they are stored, beside the header's own BSCALE, BZERO and BLANK, so
     that they are read back as they would be read from the original. CRPIXn of every WCS, LTVn and
-    CNPIXn move with the pixels; CHECKSUM and DATASUM are computed anew where they were; other
-    keywords stay. An image that is an extension comes after its file's primary header, and before
-    the HDUs that its WCS refers to.
+    CNPIXn move with the pixels; CHECKSUM and DATASUM are computed anew if the header has them;
+    other keywords stay. An image that is an extension comes after its file's primary header, and
+    before the HDUs that its WCS refers to.
 
     Parameters
     ----------
@@ -56,8 +75,8 @@ def cut_fits(hdu: HDU, stored: npt.NDArray[Any], origin: Sequence[int]) -> bytes
     stored : array
         The box's pixels, from ``hdu.reader(mask_and_scale=False)``.
     origin : sequence of int
-        Pixel of the image that is the box's first, along each axis in NumPy order; negative where
-        the box reaches over the edge.
+        Pixel of the image that is the box's first, along each axis in NumPy order; negative if the
+        box reaches over the edge.
 
     Returns
     -------
@@ -73,196 +92,240 @@ def cut_fits(hdu: HDU, stored: npt.NDArray[Any], origin: Sequence[int]) -> bytes
     NotAnImageError, UnsupportedHduError
         The HDU has no pixels that can be read.
     TruncatedFileError, FileChangedError, StorageError
-        An HDU that the WCS refers to cannot be had.
+        An HDU that the WCS refers to cannot be read.
 
     Examples
     --------
     >>> import dask_fits
     >>> hdu = dask_fits.open("tests/data/m13.fits")[0]
     >>> pixels = hdu.reader(mask_and_scale=False)[100:110, 200:220]
-    >>> len(cut_fits(hdu, pixels, (100, 200)))
+    >>> len(box_to_fits(hdu, pixels, (100, 200)))
     5760
     """
-    return cut_file([(Template.of(hdu), stored, origin)])
+    return boxes_to_fits([(Template.of(hdu), stored, origin)])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Template:
-    """What is written of an image besides its pixels, made once for many boxes of it."""
+    """The content of an image's HDU besides its pixels, prepared once for many boxes of it."""
 
     hdu: HDU
     header: Header
     tables: tuple[HDU, ...]
-    """The HDUs that some WCS of the header refers to, in the order in which they lie."""
+    """The HDUs that some WCS of the header refers to, in the order of the file."""
     contents: tuple[bytes, ...]
-    """These HDUs, whole."""
-    texts: dict[int, bytes]
-    """Text of each card of the header that is kept, by the card's identity."""
+    """The bytes of these HDUs."""
+    card_bytes: dict[int, bytes]
+    """The formatted cards of the header that are kept, by the `id` of the card: the header keeps
+    them alive, so no other card has the same."""
 
     @classmethod
     def of(cls, hdu: HDU) -> Template:
-        """Read what is needed; errors are those of `cut_fits`."""
+        """Read the header and the tables; errors are those of `box_to_fits`."""
         header = hdu.original_header()
         if "ZIMAGE" in header:
             raise FitsFormatError(f"{hdu.where}: the header of the image cannot be restored")
-        tables = tuple(_tables(hdu, header))
-        kept = _without(header.cards, _OF_AN_IMAGE)
-        texts = {id(card): _image(card, hdu) for card in kept}
-        return cls(hdu, header, tables, tuple(read_hdus(tables)), texts)
+        tables = tuple(_find_tables(hdu, header))
+        kept = _drop_cards(header.cards, _MANDATORY)
+        card_bytes = {id(card): _format_card(card, hdu) for card in kept}
+        return cls(hdu, header, tables, tuple(read_hdus(tables)), card_bytes)
 
-    def image(
+    def box_hdu(
         self, stored: npt.NDArray[Any], origin: Sequence[int], *, extended: bool
     ) -> list[Bytes]:
-        """Make the HDU of a box; `extended`: others follow."""
-        hdu, reader = self.hdu, self.hdu.reader(mask_and_scale=False)
+        """Make the bytes of the HDU of a box; `extended` if other HDUs follow it."""
+        hdu = self.hdu
+        reader = hdu.reader(mask_and_scale=False)
         if stored.ndim != reader.ndim or len(origin) != reader.ndim or stored.dtype != reader.dtype:
             raise ValueError(
                 f"{hdu.where}: expected stored values of type {reader.dtype} along {reader.ndim} "
                 f"axes, found {stored.dtype} along {stored.ndim} axes from {tuple(origin)}"
             )
         cards = _image_cards(hdu, self.header, stored)
-        _move(cards, [int(start) for start in reversed(origin)], hdu)
+        _move_pixel_keywords(cards, _fits_order(origin), hdu)
         if hdu.index == 0 and extended:
-            _say_extend(cards)
+            _set_extend(cards)
         pixels = np.ascontiguousarray(stored, stored.dtype.newbyteorder(">"))
-        return _unit(cards, pixels.reshape(-1).view(np.uint8).data, hdu, self.texts)
+        return _hdu_bytes(cards, pixels.reshape(-1).view(np.uint8).data, hdu, self.card_bytes)
 
 
-def cut_file(parts: Sequence[tuple[Template, npt.NDArray[Any], Sequence[int]]]) -> bytes:
-    """Make a FITS file of boxes of several images of one file; see `cut_fits`.
+def boxes_to_fits(boxes: Sequence[tuple[Template, npt.NDArray[Any], Sequence[int]]]) -> bytes:
+    """Make the bytes of a FITS file of boxes of several images of one file; see `box_to_fits`.
 
     Parameters
     ----------
-    parts : sequence of (Template, array, sequence of int)
+    boxes : sequence of (Template, array, sequence of int)
         For each image its template, the box's pixels and their origin.
     """
-    units: dict[int, list[Bytes]] = {}
+    # Both by the HDU's index in the original file, whose order the new file keeps.
+    images: dict[int, list[Bytes]] = {}
     tables: dict[int, list[Bytes]] = {}
-    for template, _, origin in parts:
-        starts = [int(start) for start in reversed(origin)]
+    for template, _, origin in boxes:
         for table, content in zip(template.tables, template.contents, strict=True):
-            tables.setdefault(table.index, _table(table, content, starts))
-    extended = bool(tables) or len(parts) > 1
-    for template, stored, origin in parts:
-        units[template.hdu.index] = template.image(stored, origin, extended=extended)
-    if 0 not in units and 0 not in tables:
-        units[0] = _primary(parts[0][0].hdu.file[0])
-    ordered = [tables.pop(0)] if 0 in tables and 0 not in units else []
-    ordered += [units[index] for index in sorted(units)]
-    ordered += [tables[index] for index in sorted(tables) if index not in units]
-    return b"".join(piece for unit in ordered for piece in unit)
+            # Images that share a table share its position: that of the first box.
+            tables.setdefault(table.index, _table_bytes(table, content, _fits_order(origin)))
+    extended = bool(tables) or len(boxes) > 1
+    for template, stored, origin in boxes:
+        images[template.hdu.index] = template.box_hdu(stored, origin, extended=extended)
+    if 0 not in images and 0 not in tables:
+        images[0] = _primary_hdu(boxes[0][0].hdu.file[0])
+
+    # A table that is the primary HDU has to come first, the others follow the images. An HDU that
+    # is a box as well as a table is written as the box.
+    ordered = [tables.pop(0)] if 0 in tables and 0 not in images else []
+    ordered += [images[index] for index in sorted(images)]
+    ordered += [tables[index] for index in sorted(tables) if index not in images]
+    return b"".join(piece for pieces in ordered for piece in pieces)
 
 
-def _tables(hdu: HDU, header: Header) -> list[HDU]:
-    """Find the HDUs that some WCS of a header refers to, in the order in which they lie."""
-    letters = {"", *(letter for _, letter in _of_wcs(header.cards))}
+def _fits_order(origin: Sequence[int]) -> list[int]:
+    """Return the origin of a box as plain integers in FITS order of axes."""
+    return [int(start) for start in reversed(origin)]
+
+
+def _find_tables(hdu: HDU, header: Header) -> list[HDU]:
+    """Find the HDUs that some WCS of a header refers to, in the order of the file."""
+    letters = {"", *(letter for _, letter in _find_wcs_cards(header.cards))}
     keys = {key for letter in letters for key in table_keys(header, letter)}
-    found = {hdu.file[key].index: hdu.file[key] for key in keys if key in hdu.file}
-    return [found[index] for index in sorted(found) if index != hdu.index]
+    tables = {hdu.file[key].index: hdu.file[key] for key in keys if key in hdu.file}
+    return [tables[index] for index in sorted(tables) if index != hdu.index]
 
 
 def _image_cards(hdu: HDU, header: Header, stored: npt.NDArray[Any]) -> list[Card]:
-    """Make the cards of the box's header: those that every image has first, then what was there."""
+    """Make the cards of a box's header: the mandatory ones, then the others of the image."""
     primary = hdu.index == 0
+    # The FITS Standard prescribes the order of these (4.0, sections 4.4.1.1 and 4.4.1.2).
     values: dict[str, Any] = {"SIMPLE": True} if primary else {"XTENSION": "IMAGE"}
     values["BITPIX"] = stored.dtype.itemsize * (-8 if stored.dtype.kind == "f" else 8)
     values["NAXIS"] = stored.ndim
     values |= {f"NAXIS{n}": length for n, length in enumerate(reversed(stored.shape), 1)}
+    # An extension must have these two; a primary header keeps them if it has them.
     for keyword, value in (("PCOUNT", 0), ("GCOUNT", 1)):
         if not primary or keyword in header:
             values[keyword] = value
-    rest = _without(header.cards, _OF_AN_IMAGE)
-    if not primary:  # of a compressed image that was a primary one
-        rest = _without(rest, re.compile("EXTEND"))
-    return _leading(header, values) + rest
+    others = _drop_cards(header.cards, _MANDATORY)
+    if not primary:
+        # A compressed image that was once a primary one brings its EXTEND along.
+        others = _drop_cards(others, _EXTEND)
+    return _mandatory_cards(header, values) + others
 
 
-def _primary(hdu: HDU) -> list[Bytes]:
-    """Make a file's primary header, without data."""
+def _primary_hdu(hdu: HDU) -> list[Bytes]:
+    """Make the bytes of a primary HDU without data, from a file's primary HDU."""
     header = hdu.original_header()
-    cards = _leading(header, {"SIMPLE": True, "BITPIX": 8, "NAXIS": 0})
-    cards += _without(header.cards, _OF_A_PRIMARY_IMAGE)
-    _say_extend(cards)
-    return _unit(cards, b"", hdu)
+    cards = _mandatory_cards(header, {"SIMPLE": True, "BITPIX": 8, "NAXIS": 0})
+    cards += _drop_cards(header.cards, _PRIMARY_PIXELS)
+    _set_extend(cards)
+    return _hdu_bytes(cards, b"", hdu)
 
 
-def _leading(header: Header, values: dict[str, Any]) -> list[Card]:
-    """Make cards, with the comments that their keywords had."""
-    return [Card(k, v, _comment(header, k) if k in header else None) for k, v in values.items()]
+def _mandatory_cards(header: Header, values: dict[str, Any]) -> list[Card]:
+    """Make cards of new values, with the comments that their keywords have in the header."""
+    return [
+        Card(keyword, value, _comment(header, keyword) if keyword in header else None)
+        for keyword, value in values.items()
+    ]
 
 
 def _comment(header: Header, keyword: str) -> str | None:
-    """Get the comment of a keyword; None where astropy cannot tell it, of a damaged card."""
+    """Return the comment of a keyword; None if astropy cannot parse the card."""
     try:
         return str(header.comments[keyword])
     except Exception:  # noqa: BLE001 (astropy raises whatever it stumbles on)
         return None
 
 
-def _without(cards: Iterable[Card], keywords: re.Pattern[str]) -> list[Card]:
+def _drop_cards(cards: Iterable[Card], keywords: re.Pattern[str]) -> list[Card]:
+    """Return the cards whose keyword does not match."""
     return [card for card in cards if not keywords.fullmatch(card.keyword)]
 
 
-def _say_extend(cards: list[Card]) -> None:
-    """Tell that extensions follow a primary header."""
-    found = [n for n, card in enumerate(cards) if card.keyword == "EXTEND"]
-    for n in found:
-        cards[n] = _with(cards[n], value=True)
-    if not found:
-        leading = sum(bool(_OF_AN_IMAGE.fullmatch(card.keyword)) for card in cards)
-        cards.insert(leading, Card("EXTEND", value=True))
+def _set_extend(cards: list[Card]) -> None:
+    """Set EXTEND in a primary header, which extensions follow."""
+    positions = _positions(cards, "EXTEND")
+    for position in positions:
+        cards[position] = _replace_value(cards[position], value=True)
+    if not positions:
+        mandatory = sum(bool(_MANDATORY.fullmatch(card.keyword)) for card in cards)
+        cards.insert(mandatory, Card("EXTEND", value=True))
 
 
-def _of_wcs(cards: Iterable[Card]) -> list[tuple[int, str]]:
-    """Find the keywords that make a WCS: where they are, and the letter; empty for the primary."""
-    matches = ((n, _WCS.fullmatch(card.keyword)) for n, card in enumerate(cards))
-    return [(n, match[1] or match[2] or "") for n, match in matches if match]
+def _positions(cards: Iterable[Card], keyword: str) -> list[int]:
+    """Find the positions of a keyword, which a damaged header may have more than once."""
+    return [position for position, card in enumerate(cards) if card.keyword == keyword]
 
 
-def _move(cards: list[Card], starts: list[int], hdu: HDU) -> None:
+def _find_wcs_cards(cards: Iterable[Card]) -> list[tuple[int, str]]:
+    """Find the cards of all WCS: the position and the letter of each; empty for the primary WCS."""
+    matches = ((position, _WCS.fullmatch(card.keyword)) for position, card in enumerate(cards))
+    return [(position, match[1] or match[2] or "") for position, match in matches if match]
+
+
+def _move_pixel_keywords(cards: list[Card], starts: list[int], hdu: HDU) -> None:
     """Move the keywords that count in pixels of the image; `starts` is the origin in FITS order."""
-    for letter in sorted({"", *(letter for _, letter in _of_wcs(cards))}):
+    for letter in sorted({"", *(letter for _, letter in _find_wcs_cards(cards))}):
         # A WCS without CRPIXn has its reference at 0. An image without a WCS has pixel coordinates
         # for world coordinates, and keeps those that it had.
-        places = [n for n, found in _of_wcs(cards) if found == letter]
-        _subtract(cards, f"CRPIX{{}}{letter}", starts, hdu, after=max(places, default=None))
-    # Logical = LTM * physical + LTV (IRAF): LTV counts in pixels of the image, whatever LTM is.
-    places = [n for n, card in enumerate(cards) if re.fullmatch(r"LT[MV]\d+\S*", card.keyword)]
-    if places:
-        _subtract(cards, "LTV{}", starts, hdu, after=max(places))
-    # The plate solutions of digitized sky surveys count from the corner of the plate.
-    for n, card in enumerate(cards):
+        positions = [position for position, other in _find_wcs_cards(cards) if other == letter]
+        last = max(positions, default=None)
+        _subtract_starts(cards, f"CRPIX{{}}{letter}", starts, hdu, after=last)
+
+    # Logical = LTM * physical + LTV (IRAF): LTV counts in pixels of the image, whatever LTM is. An
+    # image without either has no physical coordinates to keep.
+    positions = [n for n, card in enumerate(cards) if _LTM_LTV.fullmatch(card.keyword)]
+    if positions:
+        _subtract_starts(cards, "LTV{}", starts, hdu, after=max(positions))
+
+    # The plate solutions of digitized sky surveys add CNPIXn, the image's first pixel on the plate,
+    # to pixels: so it grows by what CRPIXn loses. They are of the first two axes.
+    for position, card in enumerate(cards):
         if card.keyword in ("CNPIX1", "CNPIX2") and len(starts) > 1:
-            place = _number(card, hdu) + starts[int(card.keyword[-1]) - 1]
-            cards[n] = _with(card, value=place)
+            corner = _pixel_number(card, hdu) + starts[int(card.keyword[-1]) - 1]
+            cards[position] = _replace_value(card, value=corner)
 
 
-def _subtract(
+def _subtract_starts(
     cards: list[Card], keyword: str, starts: list[int], hdu: HDU, *, after: int | None
 ) -> None:
-    """Subtract the origin from a keyword of each axis; where it is missing it was 0."""
-    place = len(cards) if after is None else after + 1
+    """Subtract the origin from a keyword of each axis; a missing one has the value 0.
+
+    Parameters
+    ----------
+    cards : list of Card
+        The header's cards, changed in place.
+    keyword : str
+        Format of the keyword, for the number of the axis.
+    starts : list of int
+        The origin in FITS order.
+    hdu : HDU
+        For messages.
+    after : int or None
+        Position of the card behind which missing keywords are inserted; None for the end.
+    """
+    insertion = len(cards) if after is None else after + 1
     for axis, start in enumerate(starts, 1):
-        name = keyword.format(axis)
-        found = [n for n, card in enumerate(cards) if card.keyword == name]
+        # A card that does not change keeps its text, also one that cannot be understood.
         if not start:
             continue
-        for n in found:
-            cards[n] = _with(cards[n], value=_number(cards[n], hdu) - start)
-        if not found:
-            cards.insert(place, Card(name, -start))
-            place += 1
+        name = keyword.format(axis)
+        positions = _positions(cards, name)
+        for position in positions:
+            value = _pixel_number(cards[position], hdu) - start
+            cards[position] = _replace_value(cards[position], value=value)
+        if not positions:
+            cards.insert(insertion, Card(name, -start))
+            insertion += 1
 
 
-def _with(card: Card, *, value: Any) -> Card:
-    """Give a card another value; the card itself is its template's, and stays."""
-    found = copy.copy(card)
-    found.value = value
-    return found
+def _replace_value(card: Card, *, value: float) -> Card:
+    """Return a copy of a card with another value; the card itself belongs to a template."""
+    changed = copy.copy(card)
+    changed.value = value
+    return changed
 
 
-def _number(card: Card, hdu: HDU) -> int | float:
-    """Get the number of a card; one without a value stands for 0."""
+def _pixel_number(card: Card, hdu: HDU) -> int | float:
+    """Return the value of a card that counts pixels; 0 for one without a value."""
     try:
         value = card.value
     except Exception as error:  # astropy raises whatever it stumbles on
@@ -278,61 +341,73 @@ def _number(card: Card, hdu: HDU) -> int | float:
     return number
 
 
-def _table(hdu: HDU, content: bytes, starts: list[int]) -> list[Bytes]:
-    """Copy an HDU that a WCS refers to; a table that counts in pixels moves with them."""
-    if hdu.name.strip().upper() not in _IN_PIXELS or not any(starts):
+def _table_bytes(hdu: HDU, content: bytes, starts: list[int]) -> list[Bytes]:
+    """Copy an HDU that a WCS refers to, moving a table that counts in pixels of the image."""
+    if hdu.name.strip().upper() not in _PIXEL_TABLES or not any(starts):
         return [content]
-    # The header as it is in the file: of a compressed table not the image's, but its own.
+    # The header as it is in the file, of a tile-compressed HDU too: its data unit is copied.
     cards = list(Header.fromfile(io.BytesIO(hdu.header_text)).cards)
-    places = [n for n, _ in _of_wcs(cards)]
+    positions = [position for position, _ in _find_wcs_cards(cards)]
+    # The table has an axis for each axis of the image that it distorts, from the first on.
     axes = starts[: len(hdu.shape or ())]
-    _subtract(cards, "CRVAL{}", axes, hdu, after=max(places, default=None))
-    return _unit(cards, content[hdu.header_range.nbytes :], hdu)
+    _subtract_starts(cards, "CRVAL{}", axes, hdu, after=max(positions, default=None))
+    return _hdu_bytes(cards, content[hdu.header_range.nbytes :], hdu)
 
 
-def _unit(
-    cards: list[Card], data: Bytes, hdu: HDU, texts: dict[int, bytes] | None = None
+def _hdu_bytes(
+    cards: list[Card], data: Bytes, hdu: HDU, card_bytes: dict[int, bytes] | None = None
 ) -> list[Bytes]:
-    """Make the bytes of an HDU, in pieces, with right checksums where it has some."""
-    texts = {} if texts is None else texts
-    total = sum32(data)
-    if sums := [card for card in cards if card.keyword == "DATASUM"]:
-        cards = _replaced(cards, sums, Card("DATASUM", str(total), "data unit checksum"))
-    if sums := [card for card in cards if card.keyword == "CHECKSUM"]:
+    """Make the bytes of an HDU, in pieces, with right checksums if it has some.
+
+    Parameters
+    ----------
+    cards : list of Card
+        The header's cards.
+    data : bytes or memoryview
+        The data unit, big-endian, with or without its padding.
+    hdu : HDU
+        For messages.
+    card_bytes : dict of int to bytes, optional
+        Cards that are formatted already; see `Template.card_bytes`.
+    """
+    card_bytes = {} if card_bytes is None else card_bytes
+    # DATASUM first: CHECKSUM covers the header, DATASUM's card among it.
+    data_sum = sum32(data)
+    if sum_cards := [card for card in cards if card.keyword == "DATASUM"]:
+        new = Card("DATASUM", str(data_sum), "data unit checksum")
+        cards = _replace_cards(cards, sum_cards, new)
+    if sum_cards := [card for card in cards if card.keyword == "CHECKSUM"]:
         # The sum of the whole HDU is to be zero, so it is taken with a CHECKSUM of zeros.
-        card = Card("CHECKSUM", "0" * 16, "HDU checksum")
-        cards = _replaced(cards, sums, card)
-        card.value = encoded(sum32(_text(cards, hdu, texts), total))
-    return [_text(cards, hdu, texts), data, bytes(-len(data) % BLOCK)]
+        new = Card("CHECKSUM", "0" * 16, "HDU checksum")
+        cards = _replace_cards(cards, sum_cards, new)
+        new.value = encode_checksum(sum32(_header_bytes(cards, hdu, card_bytes), data_sum))
+    return [_header_bytes(cards, hdu, card_bytes), data, bytes(-len(data) % BLOCK)]
 
 
-def _replaced(cards: list[Card], old: list[Card], new: Card) -> list[Card]:
-    """Put a card in the place of the first of some others."""
+def _replace_cards(cards: list[Card], old: list[Card], new: Card) -> list[Card]:
+    """Replace the first of some cards by a new one, and drop the others."""
+    # By identity: astropy's cards have no equality of their own, and a damaged one may not parse.
     kept = [card for card in cards if card is old[0] or not any(card is other for other in old)]
     return [new if card is old[0] else card for card in kept]
 
 
-def _text(cards: list[Card], hdu: HDU, texts: dict[int, bytes]) -> bytes:
-    """Make the blocks of a header, with what can be mended in its cards.
-
-    `texts` keeps what has been made of cards of the image's own header.
-    """
-    text = b"".join(texts.get(id(card)) or _image(card, hdu) for card in cards) + b"END".ljust(CARD)
+def _header_bytes(cards: list[Card], hdu: HDU, card_bytes: dict[int, bytes]) -> bytes:
+    """Make the blocks of a header; `card_bytes` are the cards that are formatted already."""
+    text = b"".join(card_bytes.get(id(card)) or _format_card(card, hdu) for card in cards)
+    text += b"END".ljust(CARD)
     return text + b" " * (-len(text) % BLOCK)
 
 
-_UNPRINTABLE = bytes.maketrans(bytes(range(32)) + b"\x7f", b" " * 33)
-
-
-def _image(card: Card, hdu: HDU) -> bytes:
-    """Make the text of a card: 80 bytes, or a multiple of them where it is continued."""
+def _format_card(card: Card, hdu: HDU) -> bytes:
+    """Make the bytes of a card, corrected where astropy can: 80, or more if it is continued."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             card.verify("silentfix+ignore")
-            image = str(card)
+            text = str(card)
     except Exception as error:  # astropy raises whatever it stumbles on
-        said = f"cannot be written: {one_line(error)}"
-        raise FitsFormatError(f"{hdu.where}: {card.keyword}: {said}") from error
-    text = image.encode("ascii", "replace").translate(_UNPRINTABLE)
-    return text + b" " * (-len(text) % CARD)
+        message = f"cannot be written: {one_line(error)}"
+        raise FitsFormatError(f"{hdu.where}: {card.keyword}: {message}") from error
+    # A header is printable ASCII, and nothing else.
+    raw = text.encode("ascii", "replace").translate(_CONTROLS_TO_BLANKS)
+    return raw + b" " * (-len(raw) % CARD)

@@ -1,4 +1,4 @@
-"""The stored value that stands for a physical one, for pixels that no image has."""
+"""The stored value of a physical fill value, for pixels outside the image."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from dask_fits.format.scaling import Scaling
 
 
 def stored_fill(hdu: HDU, value: Fraction | float | None) -> int | float:
-    """Find the stored value that stands for a physical one, for pixels off the image.
+    """Return the stored value for pixels outside the image, from their physical value.
 
     Parameters
     ----------
     hdu : HDU
         The image.
     value : Fraction, float or None
-        Physical value; None and NaN are an undefined pixel, which of integers is BLANK.
+        Physical value; None and NaN are an undefined pixel, which is BLANK for integers.
 
     Returns
     -------
     int or float
-        Of floats the nearest one, of integers the one that has exactly this physical value, where
-        BSCALE and BZERO are the decimal numbers that they are printed as.
+        For floats the nearest one, for integers the one that has exactly this physical value, if
+        BSCALE and BZERO are taken as the decimal numbers that Python prints.
 
     Raises
     ------
     ValueError
-        No stored value stands for it.
+        No stored value has this physical value.
     NotAnImageError
         The HDU has no pixels.
     """
@@ -49,14 +49,16 @@ def stored_fill(hdu: HDU, value: Fraction | float | None) -> int | float:
 
 
 def _stored_float(scaling: Scaling, value: float) -> float:
+    """Return the stored float that is nearest to a physical value."""
     with np.errstate(all="ignore"):
-        found = np.divide(value - scaling.bzero, scaling.bscale).astype(scaling.stored)
-    if math.isfinite(value) and not np.isfinite(found):
+        stored = np.divide(value - scaling.bzero, scaling.bscale).astype(scaling.stored)
+    if math.isfinite(value) and not np.isfinite(stored):
         raise ValueError(f"{value} is beyond what pixels of type {scaling.dtype} hold")
-    return float(found)
+    return float(stored)
 
 
 def _stored_blank(scaling: Scaling) -> int:
+    """Return BLANK, if pixels can have it."""
     limits = np.iinfo(scaling.stored)
     if scaling.blank is None or not limits.min <= scaling.blank <= limits.max:
         raise ValueError("integers without BLANK have no undefined pixels; a number is needed")
@@ -64,19 +66,23 @@ def _stored_blank(scaling: Scaling) -> int:
 
 
 def _stored_integer(scaling: Scaling, value: Fraction | float) -> int:
+    """Return the stored integer that has exactly a physical value."""
     limits = np.iinfo(scaling.stored)
-    found = None
+    stored = None
     if scaling.bscale and math.isfinite(value):
-        exact, bscale, bzero = (
-            number if isinstance(number, Fraction) else Fraction(repr(number))
-            for number in (value, scaling.bscale, scaling.bzero)
-        )
-        found = (exact - bzero) / bscale
-    if found is None or found.denominator > 1 or not limits.min <= found <= limits.max:
+        # In fractions, for which 0.1 is a tenth: as floats few values would be met exactly.
+        physical = _decimal(value)
+        stored = (physical - _decimal(scaling.bzero)) / _decimal(scaling.bscale)
+    if stored is None or stored.denominator > 1 or not limits.min <= stored <= limits.max:
         raise ValueError(
             f"no stored integer of {8 * scaling.stored.itemsize} bits stands for {float(value)}, "
             f"with BSCALE = {scaling.bscale} and BZERO = {scaling.bzero}"
         )
-    if found == scaling.blank:
-        raise ValueError(f"{float(value)} is stored as {found}, which is BLANK")
-    return int(found)
+    if stored == scaling.blank:
+        raise ValueError(f"{float(value)} is stored as {stored}, which is BLANK")
+    return int(stored)
+
+
+def _decimal(number: Fraction | float) -> Fraction:
+    """Return a number exactly as Python prints it in decimal."""
+    return number if isinstance(number, Fraction) else Fraction(repr(number))

@@ -1,7 +1,7 @@
 """FITS files in xarray: ``xr.open_dataset(url, engine="fits")``, and the accessor ``.fits``.
 
-xarray finds the engine by itself. Import this package for the accessor on datasets that come from
-elsewhere, such as a zarr store that one from a FITS file was written to.
+xarray finds the engine by itself. Import this package to use the accessor on datasets from other
+sources, such as a zarr store to which one from a FITS file was written.
 """
 
 from dask_fits.exceptions import MissingDriverError

@@ -1,8 +1,8 @@
-"""The accessor ``.fits`` of Datasets and DataArrays: header, WCS, and what is found by position."""
+"""The accessor ``.fits`` of Datasets and DataArrays: header, WCS, cutouts and nearest pixels."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import xarray as xr
 
@@ -14,29 +14,34 @@ if TYPE_CHECKING:
     from astropy.io import fits
     from astropy.wcs import WCS
 
+    from dask_fits.xarray_backend.subset import SelectionMode
+
 T = TypeVar("T", xr.Dataset, xr.DataArray)
 
 
 class _Fits(Generic[T]):
+    """The part of the accessor that is the same for Datasets and DataArrays."""
+
     def __init__(self, obj: T) -> None:
         self._obj: T = obj
 
     @property
     def _image(self) -> xr.Variable:
-        """The variable whose attributes count."""
+        """The variable whose attributes hold the header and the WCS."""
         raise NotImplementedError
 
     @property
     def header(self) -> fits.Header:
         """The header of the image's HDU, as a new `astropy.io.fits.Header` at each call.
 
-        Of a Dataset, the header of its first image. It is the header that the file has: after a
-        selection its NAXISn and WCS still describe the whole image, other than `wcs`.
+        For a Dataset, it is the header of its first image. It is the header of the file: after a
+        selection its NAXISn and WCS still describe the whole image, unlike `wcs`.
 
         Raises
         ------
         ValueError
-            The attributes hold none: it does not come from a FITS file, or they were dropped.
+            The attributes hold no header: the object does not come from a FITS file, or they were
+            dropped.
         """
         from astropy.io import fits
 
@@ -44,43 +49,43 @@ class _Fits(Generic[T]):
 
     @property
     def wcs(self) -> WCS:
-        """The world coordinates of the pixels that are left, as a new `astropy.wcs.WCS`.
+        """The world coordinates of the remaining pixels, as a new `astropy.wcs.WCS`.
 
-        Slices, with steps too, and bins (``coarsen``) are followed by the coordinates of each
-        dimension. A dimension that is gone is left out. The axes are those of the array, in
-        reverse as ever between FITS and NumPy; dimensions that are not of the image are left out.
+        Slices, also with steps, and bins (``coarsen``) are taken into account by the coordinates of
+        each dimension. The axes are those of the array, in reverse order (FITS vs NumPy), without
+        dropped dimensions and those that the image does not have.
 
         Raises
         ------
         FitsFormatError
             The keywords make no WCS.
         ValueError
-            The attributes hold none; pixels are not evenly spaced along a dimension, or it has no
-            coordinates that tell which they are; or a dimension is gone on which the world
-            coordinates along another one depend.
+            The attributes hold no WCS; pixels are not evenly spaced along a dimension, or it has no
+            coordinates to identify them by; or the world coordinates along a dimension depend on
+            one that was dropped.
         """
         from dask_fits.xarray_backend.subset import current_wcs
 
         return current_wcs(self._obj, self._image, self._where)
 
-    def cutout(self, position: Position, size: Size, *, mode: Any = "trim") -> T:
+    def cutout(self, position: Position, size: Size, *, mode: SelectionMode = "trim") -> T:
         """Cut a box around a position out of the image; see `dask_fits.cutout.cutout`.
 
         Parameters
         ----------
         position : SkyCoord or (float, float)
-            Centre of the box: a position on the sky, or pixels (x, y) counted from 0 in the array
-            as it is now.
+            Centre of the box: a position on the sky, or pixel coordinates (x, y) from 0 in the
+            current array.
         size : number, Quantity, or two of them
             Height and width, in pixels or as angles.
         mode : "trim" or "strict"
-            What becomes of a box that reaches over the image's edge: what is on the image is
-            returned, or it is an error.
+            Treatment of a box that reaches over the image's edge: it is trimmed to the image, or it
+            is an error.
 
         Returns
         -------
         xarray.Dataset or xarray.DataArray
-            The pixels of the box, as lazy as they were; ``.fits.wcs`` moves with them.
+            The pixels of the box, as lazy as before; ``.fits.wcs`` moves with them.
 
         Raises
         ------
@@ -94,7 +99,7 @@ class _Fits(Generic[T]):
         )
 
     def sel_sky(self, position: SkyCoord) -> T:
-        """Select the pixel that is nearest to a position on the sky, along all other dimensions.
+        """Select the pixel nearest to a position on the sky; all other dimensions are kept.
 
         Parameters
         ----------
@@ -104,9 +109,9 @@ class _Fits(Generic[T]):
         Raises
         ------
         KeyError
-            It is off the image.
+            The position is outside the image.
         ValueError
-            It is not one position, or the WCS is not celestial; and as for `wcs`.
+            The argument is not one position, or the WCS is not celestial; and as for `wcs`.
         """
         from dask_fits.xarray_backend.subset import nearest_pixel
 
@@ -114,6 +119,7 @@ class _Fits(Generic[T]):
 
     @property
     def _where(self) -> str:
+        """The file or the object, for messages."""
         return str(self._obj.encoding.get("source") or "this " + type(self._obj).__name__)
 
     def _attribute(self, name: str) -> str:
@@ -122,7 +128,7 @@ class _Fits(Generic[T]):
 
 @xr.register_dataarray_accessor("fits")
 class FitsAccessor(_Fits[xr.DataArray]):
-    """``array.fits``: what a DataArray knows of its FITS header."""
+    """``array.fits``: the FITS header of a DataArray, its WCS and selections by position."""
 
     @property
     def _image(self) -> xr.Variable:
@@ -131,7 +137,7 @@ class FitsAccessor(_Fits[xr.DataArray]):
 
 @xr.register_dataset_accessor("fits")
 class FitsDatasetAccessor(_Fits[xr.Dataset]):
-    """``ds.fits``: what a Dataset knows of its FITS headers."""
+    """``ds.fits``: the FITS headers of a Dataset, its WCS and selections by position."""
 
     @property
     def primary_header(self) -> fits.Header:
@@ -143,6 +149,7 @@ class FitsDatasetAccessor(_Fits[xr.Dataset]):
 
     @property
     def _image(self) -> xr.Variable:
-        images = (v.variable for v in self._obj.data_vars.values())
-        found = next((image for image in images if WCS_CARDS in image.attrs), None)
-        return xr.Variable((), 0) if found is None else found
+        variables = (array.variable for array in self._obj.data_vars.values())
+        image = next((variable for variable in variables if WCS_CARDS in variable.attrs), None)
+        # Without any, an empty variable, whose missing attributes raise the error.
+        return xr.Variable((), 0) if image is None else image

@@ -1,4 +1,4 @@
-"""The pixels of an image as xarray takes them from an engine: lazy, picklable, safe in threads."""
+"""Lazy arrays and variables for xarray: picklable, and safe in threads."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dask.base import tokenize
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
-from dask_fits.arrays.banded import BandedArray, bands_of, narrow, warn_of
+from dask_fits.arrays.banded import BandedArray, bands_for, narrow, warn_if_costly
 from dask_fits.arrays.computations import watch_computations
 from dask_fits.concurrency.cancellation import CancelScope
 from dask_fits.planning.bands import Window
@@ -26,18 +26,18 @@ from dask_fits.readers.reader import HduReader
 from dask_fits.storage.transfer import TransferConfig
 
 TOKEN = "dask_token"  # noqa: S105 (Dask's)
-"""Key of a variable's encoding: what its pixels are, the version of the file included."""
+"""Key of a variable's encoding: a token of its pixels and of the file's version."""
 
 
 @lru_cache(maxsize=1)
 def _loaders(process: int) -> ThreadPoolExecutor:
-    """Threads in which `load_async` waits for pixels; each begins when it is needed."""
-    del process  # it is in the key: a forked process has none of the threads of its parent
+    """Return the threads in which `load_async` waits for pixels, each started on demand."""
+    del process  # a key of the cache: a forked process has none of the threads of its parent
     return ThreadPoolExecutor(TransferConfig().max_concurrency, thread_name_prefix="dask_fits")
 
 
 class LazyArray(BackendArray):
-    """An array whose values are had as they are asked for, along each axis by itself (outer)."""
+    """Lazy array with outer (orthogonal) indexing."""
 
     __slots__ = ("dtype", "shape")
 
@@ -46,22 +46,26 @@ class LazyArray(BackendArray):
         self.dtype = dtype
 
     def take(self, selection: Selection) -> Any:
-        """Get the values of a selection."""
+        """Return the values of a selection."""
         raise NotImplementedError
 
     def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
-        """Get just what a key needs."""
+        """Return the values of a key; reads no others."""
         return indexing.explicit_indexing_adapter(
-            key, self.shape, indexing.IndexingSupport.OUTER, self._take
+            key, self.shape, indexing.IndexingSupport.OUTER, self._take_outer
         )
 
     async def async_getitem(self, key: indexing.ExplicitIndexer) -> Any:
-        """Get it in a thread, so that the requests of several variables overlap."""
+        """Return the values of a key from a thread, so that requests of several variables overlap.
+
+        If waiting for them fails or is cancelled, so are the reads.
+        """
         with CancelScope.within_current():
             get = partial(copy_context().run, self.__getitem__, key)
             return await asyncio.get_running_loop().run_in_executor(_loaders(os.getpid()), get)
 
-    def _take(self, key: tuple[Any, ...]) -> Any:
+    def _take_outer(self, key: tuple[Any, ...]) -> Any:
+        """Return the values of an outer key, as xarray writes it."""
         return self.take(select_outer(key, self.shape))
 
     def __repr__(self) -> str:
@@ -69,7 +73,7 @@ class LazyArray(BackendArray):
 
 
 class FitsArray(LazyArray):
-    """The pixels of a reader."""
+    """Lazy array of the pixels of a reader."""
 
     __slots__ = ("_reader",)
 
@@ -79,7 +83,7 @@ class FitsArray(LazyArray):
 
     @property
     def reader(self) -> HduReader:
-        """What reads them."""
+        """The reader of the pixels."""
         return self._reader
 
     def take(self, selection: Selection) -> Any:
@@ -91,48 +95,61 @@ class FitsArray(LazyArray):
 
 
 class FitsVariable(xr.Variable):
-    """A variable whose Dask arrays fetch no byte twice, and have the file's version in their names.
+    """Variable whose Dask arrays fetch no byte twice, and have the file's version in their names.
 
-    xarray names what ``open_dataset(chunks=...)`` makes by the URL and the options, and of local
-    files the time of modification. A remote file that was replaced, or another setting of Dask for
-    the size of chunks, would give arrays with the names of those before, and a cluster that still
-    holds these would hand out the old pixels. The name is made before the engine can say anything,
-    and given to `xarray.Variable.chunk`: so this one adds to it. Chunks that share bytes are
-    divided out of bands, as those of `dask_fits.arrays.lazy.to_dask`.
+    xarray names the arrays of ``open_dataset(chunks=...)`` by the URL and the options, and for
+    local files the time of modification. A remote file that was replaced, or another setting of
+    Dask for the size of chunks, would give arrays with the names of those before, and a cluster
+    that still holds these would return the old pixels. xarray makes the name before it calls the
+    engine, and passes it to `xarray.Variable.chunk`: so this class adds to it there. Chunks that
+    share bytes are divided out of bands, as those of `dask_fits.arrays.lazy.to_dask`.
     """
 
     __slots__ = ()
 
     def chunk(self, chunks: Any = {}, **options: Any) -> xr.Variable:  # type: ignore[override] # noqa: B006 (xarray's)
-        """Make a Dask array of it; see `xarray.Variable.chunk`."""
+        """Return the variable with a Dask array; see `xarray.Variable.chunk`."""
         watch_computations()
-        given = options.get("from_array_kwargs") or {}
-        if given.get("name") and TOKEN in self.encoding:
-            name = f"{given['name']}-{tokenize(self.encoding[TOKEN], str(chunks))}"
-            options["from_array_kwargs"] = {**given, "name": name}
-        found: xr.Variable = super().chunk(chunks, **options).to_base_variable()
-        banded = _banded(self._data, found.data)
-        return found if banded is None else found._replace(data=banded)
+        array_options = options.get("from_array_kwargs") or {}
+        if array_options.get("name") and TOKEN in self.encoding:
+            name = f"{array_options['name']}-{tokenize(self.encoding[TOKEN], str(chunks))}"
+            options["from_array_kwargs"] = {**array_options, "name": name}
+        chunked: xr.Variable = super().chunk(chunks, **options).to_base_variable()
+        banded = _divide_out_of_bands(self._data, chunked.data)
+        return chunked if banded is None else chunked._replace(data=banded)
 
 
-def _banded(lazy: Any, chunked: Any) -> da.Array | None:
-    """Divide chunks out of bands where they share bytes; the name stays xarray's."""
+def _divide_out_of_bands(lazy: object, chunked: object) -> da.Array | None:
+    """Return the array whose chunks are divided out of bands; its name stays xarray's.
+
+    None if the chunks share no bytes, or the variable is anything but a part of an image that is
+    not loaded yet.
+
+    Parameters
+    ----------
+    lazy : array-like
+        The data of the variable: xarray's wrappers around a `FitsArray`.
+    chunked : array-like
+        xarray's Dask array of them.
+    """
     while isinstance(lazy, (indexing.MemoryCachedArray, indexing.CopyOnWriteArray)):
         lazy = lazy.array
     if not isinstance(lazy, indexing.LazilyIndexedArray) or not isinstance(chunked, da.Array):
         return None
-    image, key = lazy.array, lazy.key.tuple
+    image = lazy.array
+    key = lazy.key.tuple
     if not isinstance(image, FitsArray) or any(isinstance(item, np.ndarray) for item in key):
         return None
+    # The key of the lazy array makes a window of the image, which xarray's chunks divide.
     whole = Window.whole(tuple((length,) for length in image.shape))
-    part, rest = narrow(whole, select(key, image.shape))
-    if rest is not None:
+    part, dask_key = narrow(whole, select(key, image.shape))
+    if dask_key is not None:
         return None
     window = part.rechunk(chunked.chunks)
-    bands = bands_of(image.reader, window)
+    bands = bands_for(image.reader, window)
     if bands is None:
         return None
-    warn_of(image.reader, window, bands)
+    warn_if_costly(image.reader, window, bands)
     return BandedArray.of(image.reader, window, bands, chunked.name)
 
 
@@ -142,21 +159,23 @@ def lazy_variable(
     attrs: Mapping[Any, Any],
     encoding: Mapping[Any, Any],
 ) -> FitsVariable:
-    """Make a variable of a lazy array, and note in its encoding what it is."""
+    """Make a variable of a lazy array, with the array's token in its encoding."""
     encoding = {**encoding, TOKEN: tokenize(array)}
     return FitsVariable(dims, indexing.LazilyIndexedArray(array), dict(attrs), encoding)
 
 
-def renewed(known: xr.Variable, array: LazyArray, name: str, dims: tuple[str, ...]) -> xr.Variable:
-    """Make a variable of a lazy array in the place of one that is known.
+def replace_variable(
+    old: xr.Variable, array: LazyArray, name: str, dims: tuple[str, ...]
+) -> xr.Variable:
+    """Make a variable of a lazy array to replace another one.
 
-    What is known stays where it is of the same values, loaded or not. Else the new one is a Dask
-    array where the known one is, in chunks of the same lengths.
+    The old one stays if it has the same values, loaded or not. Else the new one is a Dask array if
+    the old one is, in chunks of the same lengths.
     """
-    found = lazy_variable(dims, array, known.attrs, known.encoding)
-    if known.encoding.get(TOKEN) == found.encoding[TOKEN]:
-        return known
-    if not known.chunks:
-        return found
-    lengths = {dim: max(known.chunksizes[dim]) for dim in dims if dim in known.dims}
-    return found.chunk(lengths, from_array_kwargs={"name": name})
+    new = lazy_variable(dims, array, old.attrs, old.encoding)
+    if old.encoding.get(TOKEN) == new.encoding[TOKEN]:
+        return old
+    if not old.chunks:
+        return new
+    lengths = {dim: max(old.chunksizes[dim]) for dim in dims if dim in old.dims}
+    return new.chunk(lengths, from_array_kwargs={"name": name})

@@ -1,24 +1,30 @@
-"""The attributes that variables and Datasets carry."""
+"""The attributes of variables and Datasets."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from typing import Any
 
-HEADER, PRIMARY_HEADER = "header", "primary_header"
-"""Of a variable its HDU's header, of a Dataset that of the primary HDU: a card on each line."""
+HEADER = "header"
+"""Attribute of a variable: the header of its HDU, a card on each line."""
 
-WCS_CARDS, WCS_TABLES = "wcs", "wcs_tables"
-"""Of a variable: what the WCS of its pixel grid is made of; see `dask_fits.wcs.header.WcsText`."""
+PRIMARY_HEADER = "primary_header"
+"""Attribute of a Dataset: the header of the primary HDU, a card on each line."""
+
+WCS_CARDS = "wcs"
+"""Attribute of a variable: the keywords of its pixel grid's WCS; see `WcsText.cards`."""
+
+WCS_TABLES = "wcs_tables"
+"""Attribute of a variable: the tables that its WCS refers to; see `WcsText.tables`."""
 
 
 def attribute(attrs: Mapping[Hashable, Any], name: str, where: str) -> str:
-    """Look an attribute up.
+    """Return an attribute as text.
 
     Raises
     ------
     ValueError
-        It is missing.
+        The attribute is missing.
     """
     if name not in attrs:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""From the images of a file to Datasets: variables, coordinates and attributes."""
+"""Making Datasets of the images of a file: variables, coordinates and attributes."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from dask_fits.xarray_backend.sky import SkyIndex, SkyTransform
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a user can ask of the engine."""
+    """The user's options of the engine; see `FitsBackendEntrypoint.open_dataset`."""
 
     mask_and_scale: bool | Mapping[str, bool]
     world_coords: bool
     drop: frozenset[Hashable]
 
     def scales(self, name: str) -> bool:
-        """Whether the values of a variable are scaled."""
+        """Return whether the values of a variable are scaled."""
         if isinstance(self.mask_and_scale, Mapping):
             return self.mask_and_scale.get(name, True)
         return self.mask_and_scale
@@ -41,7 +41,7 @@ def one_dataset(file: FitsFile, keys: Sequence[HduKey] | None, options: Options)
     """Open the images of the first pixel grid, or those of some HDUs on one grid."""
     groups = _groups(file, keys)
     if keys is not None and len(groups) > 1:
-        grids = "; ".join(", ".join(_described(image) for image in g.images) for g in groups)
+        grids = "; ".join(", ".join(_describe(image) for image in group.images) for group in groups)
         raise ValueError(
             f"{file.url}: hdus: expected images of one pixel grid, found {len(groups)} grids: "
             f"{grids}; open_datatree opens them together"
@@ -52,11 +52,12 @@ def one_dataset(file: FitsFile, keys: Sequence[HduKey] | None, options: Options)
 def all_datasets(
     file: FitsFile, keys: Sequence[HduKey] | None, options: Options
 ) -> dict[str, xr.Dataset]:
-    """Open the images of all pixel grids, or those of some HDUs, each under a path of its own."""
+    """Open the images of all pixel grids, or those of some HDUs, each grid under its own path."""
     if keys is None:
         for hdu in file:
+            # An image so damaged that it is on no grid must not be left out silently.
             if hdu.layout.defect and hdu.shape is None and hdu.name not in options.drop:
-                _checked(hdu)
+                _check_readable(hdu)
     groups = _groups(file, keys)
     attrs = _file_attrs(file)
     root = xr.Dataset(attrs=attrs)
@@ -67,49 +68,57 @@ def all_datasets(
 
 
 def _groups(file: FitsFile, keys: Sequence[HduKey] | None) -> list[Group]:
+    """Group the images of a file, or those of some HDUs, by pixel grid."""
     if keys is None:
-        found = [hdu for hdu in file if hdu.shape]
-        return group_images(found or [_checked(file.first_image())])
+        images = [hdu for hdu in file if hdu.shape]
+        # Without any, this raises the error that says why.
+        return group_images(images or [_check_readable(file.first_image())])
     indices = dict.fromkeys(file[key].index for key in keys)
-    return group_images(_checked(file[index]) for index in indices)
+    return group_images(_check_readable(file[index]) for index in indices)
 
 
-def _checked(hdu: HDU) -> HDU:
-    hdu.reader()  # says what keeps its pixels from being read
+def _check_readable(hdu: HDU) -> HDU:
+    """Return an HDU; raise if its pixels cannot be read."""
+    hdu.reader()  # only for its errors
     return hdu
 
 
-def _described(image: Image) -> str:
+def _describe(image: Image) -> str:
+    """Return an image's HDU, name and shape, for messages."""
     return f"HDU {image.hdu.index} ({image.label}) of shape {image.grid.shape}"
 
 
 def _file_attrs(file: FitsFile) -> dict[str, Any]:
+    """Return the attributes of a file's Datasets."""
     return {PRIMARY_HEADER: card_lines(file[0].original_header())}
 
 
 def _dataset(group: Group, options: Options, attrs: Mapping[str, Any]) -> xr.Dataset:
+    """Make the Dataset of the images of one pixel grid."""
     reference = group.reference
-    coords = _coordinates(reference, world_coords=options.world_coords)
+    coords = _make_coords(reference, world_coords=options.world_coords)
     names = names_of(group.images, taken={*coords, *reference.grid.dims})
     variables = {
         name: _variable(image, reference, scaled=options.scales(name))
         for name, image in zip(names, group.images, strict=True)
         if name not in options.drop
     }
-    found = xr.Dataset(variables, coords, attrs)
-    found.encoding["source"] = reference.hdu.store.name
-    for variable in (found[name].variable for name in found.coords):
-        if variable.ndim > 1 and variables:
-            known = next(iter(variables.values())).encoding["preferred_chunks"]
-            chunks = _smaller({dim: known[dim] for dim in variable.dims}, variable.dtype.itemsize)
-            variable.encoding["preferred_chunks"] = chunks
-    return found
+    dataset = xr.Dataset(variables, coords, attrs)
+    dataset.encoding["source"] = reference.hdu.store.name
+    for coordinate in (dataset[name].variable for name in dataset.coords):
+        # Coordinates of the sky get chunks that end where those of the pixels do.
+        if coordinate.ndim > 1 and variables:
+            image_chunks = next(iter(variables.values())).encoding["preferred_chunks"]
+            coordinate.encoding["preferred_chunks"] = _split_chunks(
+                {dim: image_chunks[dim] for dim in coordinate.dims}, coordinate.dtype.itemsize
+            )
+    return dataset
 
 
-def _smaller(chunks: dict[Hashable, int], itemsize: int) -> dict[Hashable, int]:
-    """Cut the chunks of an image along the first axis, so that positions of its pixels fit too.
+def _split_chunks(chunks: dict[Hashable, int], itemsize: int) -> dict[Hashable, int]:
+    """Split an image's chunks along the first axis, so that values of another size fit in them.
 
-    Into equal parts where that can be, which then end where the chunks of the image do.
+    The parts are equal if possible: then they end where the chunks of the image do.
     """
     first, rows = next(iter(chunks.items()))
     least = -(-itemsize * math.prod(chunks.values()) // chunk_limit())
@@ -118,7 +127,9 @@ def _smaller(chunks: dict[Hashable, int], itemsize: int) -> dict[Hashable, int]:
 
 
 def _variable(image: Image, reference: Image, *, scaled: bool) -> xr.Variable:
-    hdu, dims = image.hdu, reference.grid.dims
+    """Make the lazy variable of an image, with the dimensions and the WCS of its reference."""
+    hdu = image.hdu
+    dims = reference.grid.dims
     reader = hdu.reader(mask_and_scale=scaled)
     header = hdu.original_header()
     attrs = {HEADER: card_lines(header), WCS_CARDS: reference.text.cards}
@@ -132,33 +143,44 @@ def _variable(image: Image, reference: Image, *, scaled: bool) -> xr.Variable:
     return lazy_variable(dims, FitsArray(reader), attrs, encoding)
 
 
-def _coordinates(reference: Image, *, world_coords: bool) -> xr.Coordinates:
-    """Make the coordinates of a grid: of the world where it is separable, else pixels from 0."""
+def _make_coords(reference: Image, *, world_coords: bool) -> xr.Coordinates:
+    """Make the coordinates of a grid: world coordinates if they are separable, else pixels."""
     grid = reference.grid
-    world = {found.name: found for found in grid.coordinates}
-    found: dict[Hashable, Any] = {}
+    world = {coordinate.name: coordinate for coordinate in grid.coordinates}
+    variables: dict[Hashable, Any] = {}
     for dim, length in zip(grid.dims, grid.shape, strict=True):
         # A range of pandas takes no memory, and stays one when it is sliced.
         pixels = xr.IndexVariable(dim, pd.RangeIndex(length, name=dim), {"units": "pixel"})
-        found[dim] = _world(world.pop(dim)) if dim in world else pixels
-    found |= {name: _world(coordinate) for name, coordinate in world.items()}
-    coords = xr.Coordinates(found)
+        variables[dim] = _world_variable(world.pop(dim)) if dim in world else pixels
+    # The rest have no dimension of their own name.
+    variables |= {name: _world_variable(coordinate) for name, coordinate in world.items()}
+    coords = xr.Coordinates(variables)
     if world_coords and grid.sky is not None:
         coords = coords.assign(xr.Coordinates.from_xindex(_sky_index(reference, grid.sky)))
     return coords
 
 
-def _world(found: Coordinate) -> xr.Variable:
-    return xr.Variable((found.dim,) if found.dim else (), found.values, dict(found.attrs))
+def _world_variable(coordinate: Coordinate) -> xr.Variable:
+    """Make the variable of world coordinates."""
+    dims = (coordinate.dim,) if coordinate.dim else ()
+    return xr.Variable(dims, coordinate.values, dict(coordinate.attrs))
 
 
 def _sky_index(reference: Image, sky: Sky) -> SkyIndex:
+    """Make the index of the pixels of a grid by their positions on the sky."""
     grid = reference.grid
+    # An axis of the WCS that the image does not have is at its first pixel.
     first, second = (grid.dims[::-1][axis] if axis < len(grid.dims) else 0.0 for axis in sky.plane)
     pixels = {
         dim: range(length)
         for dim, length in zip(grid.dims, grid.shape, strict=True)
         if dim in (first, second)
     }
-    text, where = reference.text, reference.hdu.where
-    return SkyIndex(SkyTransform(text, where, sky, pixels, (first, second)))
+    transform = SkyTransform(
+        text=reference.text,
+        where=reference.hdu.where,
+        sky=sky,
+        pixels=pixels,
+        plane=(first, second),
+    )
+    return SkyIndex(transform)

@@ -1,4 +1,4 @@
-"""What xarray calls for ``engine="fits"``; it imports nothing heavy before a file is opened."""
+"""The backend entry point that xarray calls for ``engine="fits"``; its imports are light."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from dask_fits.hints import explains_arguments
 if TYPE_CHECKING:
     import xarray as xr
 
+    from dask_fits.file.fits_file import FitsFile
     from dask_fits.file.hdu import HduKey
     from dask_fits.storage.place import FilePath
     from dask_fits.storage.transfer import TransferConfig
@@ -56,16 +57,16 @@ class FitsBackendEntrypoint(BackendEntrypoint):
     ) -> xr.Dataset:
         """Open the images of one pixel grid as a Dataset of lazy variables; reads headers only.
 
-        A small lookup table that a WCS refers to (of distortions, or of -TAB coordinates) is read
-        too.
+        Small tables that a WCS refers to (of distortions, or of -TAB coordinates) are read too.
 
         Parameters
         ----------
         filename_or_obj : str, os.PathLike or file object
-            A path, or any URL that fsspec understands, or what has one; see `dask_fits.open`.
+            A path, or any URL that fsspec understands, or an object that has one; see
+            `dask_fits.open`.
         drop_variables : str or iterable of str, optional
-            Names of variables to leave out; damage that keeps their pixels from being read does
-            not matter then.
+            Names of variables to leave out; damage that prevents reading their pixels does not
+            matter then.
         mask_and_scale : bool or mapping of variable name to bool
             Apply BSCALE, BZERO and BLANK as astropy does by default; False gives the stored
             values.
@@ -73,11 +74,10 @@ class FitsBackendEntrypoint(BackendEntrypoint):
             The only HDU to open: its index, name, or name and version.
         hdus : sequence of those, optional
             The HDUs to open, all of one pixel grid. By default the images that are on the same
-            grid as the file's first one, which takes a look at all headers of the file.
+            grid as the file's first one; to find them, all headers of the file are read.
         world_coords : bool
-            Add two-dimensional coordinates of the sky (``ra`` and ``dec``, or what else the WCS
-            has), which are computed when they are asked for. Images whose WCS is not celestial
-            get none.
+            Add two-dimensional coordinates of the sky (``ra`` and ``dec``, or the others of the
+            WCS), which are computed on access. Images whose WCS is not celestial get none.
         storage_options, transfer, filesystem
             See `dask_fits.open`.
 
@@ -93,11 +93,11 @@ class FitsBackendEntrypoint(BackendEntrypoint):
         ValueError
             `hdus` are on several grids; `open_datatree` takes those.
         TypeError
-            It is given bytes, or a file that has no path or URL.
+            The argument is bytes, or a file that has no path or URL.
         """
         from dask_fits.xarray_backend.dataset import Options, one_dataset
 
-        options = Options(mask_and_scale, world_coords, _names(drop_variables))
+        options = Options(mask_and_scale, world_coords, _name_set(drop_variables))
         file = _open(filename_or_obj, storage_options, transfer, filesystem)
         return one_dataset(file, _keys(hdu, hdus), options)
 
@@ -115,18 +115,19 @@ class FitsBackendEntrypoint(BackendEntrypoint):
         transfer: TransferConfig | None = None,
         filesystem: FileSystem | None = None,
     ) -> dict[str, xr.Dataset]:
-        """Open all images, those of each pixel grid as a Dataset; reads headers only.
+        """Open all images, those of each pixel grid as one Dataset; reads headers only.
 
-        Parameters and errors are those of `open_dataset`, but that the HDUs may be on any grids.
+        Parameters and errors are those of `open_dataset`, except that the HDUs may be on any grids.
 
         Returns
         -------
         dict of str to xarray.Dataset
-            ``"/"``, which has no variables, and for each grid a path named by its first image.
+            A Dataset for ``"/"``, which has no variables, and one for each grid, at a path named by
+            its first image.
         """
         from dask_fits.xarray_backend.dataset import Options, all_datasets
 
-        options = Options(mask_and_scale, world_coords, _names(drop_variables))
+        options = Options(mask_and_scale, world_coords, _name_set(drop_variables))
         file = _open(filename_or_obj, storage_options, transfer, filesystem)
         return all_datasets(file, _keys(hdu, hdus), options)
 
@@ -141,13 +142,13 @@ class FitsBackendEntrypoint(BackendEntrypoint):
 
         return xr.DataTree.from_dict(self.open_groups_as_dict(filename_or_obj, **options))
 
-    def guess_can_open(self, filename_or_obj: Any) -> bool:
-        """Tell whether it is a FITS file: by its name, or where it is a local file by its start.
+    def guess_can_open(self, filename_or_obj: object) -> bool:
+        """Return whether this is a FITS file, by its name, or a local file by its first bytes.
 
-        Nothing is fetched for it. Of files that are compressed as a whole (``.fits.gz``) nothing
-        can be read, so they are not taken.
+        No request is made. Files that are compressed as a whole (``.fits.gz``) cannot be read, so
+        they are refused.
         """
-        # Of a file of fsspec, or path of universal_pathlib; else of an open file.
+        # `path` is that of a file of fsspec or a path of universal_pathlib, `name` an open file's.
         name = getattr(filename_or_obj, "path", getattr(filename_or_obj, "name", None))
         if isinstance(filename_or_obj, (str, os.PathLike)):
             name = os.fspath(filename_or_obj)
@@ -163,21 +164,28 @@ class FitsBackendEntrypoint(BackendEntrypoint):
             return False
 
 
-def _open(url: Any, storage_options: Any, transfer: Any, filesystem: FileSystem | None) -> Any:
+def _open(
+    url: FilePath,
+    storage_options: Mapping[str, Any] | None,
+    transfer: TransferConfig | None,
+    filesystem: FileSystem | None,
+) -> FitsFile:
+    """Open a file for xarray, which may have changed its path."""
     from dask_fits.file.fits_file import open as open_file
 
     if filesystem is not None and isinstance(url, str):
-        url = _as_given(url)
+        url = _undo_absolute_path(url)
     return open_file(url, storage_options=storage_options, transfer=transfer, filesystem=filesystem)
 
 
-def _as_given(path: str) -> str:
-    """Undo that xarray makes a path absolute, which of another filesystem it means nothing."""
-    here = Path.cwd()
-    return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path
+def _undo_absolute_path(path: str) -> str:
+    """Undo that xarray made a relative path absolute, by a directory of another filesystem."""
+    cwd = Path.cwd()
+    return str(Path(path).relative_to(cwd)) if Path(path).is_relative_to(cwd) else path
 
 
 def _keys(hdu: HduKey | None, hdus: Sequence[HduKey] | None) -> list[HduKey] | None:
+    """Return the keys of the HDUs to open; None if the user gives none."""
     if hdu is None and hdus is None:
         return None
     if hdu is not None and hdus is not None:
@@ -190,5 +198,6 @@ def _keys(hdu: HduKey | None, hdus: Sequence[HduKey] | None) -> list[HduKey] | N
     return keys
 
 
-def _names(names: str | Iterable[Hashable] | None) -> frozenset[Hashable]:
+def _name_set(names: str | Iterable[Hashable] | None) -> frozenset[Hashable]:
+    """Return the names of variables, of which a user may give one or several."""
     return frozenset([names] if isinstance(names, str) else names or ())

@@ -1,4 +1,12 @@
-"""The axes of an image: their names, and where its pixels are along each, by its WCS. No I/O."""
+"""The pixel grid of an image: names of its axes and world coordinates along them, by its WCS. Pure.
+
+Two orders of axes meet here. Arrays have NumPy's: `shape`, `dims`. A WCS has FITS's, from 0: `axis`
+is one of its pixel axes, `world` one of its world axes, and a matrix has an entry for each pair::
+
+    axis                 0     1     2        3
+    dimension            "x"   "y"   "freq"   none, if the WCS has more axes than the image
+    index in `dims`      2     1     0        ndim - 1 - axis
+"""
 
 from __future__ import annotations
 
@@ -20,7 +28,7 @@ from dask_fits.wcs.header import WcsText
 from dask_fits.wcs.quiet import quiet
 from dask_fits.wcs.turns import is_distorted
 
-_NAMES: Mapping[str, str] = {
+_NAMES_OF_TYPES: Mapping[str, str] = {
     "em.freq": "freq",
     "em.energy": "energy",
     "em.wavenumber": "wavenumber",
@@ -36,35 +44,35 @@ _NAMES: Mapping[str, str] = {
     "pos.distance": "distance",
     "custom:pos.distance.sunToObserver": "distance",
 }
-"""Physical types that astropy gives to the CTYPEs of FITS, and what their axes are called."""
+"""Names of axes by the physical types that astropy gives to the CTYPEs of FITS."""
 
-_ANGLES = ("pos.", "custom:pos.")
-"""How the physical types of positions begin; what they are called is in CTYPE: RA, GLAT, HPLN."""
+_POSITION_TYPES = ("pos.", "custom:pos.")
+"""Prefixes of the physical types of positions, whose names are in CTYPE: RA, GLAT, HPLN."""
 
-_SIGNED = ("hpln", "hgln")
-"""Longitudes that count from the middle of the Sun's disk, as sunpy has them; those of Carrington
-(CRLN) are from 0 to 360 degrees there, too. Thompson 2006, A&A 449, 791."""
+_SIGNED_LONGITUDES = ("hpln", "hgln")
+"""Longitudes that count from the middle of the Sun's disk, as in sunpy; those of Carrington (CRLN)
+are from 0 to 360 degrees there, too. Thompson 2006, A&A 449, 791."""
 
 _MOST_VALUES = 1 << 24
-"""World coordinates are made along axes of up to so many pixels (16 Mi); longer ones are counted.
-A damaged NAXISn must not ask for more memory than there is before any pixel is wanted."""
+"""Limit for the length of an axis with world coordinates, in pixels (16 Mi); longer ones have pixel
+coordinates. A damaged NAXISn must not take all memory before any pixel is read."""
 
 Pixels = range | npt.NDArray[np.float64]
-"""Pixels along an axis, from 0."""
+"""Pixels of an image along an axis, from 0."""
 
 
 @dataclass(frozen=True, slots=True)
 class Coordinate:
-    """World coordinates that depend on one axis of the image at most."""
+    """World coordinates that depend on at most one axis of the image."""
 
     name: str
     dim: str | None
-    """The axis that they run along; None: they are one value for the whole image."""
+    """The dimension that they depend on; None if they are one value for the whole image."""
     world: int
-    """Axis of the WCS, from 0."""
+    """World axis of the WCS, from 0."""
     attrs: Mapping[str, str]
     values: npt.NDArray[Any] = field(compare=False, repr=False)
-    """One for each pixel; of Stokes parameters their names."""
+    """Values of the pixels along the dimension; names for Stokes parameters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,17 +80,17 @@ class Sky:
     """The two axes of an image that span the sky."""
 
     names: tuple[str, str]
-    """Of longitude and latitude."""
+    """Names of longitude and latitude."""
     plane: tuple[int, int]
-    """Axes of the WCS's pixels, from 0, the lower first: of x and y. One of them may be an axis
-    that the image does not have, of one pixel."""
+    """Pixel axes of the WCS, from 0, in ascending order: those of x and y. One of them may be an
+    axis that the image does not have, of one pixel."""
     attrs: tuple[Mapping[str, str], Mapping[str, str]] = field(compare=False)
-    """Of the coordinates longitude and latitude."""
+    """Attributes of longitude and latitude."""
 
     @property
     def is_signed(self) -> bool:
         """Whether longitudes are from -180 to 180 degrees, not from 0 to 360."""
-        return self.names[0] in _SIGNED
+        return self.names[0] in _SIGNED_LONGITUDES
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,52 +98,54 @@ class Grid:
     """The pixel grid of an image, as its WCS describes it."""
 
     wcs: WCS | None = field(compare=False)
-    """None where the keywords make none; nobody changes it, nor evaluates it: see `own_wcs`."""
+    """None if the image has none. Shared between threads: treat it as read-only, and evaluate a
+    copy (`own_wcs`)."""
     shape: tuple[int, ...]
     """Array shape, NumPy order."""
     dims: tuple[str, ...]
     """Name of each axis, NumPy order."""
     coordinates: tuple[Coordinate, ...]
-    """Those along axes that the WCS separates from the others."""
+    """The world coordinates that are separable, so that they depend on at most one axis."""
     sky: Sky | None
-    """Where the WCS is celestial."""
+    """The plane of the sky; None if the WCS is not celestial."""
 
     def own_wcs(self) -> WCS:
-        """Make a copy of the WCS, to find positions with.
+        """Return a copy of the WCS, to evaluate it.
 
-        Threads that use one `astropy.wcs.WCS` share the memory in which it computes (of SIP, of
-        logarithmic axes, of tables), and get wrong positions.
+        Threads that evaluate one `astropy.wcs.WCS` share the memory in which it computes (for SIP,
+        logarithmic axes, tables), and get wrong positions.
         """
         return copy.deepcopy(self.wcs)
 
     def fits_axis(self, dim: str) -> int:
-        """Axis of the WCS, from 0, that a dimension runs along."""
+        """Return the pixel axis of the WCS, from 0, of a dimension."""
         return len(self.dims) - 1 - self.dims.index(dim)
 
     def along(self, dim: str) -> Coordinate | None:
-        """World coordinates that the dimension is indexed with; None where those are pixels."""
-        return next((found for found in self.coordinates if found.name == dim), None)
+        """Return the world coordinates that index a dimension; None if pixels do."""
+        return next((coord for coord in self.coordinates if coord.name == dim), None)
 
 
 @lru_cache(maxsize=64)
 def make_grid(text: WcsText, where: str) -> Grid:
-    """Make the pixel grid of an image of its WCS.
+    """Make the pixel grid of an image from its WCS.
 
     Raises
     ------
     FitsFormatError
         The keywords make no WCS.
     """
-    # Of ten thousand headers, what astropy mends in each is of no use to anybody.
+    # astropy would log its corrections of each of perhaps ten thousand headers.
     with quiet():
         wcs = text.wcs(where)
         check_copies(wcs, where)
         shape = text.shape
         try:
-            matrix = depends(wcs)
-            sky = _sky(wcs, matrix)
-            dims = _dims(wcs, len(shape), matrix, sky)
-            return Grid(wcs, shape, dims, tuple(_coordinates(wcs, shape, dims, matrix)), sky)
+            matrix = dependence_matrix(wcs)
+            sky = _find_sky(wcs, matrix)
+            dims = _name_dims(wcs, len(shape), matrix, sky)
+            coordinates = tuple(_separable_coordinates(wcs, shape, dims, matrix))
+            return Grid(wcs, shape, dims, coordinates, sky)
         except Exception as error:  # astropy raises whatever it stumbles on
             raise FitsFormatError(
                 f"{where}: the WCS has no world coordinates: {one_line(error)}"
@@ -144,198 +154,257 @@ def make_grid(text: WcsText, where: str) -> Grid:
 
 def plain_grid(shape: tuple[int, ...]) -> Grid:
     """Make the pixel grid of an image that has no WCS."""
-    return Grid(None, shape, _unique_names([None] * len(shape), range(len(shape))), (), None)
+    dims = _unique_names([None] * len(shape), range(len(shape)))
+    return Grid(wcs=None, shape=shape, dims=dims, coordinates=(), sky=None)
 
 
-def depends(wcs: WCS) -> npt.NDArray[np.bool_]:
-    """Tell which world coordinates depend on which axes of the pixels: (world, pixel).
+def dependence_matrix(wcs: WCS) -> npt.NDArray[np.bool_]:
+    """Return which world axes depend on which pixel axes: a matrix of (world, pixel).
 
-    As `astropy.wcs.WCS.axis_correlation_matrix`, which however takes all for correlated where an
-    image has a distortion; those that astropy knows are of the first two axes.
+    It is `astropy.wcs.WCS.axis_correlation_matrix`, except that the latter takes all axes for
+    correlated if an image has a distortion. Those that astropy supports are of the first two axes.
     """
-    found: npt.NDArray[np.bool_] = wcs.wcs.get_pc() != 0
+    matrix: npt.NDArray[np.bool_] = wcs.wcs.get_pc() != 0
+    # A distortion mixes the first two axes before the linear transformation.
     if is_distorted(wcs):
         mixed = np.eye(wcs.naxis, dtype=bool)
         mixed[:2, :2] = True
-        found = found @ mixed
-    groups = [np.flatnonzero(wcs.wcs.axis_types // 1000 % 10 == 2)]
-    groups += [np.asarray(table.map) for table in wcs.wcs.tab]
-    for group in groups:
-        among = [axis for axis in group if 0 <= axis < wcs.naxis]
-        found[among] = found[among].any(axis=0)
-    return found
+        matrix = matrix @ mixed
+    # World axes of one projection, or of one table, depend on all that one of them depends on.
+    # Thousands digit 2 of wcslib's axis type: celestial.
+    coupled = [np.flatnonzero(wcs.wcs.axis_types // 1000 % 10 == 2)]
+    coupled += [np.asarray(table.map) for table in wcs.wcs.tab]
+    for group in coupled:
+        worlds = [world for world in group if 0 <= world < wcs.naxis]
+        matrix[worlds] = matrix[worlds].any(axis=0)
+    return matrix
 
 
 def is_described(wcs: WCS, axis: int) -> bool:
-    """Whether the header says anything of an axis of the WCS."""
+    """Return whether the header describes an axis of the WCS, so that it has not the defaults."""
+    keywords = (
+        wcs.wcs.ctype[axis],
+        wcs.wcs.crpix[axis],
+        wcs.wcs.crval[axis],
+        wcs.wcs.get_cdelt()[axis],
+    )
     row = wcs.wcs.get_pc()[axis]
-    one = np.eye(wcs.naxis)[axis]
-    found = wcs.wcs.ctype[axis], wcs.wcs.crpix[axis], wcs.wcs.crval[axis], wcs.wcs.get_cdelt()[axis]
-    return found != ("", 0, 0, 1) or bool((row != one).any())
+    default_row = np.eye(wcs.naxis)[axis]
+    return keywords != ("", 0, 0, 1) or bool((row != default_row).any())
 
 
 def has_wcs(wcs: WCS | None) -> bool:
-    """Whether the header of a WCS says anything of any axis."""
+    """Return whether the header of a WCS describes any axis."""
     return wcs is not None and any(is_described(wcs, axis) for axis in range(wcs.naxis))
 
 
-def _dims(wcs: WCS, ndim: int, matrix: npt.NDArray[np.bool_], sky: Sky | None) -> tuple[str, ...]:
-    """Name the axes of an image, NumPy order; `matrix` is what `depends` tells."""
-    found: list[str | None] = [None] * wcs.naxis
+def _name_dims(
+    wcs: WCS, ndim: int, matrix: npt.NDArray[np.bool_], sky: Sky | None
+) -> tuple[str, ...]:
+    """Name the axes of an image, NumPy order; `matrix` is that of `dependence_matrix`."""
+    names: list[str | None] = [None] * wcs.naxis
     for axis in range(wcs.naxis):
-        alone = [w for w in range(wcs.naxis) if matrix[w, axis] and matrix[w].sum() == 1]
-        if len(alone) == 1:
-            found[axis] = _name(wcs, alone[0])
+        # An axis is named by the world axis that depends on it alone, if there is exactly one.
+        separable = [
+            world for world in range(wcs.naxis) if matrix[world, axis] and matrix[world].sum() == 1
+        ]
+        if len(separable) == 1:
+            names[axis] = _physical_name(wcs, separable[0])
     if sky is not None:
-        found[sky.plane[0]], found[sky.plane[1]] = "x", "y"
+        names[sky.plane[0]] = "x"
+        names[sky.plane[1]] = "y"
+
     described = [is_described(wcs, world) for world in range(wcs.naxis)]
-    silent = [axis for axis in range(ndim) if sky is None and not _says(described, matrix, axis)]
-    return _unique_names((found + [None] * ndim)[:ndim], silent)
+    undescribed = [
+        axis
+        for axis in range(ndim)
+        if sky is None and not _is_axis_described(described, matrix, axis)
+    ]
+    # The WCS may have more axes than the image, or fewer.
+    return _unique_names((names + [None] * ndim)[:ndim], undescribed)
 
 
-def _says(described: list[bool], matrix: npt.NDArray[np.bool_], axis: int) -> bool:
-    """Whether the header says anything of world coordinates along an axis of the pixels."""
+def _is_axis_described(described: list[bool], matrix: npt.NDArray[np.bool_], axis: int) -> bool:
+    """Return whether the header describes a world axis that depends on a pixel axis."""
     return axis < len(described) and bool((matrix[:, axis] & described).any())
 
 
-def _unique_names(names: Sequence[str | None], silent: Collection[int]) -> tuple[str, ...]:
-    """Name the axes of an image, NumPy order, so that no two have the same name.
+def _unique_names(names: Sequence[str | None], undescribed: Collection[int]) -> tuple[str, ...]:
+    """Return unique names of the axes of an image, NumPy order.
 
-    `names` come from physics, in FITS order. Of a plane, the axes among `silent`, which the header
-    says nothing of, are x and y; what has no name besides is axisN.
+    Parameters
+    ----------
+    names : sequence of str or None
+        Physical names of the axes in FITS order. Axes without one, or with the same, become axisN.
+    undescribed : collection of int
+        Axes that the header does not describe, from 0 in FITS order. The first two axes of an image
+        of several become x and y if they are among them.
     """
     count = Counter(names)
-    found = [
+    unique = [
         name if name and count[name] == 1 else f"axis{n}" for n, name in enumerate(names, start=1)
     ]
     if len(names) > 1:
-        for axis in {0, 1} & set(silent):
-            found[axis] = "xy"[axis]
-    return tuple(found)[::-1]
+        for axis in {0, 1} & set(undescribed):
+            unique[axis] = "xy"[axis]
+    return tuple(unique)[::-1]
 
 
-def _sky(wcs: WCS, matrix: npt.NDArray[np.bool_]) -> Sky | None:
-    """Find the axes that the sky depends on; None where those are not two."""
+def _find_sky(wcs: WCS, matrix: npt.NDArray[np.bool_]) -> Sky | None:
+    """Find the pixel axes that the sky depends on; None if those are not two."""
     if not wcs.has_celestial:
         return None
-    lon, lat = wcs.wcs.lng, wcs.wcs.lat
+    lon = wcs.wcs.lng
+    lat = wcs.wcs.lat
     axes = np.flatnonzero(matrix[[lon, lat]].any(axis=0))
     if len(axes) != 2:
         return None
-    plane = int(axes[0]), int(axes[1])
-    return Sky((_stem(wcs, lon), _stem(wcs, lat)), plane, (_attrs(wcs, lon), _attrs(wcs, lat)))
+    return Sky(
+        names=(_ctype_name(wcs, lon), _ctype_name(wcs, lat)),
+        plane=(int(axes[0]), int(axes[1])),
+        attrs=(_world_attrs(wcs, lon), _world_attrs(wcs, lat)),
+    )
 
 
-def _name(wcs: WCS, world: int) -> str | None:
-    """Name the coordinates of an axis of the WCS by their physical type."""
-    kind = wcs.world_axis_physical_types[world] or ""
-    if kind in _NAMES:
-        return _NAMES[kind]
-    return _stem(wcs, world) if kind.startswith(_ANGLES) else None
+def _physical_name(wcs: WCS, world: int) -> str | None:
+    """Return the name of a world axis by its physical type; None if that has no name."""
+    physical_type = wcs.world_axis_physical_types[world] or ""
+    if physical_type in _NAMES_OF_TYPES:
+        return _NAMES_OF_TYPES[physical_type]
+    return _ctype_name(wcs, world) if physical_type.startswith(_POSITION_TYPES) else None
 
 
-def _stem(wcs: WCS, world: int) -> str:
-    """Name an axis by its CTYPE, without the projection."""
+def _ctype_name(wcs: WCS, world: int) -> str:
+    """Return the name of a world axis by its CTYPE, without the projection."""
     name: str = wcs.wcs.ctype[world].partition("-")[0]
     return name.lower()
 
 
-def _coordinates(
+def _separable_coordinates(
     wcs: WCS, shape: tuple[int, ...], dims: tuple[str, ...], matrix: npt.NDArray[np.bool_]
 ) -> list[Coordinate]:
+    """Find the world coordinates that depend on at most one axis of an image, and their names.
+
+    Parameters
+    ----------
+    wcs : astropy.wcs.WCS
+    shape, dims : tuple of int, tuple of str
+        Those of the image, NumPy order.
+    matrix : (world, pixel) bool array
+        That of `dependence_matrix`.
+    """
     ndim = len(shape)
-    found: list[Coordinate] = []
-    taken = set(dims)
+    coordinates: list[Coordinate] = []
+    names: set[str] = set()
     for world in range(wcs.naxis):
         axes = np.flatnonzero(matrix[world])
         if len(axes) > 1 or not is_described(wcs, world):
             continue
+        # A world axis that depends on none (its row of the matrix PC is zero) is a constant.
         axis = int(axes[0]) if len(axes) else world
+        # The image lacks axes that the WCS has beyond NAXIS: those have one pixel.
         dim = dims[ndim - 1 - axis] if axis < ndim else None
-        name = _name(wcs, world)
+
+        # An index coordinate has the name of its dimension, which may be axisN for want of a
+        # unique one. Other names must not be those of dimensions.
+        name = _physical_name(wcs, world)
         if dim and dim.startswith("axis") and matrix[:, axis].sum() == 1:
             name = dim
-        if not name or (name in taken and name != dim) or name in {c.name for c in found}:
+        if not name or (name in dims and name != dim) or name in names:
             continue
+
         pixels = range(shape[ndim - 1 - axis]) if dim else range(1)
-        if len(pixels) > _MOST_VALUES or not _is_separate(wcs, world, axis, pixels):
+        if len(pixels) > _MOST_VALUES or not _is_separable(wcs, world, axis, pixels):
             continue
-        values = world_values(wcs, world, axis, pixels)
-        if name == "stokes":
-            values = _stokes_names(values)
-        values = values if dim else values.reshape(())
-        attrs = _attrs(wcs, world)
-        if values.dtype.kind != "f":
-            attrs.pop("units", None)
-        found.append(Coordinate(name, dim, world, attrs, values))
-    return found
+        coordinates.append(_make_coordinate(wcs, world, axis, pixels, name=name, dim=dim))
+        names.add(name)
+    return coordinates
+
+
+def _make_coordinate(
+    wcs: WCS, world: int, axis: int, pixels: range, *, name: str, dim: str | None
+) -> Coordinate:
+    """Compute the world coordinates of pixels along an axis; of one pixel if `dim` is None."""
+    values = world_values(wcs, world, axis, pixels)
+    if name == "stokes":
+        values = _stokes_names(values)
+    attrs = _world_attrs(wcs, world)
+    if values.dtype.kind != "f":  # names have no unit
+        attrs.pop("units", None)
+    return Coordinate(name, dim, world, attrs, values=values if dim else values.reshape(()))
 
 
 def world_values(
     wcs: WCS, world: int, axis: int, pixels: Pixels, *, others: float = 0.0
 ) -> npt.NDArray[np.float64]:
-    """Find the world coordinates of pixels along one axis.
+    """Compute the world coordinates of pixels along one axis.
 
     Parameters
     ----------
     wcs : astropy.wcs.WCS
-    world, axis : int
-        Axis of the WCS that the coordinates are of, and axis of the pixels; both from 0.
+    world : int
+        World axis of the coordinates, from 0.
+    axis : int
+        Pixel axis of the pixels, from 0.
     pixels : range or (n,) array
-        From 0.
+        Pixels along it, from 0.
     others : float
         Pixel along all other axes.
     """
     along = np.asarray(pixels, np.float64)
     if not along.size:
         return along
-    all_axes = [np.full(along.shape, others) for _ in range(wcs.naxis)]
-    all_axes[axis] = along
-    values = wcs.pixel_to_world_values(*all_axes)
+    pixels_of_axes = [np.full(along.shape, others) for _ in range(wcs.naxis)]
+    pixels_of_axes[axis] = along
+    values = wcs.pixel_to_world_values(*pixels_of_axes)
+    # astropy returns one array instead of a list for a single axis.
     return np.asarray(values if wcs.naxis == 1 else values[world], np.float64)
 
 
-def _is_separate(wcs: WCS, world: int, axis: int, pixels: range) -> bool:
-    """Try out that coordinates depend on no other axis; a WCS may hold what astropy hides."""
+def _is_separable(wcs: WCS, world: int, axis: int, pixels: range) -> bool:
+    """Try out whether coordinates depend on no other axis: the matrix may miss a dependence."""
     if wcs.naxis == 1 or not pixels:
         return True
     ends = np.unique(np.array([pixels[0], pixels[-1]], np.float64))
-    here, there = (world_values(wcs, world, axis, ends, others=other) for other in (0.0, 17.0))
-    return bool(np.array_equal(here, there, equal_nan=True))
+    # At the ends of the axis, along two lines that are some pixels apart.
+    line, other_line = (
+        world_values(wcs, world, axis, ends, others=others) for others in (0.0, 17.0)
+    )
+    return bool(np.array_equal(line, other_line, equal_nan=True))
 
 
 def _stokes_names(values: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
-    """Name Stokes parameters (FITS Standard 4.0, table 29); numbers where one has no name."""
+    """Return the names of Stokes parameters (FITS Standard 4.0, table 29), if all have one."""
     if not (values == np.round(values)).all():
         return values
-    # As objects: of strings of a fixed length zarr warns that they are no part of its format.
+    # As objects: zarr warns that strings of a fixed length are no part of its format.
     names = np.asarray(StokesCoord(values).symbol, object)
     return values if (names == "?").any() else names
 
 
-def _attrs(wcs: WCS, world: int) -> dict[str, str]:
-    """Tell what the world coordinates along an axis of the WCS are."""
-    found = {
-        "units": _unit(wcs, world),
+def _world_attrs(wcs: WCS, world: int) -> dict[str, str]:
+    """Return the attributes of the coordinates of a world axis, without empty ones."""
+    attrs = {
+        "units": _fits_unit(wcs, world),
         "ctype": wcs.wcs.ctype[world],
         "physical_type": wcs.world_axis_physical_types[world] or "",
     }
-    return {key: value for key, value in found.items() if value}
+    return {key: value for key, value in attrs.items() if value}
 
 
-def nearest(place: Any, count: int) -> npt.NDArray[np.int64] | None:
-    """Find the nearest of `count` pixels to places among them; None where one is off them all.
+def nearest(positions: npt.ArrayLike, count: int) -> npt.NDArray[np.int64] | None:
+    """Return the nearest of `count` pixels to each position; None if one is outside all pixels.
 
     A pixel reaches half a step to both sides, the lower edge included.
     """
-    found = np.floor(np.asarray(place) + 0.5)
-    if not ((found >= 0) & (found < count)).all():
+    pixels = np.floor(np.asarray(positions) + 0.5)
+    if not ((pixels >= 0) & (pixels < count)).all():
         return None
-    return found.astype(np.int64)
+    return pixels.astype(np.int64)
 
 
-def _unit(wcs: WCS, world: int) -> str:
-    """Write the unit of an axis of the WCS as FITS does; empty where it has none."""
+def _fits_unit(wcs: WCS, world: int) -> str:
+    """Return the unit of a world axis as FITS writes it; empty if it has none."""
     unit = wcs.wcs.cunit[world]
     try:
         text: str = unit.to_string("fits")

@@ -1,4 +1,11 @@
-"""Two-dimensional coordinates of the sky that are computed when they are asked for."""
+"""Two-dimensional coordinates of the sky that are computed on access.
+
+Three index spaces meet here::
+
+    position      along a dimension of the array, from 0, as xarray counts
+    pixel         of the whole image: `SkyTransform.pixels` has one for each position
+    lon, lat      of a pixel, by the WCS
+"""
 
 from __future__ import annotations
 
@@ -16,16 +23,19 @@ from xarray.indexes import CoordinateTransform, CoordinateTransformIndex
 from dask_fits.planning.selection import Selection
 from dask_fits.wcs.geometry import from_sky, to_sky
 from dask_fits.wcs.header import WcsText
-from dask_fits.wcs.turns import Extent, extent_of
-from dask_fits.xarray_backend.arrays import LazyArray, renewed
+from dask_fits.wcs.turns import Extent, pixel_edges
+from dask_fits.xarray_backend.arrays import LazyArray, replace_variable
 from dask_fits.xarray_backend.grid import Pixels, Sky, make_grid, nearest
 
-_AT_ONCE = 1 << 20
-"""Pixels whose positions are computed together, which bounds the memory beside the result."""
+_BATCH_PIXELS = 1 << 20
+"""Pixels whose coordinates are computed together, which bounds the memory beside the result."""
+
+PlaneAxes = tuple[str | float, str | float]
+"""The two pixel axes of a plane of the sky: a dimension, or a pixel if the dimension is dropped."""
 
 
 class SkyTransform(CoordinateTransform):
-    """Pixels of an image -> longitude and latitude, by the WCS, distortions included.
+    """Transform of an image's pixels to longitude and latitude, by the WCS with its distortions.
 
     It holds the WCS as text: small, exact, and the same in every process.
     """
@@ -36,7 +46,7 @@ class SkyTransform(CoordinateTransform):
         where: str,
         sky: Sky,
         pixels: Mapping[str, Pixels],
-        plane: tuple[str | float, str | float],
+        plane: PlaneAxes,
         names: tuple[Hashable, Hashable] | None = None,
     ) -> None:
         """Make the transform of some pixels of an image.
@@ -44,18 +54,18 @@ class SkyTransform(CoordinateTransform):
         Parameters
         ----------
         text : WcsText
-            Of a celestial WCS.
+            A celestial WCS.
         where : str
-            Of what it is, for messages.
+            The file and the HDU, for messages.
         sky : Sky
-            Its two axes that span the sky.
+            The two axes of the WCS that span the sky.
         pixels : mapping of str to range or array
             Pixels of the image along each dimension, in the order of the dimensions.
         plane : (str or float, str or float)
-            The two pixel axes of the WCS that the sky depends on, the first one first: dimension,
-            or pixel where there is none any more.
+            The two pixel axes of `sky`, in its order: the dimension, or the pixel if there is no
+            dimension any more.
         names : (str, str), optional
-            Of longitude and latitude, where they were renamed.
+            Names of longitude and latitude, if they were renamed.
         """
         super().__init__(names or sky.names, {dim: len(along) for dim, along in pixels.items()})
         self.text = text
@@ -65,80 +75,94 @@ class SkyTransform(CoordinateTransform):
         self.plane = plane
 
     def forward(self, dim_positions: dict[str, Any]) -> dict[Hashable, Any]:
-        """Find the positions on the sky of pixels, given by their place along each dimension."""
-        along = [
+        """Return longitude and latitude, from positions along the dimensions."""
+        pixels = [
             self._pixels_at(axis, dim_positions[axis]) if isinstance(axis, str) else axis
             for axis in self.plane
         ]
-        first, second = np.broadcast_arrays(*along)
-        return dict(zip(self.coord_names, self._sky(first, second), strict=True))
+        first, second = np.broadcast_arrays(*pixels)
+        return dict(zip(self.coord_names, self._to_sky(first, second), strict=True))
 
     def reverse(self, coord_labels: dict[Hashable, Any]) -> dict[str, Any]:
-        """Find the place along each dimension of positions on the sky; NaN where there is none."""
+        """Return positions along the dimensions, from longitude and latitude; NaN if outside."""
         lon, lat = (np.asarray(coord_labels[name], np.float64) for name in self.coord_names)
-        found = from_sky(self._own_wcs(), lon, lat, self._image, self._left)
+        # If several pixels of the image are at one place on the sky, one that is left is preferred.
+        pixels = from_sky(self._own_wcs(), lon, lat, self._image_extent, self._remaining_extent)
         return {
-            axis: _place(np.asarray(pixel), self.pixels[axis])
-            for axis, pixel in zip(self.plane, found, strict=True)
+            axis: _positions_of(np.asarray(pixel), self.pixels[axis])
+            for axis, pixel in zip(self.plane, pixels, strict=True)
             if isinstance(axis, str)
         }
 
     def equals(
         self, other: CoordinateTransform, *, exclude: frozenset[Hashable] | None = None
     ) -> bool:
-        """Tell whether another transform gives the same positions for the same pixels."""
+        """Return whether another transform gives the same coordinates at the same positions.
+
+        Dimensions in `exclude` may differ.
+        """
         if not isinstance(other, SkyTransform) or self.text != other.text:
             return False
         skip = exclude or frozenset()
-        return all(
+        same_pixels = all(
             _are_equal(self.pixels.get(dim), other.pixels.get(dim))
             for dim in {*self.pixels, *other.pixels} - skip
-        ) and all(
-            one == two
-            for one, two in zip(self.plane, other.plane, strict=True)
-            if not {one, two} & skip
+        )
+        return same_pixels and all(
+            axis == other_axis
+            for axis, other_axis in zip(self.plane, other.plane, strict=True)
+            if not {axis, other_axis} & skip
         )
 
     def isel(self, indexers: Mapping[Any, Any]) -> SkyTransform | None:
-        """Make the transform of some of the pixels; None where they are no grid any more."""
-        pixels, plane = {}, list(self.plane)
-        for dim, along in self.pixels.items():
+        """Return the transform of some of the pixels; None if those do not make a grid."""
+        pixels: dict[str, Pixels] = {}
+        plane = list(self.plane)
+        for dim, whole in self.pixels.items():
             key = indexers.get(dim, slice(None))
-            key = key.values if isinstance(key, xr.Variable) and key.dims in ((), (dim,)) else key
             if isinstance(key, xr.Variable):
-                return None
-            taken = _taken(along, key)
-            if isinstance(taken, float):
-                plane[plane.index(dim)] = taken
+                # A key along another dimension selects single pixels, which make no grid.
+                if key.dims not in ((), (dim,)):
+                    return None
+                key = key.values
+            selected = _select_pixels(whole, key)
+            if isinstance(selected, float):
+                # The dimension is dropped, but its pixel still counts for the WCS.
+                plane[plane.index(dim)] = selected
             else:
-                pixels[dim] = taken
+                pixels[dim] = selected
         if not pixels:
             return None
-        return self._of(pixels, (plane[0], plane[1]), self._names)
+        return self._copy(pixels, (plane[0], plane[1]), self._coord_names)
 
     def renamed(self, names: Mapping[Any, Hashable], dims: Mapping[Any, Hashable]) -> SkyTransform:
-        """Make the same transform with other names."""
+        """Return the same transform with other names of coordinates and dimensions."""
         pixels = {str(dims.get(dim, dim)): along for dim, along in self.pixels.items()}
-        first, second = (str(dims.get(a, a)) if isinstance(a, str) else a for a in self.plane)
+        first, second = (
+            str(dims.get(axis, axis)) if isinstance(axis, str) else axis for axis in self.plane
+        )
         lon, lat = (names.get(name, name) for name in self.coord_names)
-        return self._of(pixels, (first, second), (lon, lat))
+        return self._copy(pixels, (first, second), (lon, lat))
 
-    def _of(
-        self,
-        pixels: Mapping[str, Pixels],
-        plane: tuple[str | float, str | float],
-        names: tuple[Hashable, Hashable],
+    def _copy(
+        self, pixels: Mapping[str, Pixels], plane: PlaneAxes, names: tuple[Hashable, Hashable]
     ) -> SkyTransform:
+        """Return a transform with the same WCS."""
         return SkyTransform(self.text, self.where, self.sky, pixels, plane, names)
 
     def along(self, dim: str, pixels: Pixels) -> SkyTransform:
-        """Make the same transform of other pixels along a dimension."""
-        return self._of({**self.pixels, dim: pixels}, self.plane, self._names)
+        """Return the same transform with other pixels along a dimension."""
+        return self._copy({**self.pixels, dim: pixels}, self.plane, self._coord_names)
 
     def __dask_tokenize__(self) -> tuple[object, ...]:
-        along = [(dim, _token(pixels)) for dim, pixels in self.pixels.items()]
-        text = self.text.cards, self.text.tables
-        return ("dask_fits.SkyTransform", *text, along, self.plane, self.coord_names)
+        return (
+            "dask_fits.SkyTransform",
+            self.text.cards,
+            self.text.tables,
+            [(dim, _pixels_token(pixels)) for dim, pixels in self.pixels.items()],
+            self.plane,
+            self.coord_names,
+        )
 
     def __repr__(self) -> str:
         kinds = " ".join(attrs["ctype"] for attrs in self.sky.attrs)
@@ -146,97 +170,109 @@ class SkyTransform(CoordinateTransform):
         return f"<{kinds} ({sizes})>"
 
     def _own_wcs(self) -> WCS:
+        """Return a copy of the WCS, to evaluate it."""
         return make_grid(self.text, self.where).own_wcs()
 
     @property
-    def _image(self) -> Extent:
-        """The whole image, in the plane of the sky."""
+    def _image_extent(self) -> Extent:
+        """Extent of the whole image, in the plane of the sky."""
+        # In FITS order. An axis that the image does not have has one pixel.
         lengths = (*make_grid(self.text, self.where).shape[::-1], 1)
         width, height = (lengths[min(axis, len(lengths) - 1)] for axis in self.sky.plane)
         return Extent.of(height, width)
 
     @property
-    def _left(self) -> Extent | None:
-        """What is left of it; None where nothing is."""
+    def _remaining_extent(self) -> Extent | None:
+        """Extent of the pixels that are left of the image; None if there are none."""
         along = [self.pixels[axis] if isinstance(axis, str) else [axis] for axis in self.plane]
         if not all(map(len, along)):
             return None
-        x, y = map(extent_of, along)
+        x, y = map(pixel_edges, along)
         return Extent((x[0], y[0]), (x[1], y[1]))
 
     @property
-    def _names(self) -> tuple[Hashable, Hashable]:
+    def _coord_names(self) -> tuple[Hashable, Hashable]:
+        """Names of longitude and latitude: `coord_names`, which is a tuple of any length."""
         return self.coord_names[0], self.coord_names[1]
 
-    def _pixels_at(self, dim: str, position: Any) -> npt.NDArray[np.float64]:
+    def _pixels_at(self, dim: str, positions: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """Return the pixels of the image at positions along a dimension."""
         along = self.pixels[dim]
-        place = np.asarray(position)
+        positions = np.asarray(positions)
         if isinstance(along, range):
-            return np.asarray(along.start + along.step * place, np.float64)
-        found: npt.NDArray[np.float64] = along[place.astype(np.int64)]
-        return found
+            # xarray also asks for positions between pixels.
+            return np.asarray(along.start + along.step * positions, np.float64)
+        pixels: npt.NDArray[np.float64] = along[positions.astype(np.int64)]
+        return pixels
 
-    def _sky(
+    def _to_sky(
         self, first: npt.NDArray[Any], second: npt.NDArray[Any]
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Return longitude and latitude of pixels, given along the two axes of the plane."""
         wcs = self._own_wcs()
-        one, two = self.sky.plane
-        shape, size = first.shape, first.size
-        lon, lat = np.empty(size), np.empty(size)
-        first, second = first.reshape(-1), second.reshape(-1)
-        for start in range(0, size, _AT_ONCE):
-            part = slice(start, start + _AT_ONCE)
-            pixels = [np.zeros(len(first[part]))] * wcs.naxis
-            pixels[one], pixels[two] = first[part], second[part]
-            lon[part], lat[part] = to_sky(wcs, pixels, self._image)
+        first_axis, second_axis = self.sky.plane
+        image = self._image_extent
+        shape = first.shape
+        first = first.reshape(-1)
+        second = second.reshape(-1)
+        lon = np.empty(first.size)
+        lat = np.empty(first.size)
+        for start in range(0, first.size, _BATCH_PIXELS):
+            batch = slice(start, start + _BATCH_PIXELS)
+            # Along the other axes of the WCS, on which the sky does not depend, the first pixel.
+            pixels = [np.zeros(len(first[batch]))] * wcs.naxis
+            pixels[first_axis] = first[batch]
+            pixels[second_axis] = second[batch]
+            lon[batch], lat[batch] = to_sky(wcs, pixels, image)
         if self.sky.is_signed:
             lon = np.where(lon >= 180, lon - 360, lon)
         return lon.reshape(shape), lat.reshape(shape)
 
 
 class SkyArray(LazyArray):
-    """Longitude or latitude of the pixels of a transform."""
+    """Lazy array of the longitude or the latitude of a transform's pixels."""
 
     __slots__ = ("_dims", "_name", "_transform")
 
     def __init__(self, transform: SkyTransform, name: Hashable, dims: tuple[str, ...]) -> None:
         super().__init__(tuple(transform.dim_size[dim] for dim in dims), transform.dtype)
-        self._transform, self._name, self._dims = transform, name, dims
+        self._transform = transform
+        self._name = name
+        self._dims = dims
 
     def take(self, selection: Selection) -> Any:
-        """Compute the positions of a selection."""
-        places = np.meshgrid(*selection.indices, indexing="ij")
-        found = self._transform.forward(dict(zip(self._dims, places, strict=True)))
-        return found[self._name][selection.key]
+        """Compute the coordinates of a selection."""
+        positions = np.meshgrid(*selection.indices, indexing="ij")
+        coords = self._transform.forward(dict(zip(self._dims, positions, strict=True)))
+        return coords[self._name][selection.key]
 
     def __dask_tokenize__(self) -> tuple[object, ...]:
-        # Dask does not look into what is returned here.
+        # Written out, since Dask does not tokenize the items of this tuple.
         return ("dask_fits.SkyArray", *self._transform.__dask_tokenize__(), self._name, self._dims)
 
 
 class SkyIndex(CoordinateTransformIndex):
-    """An index over the pixels of an image by their positions on the sky.
+    """Index of the pixels of an image by their positions on the sky.
 
-    ``ds.sel(ra=..., dec=..., method="nearest")`` finds the pixel of a position. Slices, integers
-    and lists along the axes keep the index, and compute nothing.
+    ``ds.sel(ra=..., dec=..., method="nearest")`` finds the pixel of a position. Selections by
+    slices, integers and lists along the axes keep the index, and compute nothing.
     """
 
     transform: SkyTransform
 
     def create_variables(self, variables: Mapping[Any, xr.Variable] | None = None) -> Any:
         """Make the coordinates; see `xarray.Index.create_variables`."""
-        found = {}
+        created = {}
         for name, attrs in zip(self.transform.coord_names, self.transform.sky.attrs, strict=True):
             dims = self.transform.dims
-            known = (variables or {}).get(
-                name, xr.Variable(dims, np.empty((0,) * len(dims)), attrs)
-            )
-            if set(known.dims) == set(dims):
-                dims = tuple(str(dim) for dim in known.dims)
+            # The variable before a selection has the attributes, chunks and order of dimensions.
+            old = (variables or {}).get(name, xr.Variable(dims, np.empty((0,) * len(dims)), attrs))
+            if set(old.dims) == set(dims):
+                dims = tuple(str(dim) for dim in old.dims)
             # xarray's own array is not lazy, and of the wrong shape for integers of NumPy.
             array = SkyArray(self.transform, name, dims)
-            found[name] = renewed(known, array, f"fits-{name}", dims)
-        return found
+            created[name] = replace_variable(old, array, f"fits-{name}", dims)
+        return created
 
     @classmethod
     def concat(
@@ -245,12 +281,12 @@ class SkyIndex(CoordinateTransformIndex):
         dim: Hashable,
         positions: Iterable[Iterable[int]] | None = None,
     ) -> Self:
-        """Make the index of parts of an image that are put together; see `xarray.Index.concat`.
+        """Return the index of concatenated parts of an image; see `xarray.Index.concat`.
 
         Raises
         ------
         ValueError
-            They are not of one image, or differ along other dimensions.
+            The parts are not of one image, or differ along other dimensions.
         """
         transforms = [index.transform for index in indexes]
         first = transforms[0]
@@ -260,30 +296,32 @@ class SkyIndex(CoordinateTransformIndex):
                 f"{first.where}: {names}: only parts of one image can be concatenated along {dim}; "
                 "drop these coordinates first"
             )
-        along = np.concatenate([np.asarray(part.pixels[str(dim)]) for part in transforms])
+        pixels = np.concatenate([np.asarray(part.pixels[str(dim)]) for part in transforms])
+        # `positions` are those of each part's pixels in the result.
         if positions is not None:
-            along = along[np.argsort(np.concatenate([list(part) for part in positions]))]
-        return cls(first.along(str(dim), along.astype(np.float64)))
+            pixels = pixels[np.argsort(np.concatenate([list(part) for part in positions]))]
+        return cls(first.along(str(dim), pixels.astype(np.float64)))
 
     def isel(self, indexers: Mapping[Any, Any]) -> SkyIndex | None:
-        """Make the index of some of the pixels; see `xarray.Index.isel`."""
-        found = self.transform.isel(indexers)
-        return None if found is None else SkyIndex(found)
+        """Return the index of some of the pixels; see `xarray.Index.isel`."""
+        transform = self.transform.isel(indexers)
+        return None if transform is None else SkyIndex(transform)
 
     def sel(
-        self, labels: dict[Any, Any], method: str | None = None, tolerance: Any = None
+        self, labels: dict[Any, Any], method: str | None = None, tolerance: object = None
     ) -> IndexSelResult:
-        """Find the nearest pixels of positions on the sky, in the units of the coordinates.
+        """Find the pixels nearest to positions on the sky, in the units of the coordinates.
 
         Raises
         ------
         KeyError
-            A position is off the image.
+            A position is outside the image.
         ValueError
-            The method is not "nearest", one of the two coordinates is missing, or the pixels are
-            not of a plane any more.
+            The method is not "nearest", one of the two coordinates is missing, or a dimension of
+            the plane was dropped.
         """
-        names, dims = self.transform.coord_names, self.transform.dims
+        names = self.transform.coord_names
+        dims = self.transform.dims
         if method != "nearest" or tolerance is not None:
             raise ValueError(f"{names[0]}, {names[1]}: expected method='nearest' and no tolerance")
         if len(dims) != 2 or set(labels) != set(names):
@@ -291,20 +329,20 @@ class SkyIndex(CoordinateTransformIndex):
                 f"expected labels of {names[0]} and {names[1]} for two dimensions, found "
                 f"{', '.join(map(str, labels))} for {', '.join(dims)}"
             )
-        wanted = xr.broadcast(*(xr.DataArray(labels[name]) for name in names))
-        places = self.transform.reverse(
-            {name: label.values for name, label in zip(names, wanted, strict=True)}
+        coords = xr.broadcast(*(xr.DataArray(labels[name]) for name in names))
+        positions = self.transform.reverse(
+            {name: coord.values for name, coord in zip(names, coords, strict=True)}
         )
-        found = {}
-        for dim, place in places.items():
-            pixel = nearest(place, self.transform.dim_size[dim])
-            if pixel is None:
+        indexers = {}
+        for dim, position in positions.items():
+            index = nearest(position, self.transform.dim_size[dim])
+            if index is None:
                 raise KeyError(f"{self.transform.where}: a position is off the image along {dim}")
-            found[dim] = pixel.item() if pixel.ndim == 0 else xr.Variable(wanted[0].dims, pixel)
-        return IndexSelResult(found)
+            indexers[dim] = index.item() if index.ndim == 0 else xr.Variable(coords[0].dims, index)
+        return IndexSelResult(indexers)
 
     def rename(self, name_dict: Mapping[Any, Hashable], dims_dict: Mapping[Any, Hashable]) -> Self:
-        """Make the same index with other names; see `xarray.Index.rename`."""
+        """Return the same index with other names; see `xarray.Index.rename`."""
         return type(self)(self.transform.renamed(name_dict, dims_dict))
 
     def __repr__(self) -> str:
@@ -314,32 +352,41 @@ class SkyIndex(CoordinateTransformIndex):
         return repr(self)[:max_width]
 
 
-def _taken(along: Pixels, key: Any) -> Pixels | float:
-    """Index the pixels along a dimension: a float where one is taken and the dimension ends."""
+def _select_pixels(pixels: Pixels, key: slice | npt.ArrayLike) -> Pixels | float:
+    """Index the pixels along a dimension; a float if a single one is left, without a dimension."""
     if isinstance(key, slice):
-        return along[key]
+        return pixels[key]
     key = np.asarray(key)
     if key.ndim == 0:
-        return float(along[int(key)])
-    taken: npt.NDArray[np.float64] = np.asarray(along, np.float64)[key if key.size else slice(0)]
-    return taken
+        return float(pixels[int(key)])
+    # An empty list makes an array of floats, which is no index.
+    index = key if key.size else slice(0)
+    selected: npt.NDArray[np.float64] = np.asarray(pixels, np.float64)[index]
+    return selected
 
 
-def _place(pixel: npt.NDArray[np.float64], along: Pixels) -> npt.NDArray[np.float64]:
-    """Find where pixels of the image are among those along a dimension, in fractions of a step."""
+def _positions_of(image_pixels: npt.NDArray[np.float64], along: Pixels) -> npt.NDArray[np.float64]:
+    """Return the positions of pixels of the image among those along a dimension.
+
+    In fractions of a step for a range. Else the position of the nearest pixel; NaN if that is more
+    than half a pixel away.
+    """
     if isinstance(along, range):
-        return (pixel - along.start) / along.step
-    places = np.abs(np.subtract.outer(pixel, along))
-    nearest = places.argmin(axis=-1) if len(along) else np.zeros(pixel.shape, int)
-    off = ~(np.take_along_axis(places, nearest[..., None], -1)[..., 0] <= 0.5)
-    return np.where(off, np.nan, nearest)
+        return (image_pixels - along.start) / along.step
+    distances = np.abs(np.subtract.outer(image_pixels, along))
+    closest = distances.argmin(axis=-1) if len(along) else np.zeros(image_pixels.shape, int)
+    # `~(... <= 0.5)`, since the distance of a NaN is NaN.
+    is_outside = ~(np.take_along_axis(distances, closest[..., None], -1)[..., 0] <= 0.5)
+    return np.where(is_outside, np.nan, closest)
 
 
-def _are_equal(one: Pixels | None, other: Pixels | None) -> bool:
-    if one is None or other is None:
-        return one is other
-    return np.array_equal(np.asarray(one), np.asarray(other))
+def _are_equal(first: Pixels | None, second: Pixels | None) -> bool:
+    """Return whether the pixels along a dimension are the same; None for a missing dimension."""
+    if first is None or second is None:
+        return first is second
+    return np.array_equal(np.asarray(first), np.asarray(second))
 
 
-def _token(pixels: Pixels) -> object:
+def _pixels_token(pixels: Pixels) -> object:
+    """Return a token of pixels, short for a range."""
     return repr(pixels) if isinstance(pixels, range) else tokenize(pixels)

@@ -1,0 +1,67 @@
+"""Base classes of the readers: what follows from a reader's shape, and from a file's layout."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+
+from dask_fits._typing import Key
+from dask_fits.format.layout import ImageLayout
+from dask_fits.format.tiles import TiledLayout
+from dask_fits.planning.selection import select
+from dask_fits.readers.reader import PixelReader
+from dask_fits.storage.store import Store, version_token
+
+LayoutT = TypeVar("LayoutT", ImageLayout, TiledLayout)
+
+
+class IndexedReader:
+    """The part of a `PixelReader` that follows from its `shape` and `read`."""
+
+    __slots__ = ()
+
+    @property
+    def ndim(self: PixelReader) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    def __getitem__(self: PixelReader, key: Key) -> Any:
+        """Read pixels, as NumPy indexes an array; see `PixelReader`."""
+        return self.read(select(key, self.shape))
+
+
+@dataclass(frozen=True, slots=True)
+class StoredReader(IndexedReader, Generic[LayoutT]):
+    """The part of an `HduReader` that follows from its file and the layout of its image."""
+
+    store: Store
+    layout: LayoutT
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Array shape, NumPy order."""
+        return self.layout.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the pixels, in native byte order."""
+        return self.layout.dtype
+
+    @property
+    def where(self) -> str:
+        """File and HDU, for messages."""
+        return f"{self.store.name}: HDU {self.layout.hdu}"
+
+    def __dask_tokenize__(self) -> tuple[object, ...]:
+        # The names of Dask's arrays are made of it: the same pixels have the same token for ever.
+        return (
+            f"dask_fits.{type(self).__name__}",
+            *version_token(self.store),
+            *self._layout_token(),
+        )
+
+    def _layout_token(self) -> tuple[object, ...]:
+        """Return what tells the pixels apart from others of the same file."""
+        raise NotImplementedError
