@@ -5,7 +5,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 BENCH_READY := $(VENV)/.bench-ready
 
-.PHONY: demo test check lint types bench clean
+.PHONY: setup demo test check lint types bench dist clean
+
+setup: $(READY)
 
 demo: $(READY)
 	$(BIN)/python -m examples.demo
@@ -25,15 +27,20 @@ types: $(READY)
 bench: $(BENCH_READY)
 	$(BIN)/python -m benchmarks
 
+dist: $(READY)
+	rm -rf dist
+	$(BIN)/python -m build
+
+# pip knows groups of dependencies from 25.1 on.
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --editable '.[dev]'
+	$(BIN)/pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/pip install --quiet --editable '.[all]' --group dev
 	touch $@
 
 $(BENCH_READY): $(READY)
-	$(BIN)/pip install --quiet --editable '.[bench]'
+	$(BIN)/pip install --quiet --group bench
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo-output
+	rm -rf $(VENV) demo-output dist

@@ -31,7 +31,7 @@ from dask_fits.storage.transfer import TransferConfig
 if TYPE_CHECKING:
     from dask_fits.many_cutouts.cutouts import cutouts
 
-__version__ = "0.1.0"
+    __version__: str
 
 __all__ = [
     "HDU",
@@ -63,9 +63,13 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import `cutouts`, which needs Dask and astropy, on first use."""
+    """Import `cutouts`, which needs Dask and astropy, and look up the version, on first use."""
     if name == "cutouts":
         from dask_fits.many_cutouts.cutouts import cutouts
 
         return cutouts
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("dask_fits")
     raise AttributeError(missing_name_message(name))

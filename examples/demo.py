@@ -1,12 +1,12 @@
 """Show the command line on a real FITS file behind a real HTTP server.
 
-Needs: pip install 'dask_fits[http]'; no credentials and no network, the server is this process.
+Needs: pip install 'dask_fits[cli,http]'; no credentials and no network, the server is this process.
 
     make demo
     python -m examples.demo [OUTPUT DIRECTORY]      from the root of the checkout
 
-Starts the tests' HTTP server on 127.0.0.1, runs dask-fits on tests/data/m13.fits through it, tells
-what the server saw, and leaves a picture in demo-output/.
+Starts a small web server (_server.py) on 127.0.0.1, runs dask-fits on tests/data/m13.fits through
+it, tells what the server saw, and leaves a picture in demo-output/.
 """
 
 import os
@@ -15,7 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.servers.range_server import RangeServer
+from examples._server import FileServer
 
 DATA = Path(__file__).parents[1] / "tests" / "data"
 CHUNK_SIZE = {"DASK_ARRAY__CHUNK_SIZE": "64KiB"}
@@ -26,7 +26,7 @@ def main(output: Path) -> int:
     """Run every step; return the exit code of the first that fails, else 0."""
     output.mkdir(parents=True, exist_ok=True)
     picture = output / "m13.png"
-    with RangeServer(DATA) as server:
+    with FileServer(DATA) as server:
         url = f"{server.url}/m13.fits"
         packed = f"{server.url}/m13_rice.fits"
         print(f"A web server with {DATA / 'm13.fits'}: {url}", flush=True)
@@ -36,7 +36,7 @@ def main(output: Path) -> int:
             ("And the whole image, chunk by chunk?", CHUNK_SIZE, ["plan", url, "--chunks"]),
             ("All pixels, several chunks at a time", CHUNK_SIZE, ["stats", url]),
             ("A picture", {}, ["preview", url, "-o", str(picture)]),
-            ("The same image, tile-compressed", {}, ["stats", packed]),
+            ("The same image, tile-compressed (numba compiles first)", {}, ["stats", packed]),
             ("A cutout of that", {}, ["plan", packed, "--key", "100:110,200:220"]),
         ]
         for title, settings, arguments in steps:
@@ -59,7 +59,7 @@ def run(arguments: list[str], settings: dict[str, str]) -> int:
     return subprocess.run(command, env=os.environ | settings, check=False).returncode  # noqa: S603
 
 
-def seen(server: RangeServer) -> str:
+def seen(server: FileServer) -> str:
     """Count the requests, and what was sent for them."""
     plural = "" if server.requests == 1 else "s"
     return f"{server.requests} request{plural} and sent {server.bytes:,} bytes"

@@ -6,10 +6,12 @@ import ast
 import subprocess
 import sys
 from graphlib import TopologicalSorter
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
+import dask_fits
 from tests.support.data import ROOT
 
 PACKAGE = ROOT / "dask_fits"
@@ -45,7 +47,7 @@ ONLY_IMPORTER = {
     },
     "click": {
         f"cli/{name}.py"
-        for name in ("__init__", "options", "output", "commands", "cutout", "cutouts")
+        for name in ("__init__", "program", "options", "output", "commands", "cutout", "cutouts")
     },
     "PIL": {"cli/preview.py"},
     "astropy": {
@@ -149,6 +151,11 @@ def test_importing_the_package_pulls_in_no_heavy_library() -> None:
     }
     assert "dask_fits" in child.stdout
     assert heavy.isdisjoint(child.stdout.split())
+
+
+def test_the_version_is_that_of_the_installed_distribution() -> None:
+    assert dask_fits.__version__ == version("dask_fits")
+    assert "__version__" not in vars(dask_fits)  # it is looked up when it is asked for
 
 
 def test_xarray_lists_the_engine_without_what_opening_a_file_needs() -> None:

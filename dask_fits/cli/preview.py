@@ -10,9 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from dask_fits._typing import KeyItem
-from dask_fits.exceptions import NotAnImageError
+from dask_fits.exceptions import MissingDriverError, NotAnImageError
 from dask_fits.file.hdu import HDU
 from dask_fits.writing.atomic import write_atomically
+
+try:
+    from PIL import Image
+except ImportError as error:
+    raise MissingDriverError("Pillow is not installed: pip install 'dask_fits[cli]'") from error
 
 SIZE = 1024
 """Greatest length of the longer side of a picture, in pixels."""
@@ -57,8 +62,6 @@ def preview(hdu: HDU, *, size: int = SIZE) -> npt.NDArray[np.uint8]:
 
 def write_png(picture: npt.NDArray[np.uint8], path: str | os.PathLike[str]) -> None:
     """Write grey levels as a PNG file, whole or not at all."""
-    from PIL import Image
-
     content = io.BytesIO()
     Image.fromarray(picture).save(content, format="PNG")
     write_atomically(path, content.getvalue(), overwrite=True)

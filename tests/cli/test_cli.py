@@ -23,8 +23,9 @@ from astropy.nddata import Cutout2D
 from astropy.wcs import WCS
 from PIL import Image
 
-from dask_fits import FitsWarning, cli
-from dask_fits.cli import options
+import dask_fits
+from dask_fits import FitsWarning
+from dask_fits.cli import options, program
 from dask_fits.cli.cutouts import cutouts_command
 from dask_fits.cli.preview import preview
 from dask_fits.readers import tiled
@@ -41,7 +42,7 @@ M13 = str(DATA / "m13.fits")
 def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
     def run(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["dask-fits", *map(str, arguments)])
-        code = cli._run()
+        code = program._run()
         return code, *capfd.readouterr()
 
     return run
@@ -979,10 +980,48 @@ def test_the_examples_of_cutouts_can_be_run(run) -> None:
             assert context.params["output"] or context.params["plan"]
 
 
+def test_version(run) -> None:
+    assert run("--version") == (0, f"dask-fits, version {dask_fits.__version__}\n", "")
+
+
+def without(
+    modules: tuple[str, ...], *arguments: str, run: str = "from dask_fits.cli import main; main()"
+) -> subprocess.CompletedProcess[str]:
+    """Run the command line, or other code, where modules cannot be imported."""
+    code = f"import sys; sys.modules.update(dict.fromkeys({modules!r})); {run}"
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_without_click_the_command_line_names_the_extra() -> None:
+    done = without(("click",), "info", M13)
+    said = "dask-fits: click is not installed: pip install 'dask_fits[cli]'\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", said)
+
+
+def test_without_pillow_preview_names_the_extra(tmp_path: Path) -> None:
+    done = without(("PIL",), "preview", M13, "-o", str(tmp_path / "m13.png"))
+    said = "dask-fits: Pillow is not installed: pip install 'dask_fits[cli]'\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", said)
+    assert without(("PIL",), "info", M13).returncode == 0
+
+
+def test_the_package_needs_neither_click_nor_pillow() -> None:
+    reads = (
+        "import dask_fits; hdu = dask_fits.open(sys.argv[1])[0]; print(hdu.data.max().compute(), "
+        "hdu.section[10, 20], hdu.cutout((9, 9), 3).data.compute().sum())"
+    )
+    done = without(("click", "PIL"), M13, run=reads)
+    assert done.stderr == ""
+    pixels = fits.getdata(M13)
+    expected = [pixels.max(), pixels[10, 20], pixels[8:11, 8:11].sum()]
+    np.testing.assert_allclose([float(word) for word in done.stdout.split()], expected)
+
+
 def test_the_console_script(tmp_path: Path) -> None:
     script = Path(sys.executable).with_name("dask-fits")
     command = [script] if script.exists() else [sys.executable, "-m", "dask_fits.cli"]
-    env = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[2])}
+    env = {**os.environ, "PYTHONPATH": str(Path(dask_fits.__file__).parents[1])}
     done = subprocess.run([*command, "info", M13], env=env, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert "float32" in done.stdout

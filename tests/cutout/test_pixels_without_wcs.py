@@ -22,7 +22,8 @@ from astropy.wcs import WCS
 
 import dask_fits
 import dask_fits.wcs.plane
-from dask_fits import FitsError, FitsFormatError, StorageError, cli
+from dask_fits import FitsError, FitsFormatError, StorageError
+from dask_fits.cli import program
 from dask_fits.cutout import find_box
 from dask_fits.wcs.header import WcsHeader
 from tests.support.fits_files import same_bits
@@ -201,7 +202,7 @@ def test_pixels_of_a_selection_that_has_no_wcs(tmp_path: Path) -> None:
 def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     def run(*arguments: object) -> int:
         monkeypatch.setattr(sys, "argv", ["dask-fits", *map(str, arguments)])
-        return cli._run()
+        return program._run()
 
     return run
 

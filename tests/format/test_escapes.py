@@ -19,7 +19,8 @@ import pytest
 from astropy.io import fits
 
 import dask_fits
-from dask_fits import FitsError, FitsFormatError, FitsWarning, HduNotFoundError, cli, exceptions
+from dask_fits import FitsError, FitsFormatError, FitsWarning, HduNotFoundError, exceptions
+from dask_fits.cli import program
 from dask_fits.exceptions import printable
 from tests.support.fits_files import blocks, card, extension, header, primary, size_cards
 from tests.support.tiled_files import tiled_parts
@@ -170,7 +171,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> R
         monkeypatch.setattr(sys, "argv", ["dask-fits", *map(str, arguments)])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            code = cli._run()
+            code = program._run()
         return code, *capfd.readouterr()
 
     return run

@@ -30,8 +30,8 @@ from dask_fits import (
     NotAnImageError,
     TruncatedFileError,
     UnsupportedHduError,
-    cli,
 )
+from dask_fits.cli import program
 from dask_fits.codecs import registry
 from tests.support.fits_files import BLOCK, blocks, card, extension, same_bits
 from tests.support.memory import peak_below
@@ -73,7 +73,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> R
 
     def run(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["dask-fits", *map(str, arguments)])
-        code = cli._run()
+        code = program._run()
         return code, *capfd.readouterr()
 
     return run

@@ -22,7 +22,8 @@ from astropy.io import fits
 from astropy.wcs import WCS
 
 import dask_fits
-from dask_fits import NoOverlapError, cli
+from dask_fits import NoOverlapError
+from dask_fits.cli import program
 from dask_fits.wcs.geometry import from_sky, to_pixels, to_sky
 from dask_fits.wcs.turns import Extent
 from tests.support.corpus import (
@@ -573,7 +574,7 @@ def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     path, out = file_of(tmp_path, cards, (21, 180)), tmp_path / "cut.fits"
     options = ["--ra", str((123 - 300) % 360), "--dec", "0", "--size", "3", "-o", str(out)]
     monkeypatch.setattr(sys, "argv", ["dask-fits", "cutout", path, *options])
-    assert cli._run() == 0
+    assert program._run() == 0
     assert (fits.getdata(out)[1] == 10 * 180 + np.array([149, 150, 151])).all()
     # Of what was cut out the same position is at the same pixel.
     again = dask_fits.open(str(out))[0].cutout(SkyCoord(123 - 300, 0, unit="deg"), 1)
