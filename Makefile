@@ -5,12 +5,18 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 BENCH_READY := $(VENV)/.bench-ready
 
-.PHONY: setup demo test check lint types bench dist clean
+.PHONY: setup demo quick test check lint types bench dist clean
 
 setup: $(READY)
 
 demo: $(READY)
 	$(BIN)/python -m examples.demo
+
+# The pure layers: what is planned, parsed, decoded, transformed. No server, no other process.
+QUICK := tests/ranges tests/format tests/planning tests/codecs tests/wcs
+
+quick: $(READY)
+	$(BIN)/pytest --numprocesses auto --dist worksteal -m 'not slow' $(QUICK)
 
 test: $(READY)
 	$(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder --cov --cov-report term

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import subprocess
 from collections.abc import Callable, Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from distributed import Client, LocalCluster
@@ -20,6 +24,7 @@ from tests.servers.s3 import S3Server
 from tests.servers.s3 import s3_server as run_s3_server
 from tests.servers.webdav import WebdavServer
 from tests.servers.webdav import webdav_server as run_webdav_server
+from tests.support.data import DATA
 from tests.support.patience import until
 
 # gcsfs looks at it when it is imported, and else asks the emulator for what it does not have.
@@ -33,7 +38,20 @@ settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
     settings.load_profile("ci")
 
-DATA = Path(__file__).parent / "data"
+PURE = {"ranges", "format", "planning", "codecs", "wcs"}
+"""Rooms whose tests need no server and no other process, unless they are marked as slow."""
+
+SERVERS = {
+    "caddy_server",
+    "client",
+    "gcs_server",
+    "range_server",
+    "s3_server",
+    "server",
+    "serving",
+    "webdav_server",
+}
+"""Fixtures that start something."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -43,9 +61,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     processes that run tests in parallel.
     """
     for item in items:
+        if "entry" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)  # a file of the corpus
         for name in ("FitsWarning", "UnversionedFileWarning"):
             mark = pytest.mark.filterwarnings(f"error::dask_fits.{name}")
             item.add_marker(mark, append=False)
+
+
+@pytest.fixture(autouse=True)
+def pure(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refuse servers and processes to the tests that `make quick` runs."""
+    room = request.path.relative_to(DATA.parent).parts[0] if request.path.suffix == ".py" else ""
+    if room not in PURE or request.node.get_closest_marker("slow"):
+        return
+    assert SERVERS.isdisjoint(request.fixturenames), "a test with a server is to be marked as slow"
+
+    def refuse(*_: object, **__: object) -> NoReturn:
+        raise AssertionError("a test with a process or a server is to be marked as slow")
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    monkeypatch.setattr(BaseProcess, "start", refuse)
+    monkeypatch.setattr(socket.socket, "listen", refuse)
 
 
 @pytest.fixture(scope="module")

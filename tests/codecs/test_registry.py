@@ -43,6 +43,7 @@ def modules_of_a_read(tmp_path: Path, before: str = "", **environment: str) -> s
     return {name.rpartition(".")[2] for name in child.stdout.split()}
 
 
+@pytest.mark.slow
 def test_only_the_kernels_that_are_needed_are_loaded(tmp_path: Path) -> None:
     pytest.importorskip("numba", reason="numba is not installed")
     loaded = modules_of_a_read(tmp_path)
@@ -50,12 +51,14 @@ def test_only_the_kernels_that_are_needed_are_loaded(tmp_path: Path) -> None:
     assert loaded.isdisjoint({"plio", "hcompress", "astropy_c", "quantize_numpy"})
 
 
+@pytest.mark.slow
 def test_without_numba_astropy_decodes(tmp_path: Path) -> None:
     loaded = modules_of_a_read(tmp_path, "sys.modules['numba'] = None")
     assert {"astropy_c", "quantize_numpy"} <= loaded
     assert loaded.isdisjoint({"rice", "quantize"})
 
 
+@pytest.mark.slow
 def test_where_numba_is_told_not_to_compile_astropy_decodes(tmp_path: Path) -> None:
     loaded = modules_of_a_read(tmp_path, NUMBA_DISABLE_JIT="1")
     assert {"astropy_c", "quantize_numpy"} <= loaded

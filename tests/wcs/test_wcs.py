@@ -284,6 +284,7 @@ def test_a_table_that_is_longer_than_what_storage_gives_at_once(tmp_path: Path) 
     assert_same_wcs(remote.wcs, expected, (NY, NX))
 
 
+@pytest.mark.slow
 def test_a_file_on_disk_and_an_http_server(range_server: Any) -> None:
     path = DATA / "m13.fits"
     with fits.open(path) as file:
@@ -370,6 +371,7 @@ def in_child(content: bytes, directory: Path) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout
 
 
+@pytest.mark.slow
 def test_a_damaged_number_of_axes_does_not_end_the_process(tmp_path: Path) -> None:
     content = written(image({**TAN, "WCSAXES": 100_000}))
     assert "odd.fits: HDU 1 (SCI): " in in_child(content, tmp_path)
@@ -381,6 +383,7 @@ def falling_index() -> fits.BinTableHDU:
     return table
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["an index that rises and falls", "an axis that it has not"])
 def test_a_damaged_tab_table_does_not_end_the_process(name: str, tmp_path: Path) -> None:
     if "index" in name:
@@ -390,6 +393,7 @@ def test_a_damaged_tab_table_does_not_end_the_process(name: str, tmp_path: Path)
     assert "odd.fits: HDU 1 (SCI): " in in_child(content, tmp_path)
 
 
+@pytest.mark.slow
 def test_odd_files_do_not_end_the_process_that_is_asked(tmp_path: Path) -> None:
     assert in_child(written(*TABLES["-TAB"]()), tmp_path) == ""
     assert "not found" in in_child(written(image(TAB, 10, 20, 30)), tmp_path)
