@@ -6,10 +6,8 @@ import copy
 import pickle
 import warnings
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from io import BytesIO
 from itertools import pairwise
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -504,18 +502,6 @@ def test_storing(hdu: HDU, image: da.Array) -> None:
     image.store(out, scheduler="sync")
     assert same_bits(out, PIXELS)
     assert nbytes(asked(hdu)) == PIXELS.nbytes
-
-
-@pytest.mark.parametrize("scheduler", ["threads", "processes"])
-def test_schedulers(tmp_path: Path, scheduler: str) -> None:
-    path = tmp_path / "a.fits"
-    fits.PrimaryHDU(PIXELS).writeto(path)
-    image = dask_fits.from_fits(path, chunks=CHUNKS)
-    options: dict[str, Any] = {"scheduler": scheduler}
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        if scheduler == "processes":
-            options["pool"] = pool
-        assert same_bits(image.compute(**options), PIXELS)
 
 
 def test_a_cluster_reads_each_byte_once(tmp_path: Path, client: Client) -> None:

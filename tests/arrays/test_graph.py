@@ -6,8 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from multiprocessing import get_context
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cloudpickle
@@ -125,20 +124,6 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray]:
     return path, fits.getdata(path)
 
 
-@pytest.mark.parametrize("scheduler", ["sync", "threads"])
-def test_every_scheduler_gives_the_pixels(image: tuple[Path, np.ndarray], scheduler: str) -> None:
-    path, expected = image
-    array = dask_fits.from_fits(path, chunks=(64, 100))
-    assert np.array_equal(array.compute(scheduler=scheduler), expected)
-
-
-def test_spawned_processes_give_the_pixels(image: tuple[Path, np.ndarray]) -> None:
-    path, expected = image
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        array = dask_fits.from_fits(path, chunks=(128, -1))
-        assert np.array_equal(array.compute(scheduler="processes", pool=pool), expected)
-
-
 def test_threads_share_a_reader_and_a_walking_file(image: tuple[Path, np.ndarray]) -> None:
     path, expected = image
     reader = dask_fits.open(path)[0].reader()
@@ -157,15 +142,6 @@ def test_threads_share_a_reader_and_a_walking_file(image: tuple[Path, np.ndarray
         found = pool.map(lambda n: int(file[n].reader()[0, 0]), [8, 1, 7, 2, 6, 3, 5, 4])
         assert list(found) == [7, 0, 6, 1, 5, 2, 4, 3]
     assert [hdu.index for hdu in file] == list(range(9))
-
-
-def test_results_are_owned_native_and_writeable(image: tuple[Path, np.ndarray]) -> None:
-    path, _ = image
-    array = dask_fits.from_fits(path, chunks=(100, 100))
-    for block in dask.compute(*array.to_delayed().ravel()[:3], scheduler="sync"):
-        assert block.base is None
-        assert block.dtype.isnative
-        assert block.flags.writeable
 
 
 def test_auto_chunks_are_contiguous_slabs_of_the_configured_size(tmp_path: Path) -> None:

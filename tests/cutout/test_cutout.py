@@ -5,14 +5,10 @@ from __future__ import annotations
 import itertools
 import os
 import pickle
-import subprocess
-import sys
 import time
 import warnings
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -736,29 +732,6 @@ def written_here(root: Path, name: str) -> str:
     return written_to(root, f"{name.replace(' ', '_')}.fits", STORED[name])
 
 
-def test_the_name_is_the_same_in_another_process(tmp_path: Path) -> None:
-    paths = [written_here(tmp_path, name) for name in STORED]
-    code = (
-        "import dask_fits, astropy.units as u\n"
-        "from astropy.coordinates import SkyCoord\n"
-        f"for path in {paths!r}:\n"
-        "    hdu = dask_fits.open(path).first_image()\n"
-        "    print(hdu.cutout((3, 4), 7, mode='partial').data.name)\n"
-        "    sky = SkyCoord(10.01, 20.02, unit='deg')\n"
-        "    print(hdu.cutout(sky, 20 * u.arcsec).data.name)\n"
-    )
-    env = {**os.environ, "PYTHONHASHSEED": "7"}
-    child = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
-    assert child.stderr == ""
-    names = []
-    for path in paths:
-        hdu = dask_fits.open(path).first_image()
-        names.append(hdu.cutout((3, 4), 7, mode="partial").data.name)
-        names.append(hdu.cutout(SkyCoord(10.01, 20.02, unit="deg"), 20 * u.arcsec).data.name)
-    assert child.stdout.split() == names
-    assert len(set(names)) == len(names)
-
-
 def test_the_name_tells_everything_apart_that_changes_the_pixels(tmp_path: Path) -> None:
     path, packed = written_here(tmp_path, "plain"), written_here(tmp_path, "tiles")
     (tmp_path / "other").mkdir()
@@ -802,62 +775,6 @@ def test_the_name_tells_everything_apart_that_changes_the_pixels(tmp_path: Path)
 
 
 # Schedulers
-
-
-@pytest.fixture(params=STORED)
-def job(tmp_path: Path, request: pytest.FixtureRequest) -> tuple[Cutout, np.ndarray]:
-    """A cutout over an edge in several chunks, and its pixels by astropy."""
-    hdu = dask_fits.open(written_here(tmp_path, request.param)).first_image()
-    with dask.config.set({"array.chunk-size": "8 kiB"}):
-        found = hdu.cutout((20, 280), (90, 100), mode="partial", fill_value=-5.0)
-    assert found.data.npartitions > 4
-    image = known(STORED[request.param])
-    return found, Cutout2D(image.pixels, (20, 280), (90, 100), mode="partial", fill_value=-5.0).data
-
-
-@pytest.mark.parametrize("scheduler", ["sync", "threads"])
-def test_every_scheduler_gives_the_same(job: tuple[Cutout, np.ndarray], scheduler: str) -> None:
-    found, expected = job
-    assert same_bits(found.data.compute(scheduler=scheduler), expected)
-    largest = found.data.max(axis=1).compute(scheduler=scheduler)
-    assert same_bits(largest, expected.max(axis=1))
-
-
-def test_spawned_processes_give_the_same(tmp_path: Path) -> None:
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        for name in ("plain", "tiles"):
-            hdu = dask_fits.open(written_here(tmp_path, name)).first_image()
-            with dask.config.set({"array.chunk-size": "8 kiB"}):
-                found = hdu.cutout((20, 280), (90, 100), mode="partial", fill_value=-5.0)
-            computed = found.data.compute(scheduler="processes", pool=pool)
-            options = {"mode": "partial", "fill_value": -5.0}
-            expected = Cutout2D(known(STORED[name]).pixels, (20, 280), (90, 100), **options)
-            assert same_bits(computed, expected.data)
-
-
-def test_threads_use_one_cutout_at_a_time(job: tuple[Cutout, np.ndarray]) -> None:
-    found, expected = job
-    with ThreadPoolExecutor(8) as pool:
-        parts = [np.s_[n : n + 20, 3 * n : 3 * n + 30] for n in range(24)]
-        results = pool.map(lambda part: found.data[part].compute(scheduler="sync"), parts)
-        for part, computed in zip(parts, results, strict=True):
-            assert same_bits(computed, expected[part])
-
-
-def test_what_was_computed_is_the_callers(job: tuple[Cutout, np.ndarray]) -> None:
-    found, expected = job
-    computed = found.data.compute(scheduler="sync")
-    assert computed.flags.writeable
-    computed[:] = 0
-    assert same_bits(found.data.compute(scheduler="sync"), expected)
-
-
-def test_a_file_that_was_replaced(tmp_path: Path) -> None:
-    path = written_here(tmp_path, "plain")
-    found = dask_fits.open(path)[0].cutout((20, 280), 50)
-    os.utime(path, ns=(1, 1))
-    with pytest.raises(dask_fits.FileChangedError, match=r"plain\.fits"):
-        found.data.compute(scheduler="sync")
 
 
 def test_over_http(tmp_path: Path) -> None:

@@ -5,13 +5,9 @@ from __future__ import annotations
 import itertools
 import os
 import pickle
-import subprocess
-import sys
 import warnings
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -976,27 +972,6 @@ def test_a_row_reads_only_the_bundles_that_it_needs() -> None:
     assert len(RecordingFileSystem.ranges()) == found.plan.chunks[0].requests == 16
 
 
-def test_the_name_is_the_same_in_another_process(
-    overlapping: tuple[list[str], list[Known]],
-) -> None:
-    paths = overlapping[0]
-    code = (
-        "import dask_fits, astropy.units as u\n"
-        "from astropy.coordinates import SkyCoord\n"
-        f"paths, sky = {paths!r}, SkyCoord([10, 10.01], [20, 20.5], unit='deg')\n"
-        "print(dask_fits.cutouts(paths, [(3, 4), (50, 30)], 7).data.name)\n"
-        "print(dask_fits.cutouts(paths, sky, 7 * u.arcsec, mode='trim').data.name)\n"
-    )
-    env = {**os.environ, "PYTHONHASHSEED": "7"}
-    child = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
-    assert child.stderr == ""
-    sky = SkyCoord([10, 10.01], [20, 20.5], unit="deg")
-    assert child.stdout.split() == [
-        dask_fits.cutouts(paths, [(3, 4), (50, 30)], 7).data.name,
-        dask_fits.cutouts(paths, sky, 7 * u.arcsec, mode="trim").data.name,
-    ]
-
-
 def test_the_name_tells_everything_apart_that_changes_the_pixels(tmp_path: Path) -> None:
     path = written_to(tmp_path, "a.fits", WHOLE)
     other = written_to(tmp_path, "b.fits", WHOLE)
@@ -1087,19 +1062,6 @@ def job(overlapping: tuple[list[str], list[Known]]) -> tuple[Any, list[Expected]
         found = dask_fits.cutouts(paths, positions, (10, 8))
     assert found.data.npartitions > 3
     return found, by_astropy(images, positions, (10, 8))
-
-
-@pytest.mark.parametrize("scheduler", ["sync", "threads"])
-def test_every_scheduler_gives_the_same(job: tuple[Any, list[Expected]], scheduler: str) -> None:
-    found, expected = job
-    assert_as_astropy(found, expected, worlds=1, pixels=found.data.compute(scheduler=scheduler))
-
-
-def test_spawned_processes_give_the_same(job: tuple[Any, list[Expected]]) -> None:
-    found, expected = job
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        pixels = found.data.compute(scheduler="processes", pool=pool)
-    assert_as_astropy(found, expected, worlds=1, pixels=pixels)
 
 
 def test_a_cluster_gives_the_same(job: tuple[Any, list[Expected]], client: Client) -> None:

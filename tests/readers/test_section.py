@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import operator
-import pickle
-import threading
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -349,49 +344,6 @@ def test_numpy_takes_all_pixels_in_one_read(server: RangeServer) -> None:
 
 
 # Processes and threads
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_it_can_be_pickled(server: RangeServer, kind: str) -> None:
-    hdu, pixels, _ = served(server, kind)
-    pickled = pickle.dumps(hdu.section)
-    assert server.requests == 0
-    assert len(pickled) < 1500 + len(hdu.tile_table or b"")
-    section = pickle.loads(pickled)
-    assert isinstance(section, fits.Section)
-    assert (section.shape, section.dtype) == (pixels.shape, pixels.dtype.newbyteorder("="))
-    key = slice(100, 110), slice(200, 220)
-    assert same_bits(section[key], pixels[key])
-
-
-def test_another_process_reads_it(server: RangeServer) -> None:
-    hdu, pixels, _ = served(server, "plain")
-    key = slice(100, 110), slice(200, 220)
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        assert same_bits(pool.submit(operator.getitem, hdu.section, key).result(), pixels[key])
-    assert asked(server) == [(r.start, r.stop) for r in hdu.plan(key).ranges]
-
-
-@pytest.mark.parametrize("kind", ["rice", "many tiles", "quantized"])
-def test_eight_threads_read_different_sections_of_one(server: RangeServer, kind: str) -> None:
-    hdu, pixels, _ = served(server, kind)
-    section, together = hdu.section, threading.Barrier(8, timeout=30)
-
-    def read(thread: int) -> list[tuple[tuple[slice, slice], np.ndarray]]:
-        rng = np.random.default_rng(thread)
-        found = []
-        for _ in range(8):
-            row, column = int(rng.integers(ROWS - 50)), int(rng.integers(COLUMNS - 70))
-            key = slice(row, row + int(rng.integers(1, 50))), slice(column, column + 70, 3)
-            together.wait()
-            found.append((key, section[key]))
-        return found
-
-    with ThreadPoolExecutor(8) as pool:
-        results = [pair for pairs in pool.map(read, range(8)) for pair in pairs]
-    assert len(results) == 64
-    for key, found in results:
-        assert same_bits(found, pixels[key]), key
 
 
 # Over the wire: a small section of a large image

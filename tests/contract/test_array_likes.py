@@ -1,0 +1,184 @@
+"""Every array-like passes the contract of `tests.support.contract`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import dask
+import numpy as np
+import pytest
+import xarray as xr
+from astropy.io import fits
+from astropy.nddata import Cutout2D
+
+import dask_fits
+from dask_fits.readers.window import WindowReader
+from tests.support.contract import ArrayLikeContract, DaskContract
+
+PIXELS = np.random.default_rng(8).integers(-999, 999, (64, 48)).astype("i2")
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A plain image, scaled, and one of tiles; each ends in pixels, not in padding."""
+    root = tmp_path_factory.mktemp("contract")
+    plain = fits.PrimaryHDU(PIXELS)
+    plain.header["BSCALE"], plain.header["BZERO"] = 0.5, 100.0
+    plain.writeto(root / "plain.fits")
+    fits.CompImageHDU(PIXELS, compression_type="RICE_1", tile_shape=(8, 12)).writeto(
+        root / "tiles.fits"
+    )
+    return root
+
+
+@pytest.fixture(scope="module")
+def spawned() -> Iterator[ProcessPoolExecutor]:
+    """A process that was not forked, whose hashes of texts are others."""
+    seed = os.environ.get("PYTHONHASHSEED")
+    os.environ["PYTHONHASHSEED"] = "7"
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        pool.submit(os.getpid).result()
+        if seed is None:
+            del os.environ["PYTHONHASHSEED"]
+        else:
+            os.environ["PYTHONHASHSEED"] = seed
+        yield pool
+
+
+def hdu_of(url: str, **options: Any) -> dask_fits.HDU:
+    return dask_fits.open(url, **options).first_image()
+
+
+class Plain:
+    file = "plain.fits"
+
+    def pixels(self, path: Path) -> np.ndarray:
+        return fits.getdata(path, 0)
+
+
+class Tiles:
+    file = "tiles.fits"
+
+    def pixels(self, path: Path) -> np.ndarray:
+        return fits.getdata(path, 1)
+
+
+class TestImageReader(Plain, ArrayLikeContract):
+    def make(self, url: str, **options: Any) -> Any:
+        return hdu_of(url, **options).reader()
+
+
+class TestTiledReader(Tiles, ArrayLikeContract):
+    def make(self, url: str, **options: Any) -> Any:
+        return hdu_of(url, **options).reader()
+
+
+class TestWindowReader(Plain, ArrayLikeContract):
+    def make(self, url: str, **options: Any) -> Any:
+        return WindowReader(hdu_of(url, **options).reader(), (-5, 20), (50, 40), -1.0)
+
+    def pixels(self, path: Path) -> np.ndarray:
+        window = np.full((50, 40), -1, "f4")
+        window[5:, :28] = super().pixels(path)[:45, 20:]
+        return window
+
+
+class TestSection(Plain, ArrayLikeContract):
+    def make(self, url: str, **options: Any) -> Any:
+        return hdu_of(url, **options).section
+
+
+class TestSectionOfTiles(Tiles, ArrayLikeContract):
+    def make(self, url: str, **options: Any) -> Any:
+        return hdu_of(url, **options).section
+
+
+class TestDaskArray(Plain, DaskContract):
+    requests = 4
+
+    def make(self, url: str, **options: Any) -> Any:
+        return hdu_of(url, **options).to_dask((16, -1))
+
+
+class TestDaskArrayOfTiles(Tiles, DaskContract):
+    requests = 4
+
+    def make(self, url: str, **options: Any) -> Any:
+        return hdu_of(url, **options).to_dask((16, -1))
+
+
+class TestBandedArray(Plain, DaskContract):
+    """Chunks that cut rows are divided out of two bands, each of which is read once."""
+
+    requests = 2
+
+    def make(self, url: str, **options: Any) -> Any:
+        return hdu_of(url, **options).to_dask((32, 16))
+
+
+class TestBandedArrayOfTiles(Tiles, DaskContract):
+    """Chunks of 13 rows, tiles of 8: five bands end where tiles do."""
+
+    requests = 5
+
+    def make(self, url: str, **options: Any) -> Any:
+        return hdu_of(url, **options).to_dask((13, 20))
+
+
+POSITION, SIZE = (40, 10), (50, 45)
+
+
+class TestCutout(Plain, DaskContract):
+    requests = 2
+
+    def make(self, url: str, **options: Any) -> Any:
+        hdu = hdu_of(url, **options)
+        with dask.config.set({"array.chunk-size": "4500 B"}):  # 25 rows
+            return hdu.cutout(POSITION, SIZE, mode="partial", fill_value=-1).data
+
+    def pixels(self, path: Path) -> np.ndarray:
+        pixels = super().pixels(path)
+        return Cutout2D(pixels, POSITION, SIZE, mode="partial", fill_value=-1).data
+
+
+class TestCutouts(Plain, DaskContract):
+    max_pickle = 20_000
+
+    def make(self, url: str, **options: Any) -> Any:
+        positions = np.stack([np.linspace(0, 47, 80), np.linspace(63, 0, 80)], axis=1)
+        return dask_fits.cutouts(url, positions, 6, fill_value=-1, **options).data
+
+    def pixels(self, path: Path) -> np.ndarray:
+        pixels = super().pixels(path)
+        positions = np.stack([np.linspace(0, 47, 80), np.linspace(63, 0, 80)], axis=1)
+        cut = [Cutout2D(pixels, tuple(at), 6, mode="partial", fill_value=-1) for at in positions]
+        return np.stack([cutout.data for cutout in cut])
+
+
+class TestVariable(Plain, ArrayLikeContract):
+    """A variable of xarray that is read when it is asked for."""
+
+    max_pickle = 8000
+
+    def make(self, url: str, **options: Any) -> Any:
+        return xr.open_dataset(url, engine="fits", **options).PRIMARY
+
+    def token(self, array: Any) -> str:
+        # Dask's own name for it would be made of its values, which it would read.
+        return array.chunk(y=16).data.name
+
+
+class TestChunkedVariable(Plain, DaskContract):
+    requests = 4
+    max_pickle = 12_000
+
+    def make(self, url: str, **options: Any) -> Any:
+        return xr.open_dataset(url, engine="fits", chunks={"y": 16}, **options).PRIMARY
+
+    def token(self, array: Any) -> str:
+        return array.data.name
