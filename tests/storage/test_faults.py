@@ -194,7 +194,8 @@ def test_nothing_is_left_at_exit(
 ) -> None:
     """A process that ends right after a failed read leaves no connection, task or complaint."""
     before = server.connections  # of this process, kept for its next request
-    server.fail(kind, first=first + 2, count=None)  # the first two requests are of opening
+    details = {"seconds": 3} if kind == "stall" else {}
+    server.fail(kind, first=first + 2, count=None, **details)  # two requests are of opening
     options = repr(place.get("storage_options"))
     command = [sys.executable, "-W", "error", "-c", EXITS, place["url"], options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
