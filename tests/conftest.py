@@ -24,6 +24,7 @@ from tests.servers.s3 import S3Server
 from tests.servers.s3 import s3_server as run_s3_server
 from tests.servers.webdav import WebdavServer
 from tests.servers.webdav import webdav_server as run_webdav_server
+from tests.support.at_rest import write_at_rest
 from tests.support.data import DATA
 from tests.support.patience import until
 
@@ -106,8 +107,7 @@ def write(tmp_path: Path) -> Callable[[bytes], Path]:
 
     def to_file(content: bytes) -> Path:
         path = tmp_path / "bad.fits"
-        path.unlink(missing_ok=True)  # what is written over waits for the disk
-        path.write_bytes(content)
+        write_at_rest(path, content)
         return path
 
     return to_file

@@ -15,6 +15,7 @@ from astropy.utils.exceptions import AstropyUserWarning
 
 import dask_fits
 from dask_fits import FitsFormatError, FitsWarning, NotAnImageError
+from tests.support.at_rest import write_at_rest
 from tests.support.fits_files import (
     BLOCK,
     blocks,
@@ -36,7 +37,7 @@ Make = Callable[[bytes], dask_fits.FitsFile]
 def make(tmp_path: Path) -> Make:
     def open_bytes(content: bytes) -> dask_fits.FitsFile:
         path = tmp_path / "made.fits"
-        path.write_bytes(content)
+        write_at_rest(path, content)
         return dask_fits.open(path)
 
     return open_bytes

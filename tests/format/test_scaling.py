@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import dask_fits
 from dask_fits import FitsFormatError
 from dask_fits.format.scaling import STORED_DTYPES, Scaling
+from tests.support.at_rest import write_at_rest
 from tests.support.fits_files import blocks, card, primary, same_bits
 
 INTEGERS = [8, 16, 32, 64]
@@ -66,10 +67,8 @@ def special_values(bitpix: int) -> np.ndarray:
 
 def write(path: Path, stored: np.ndarray, bitpix: int, **keywords: object) -> Path:
     extra = [card(k, v) for k, v in keywords.items() if v is not ABSENT]
-    path.unlink(missing_ok=True)  # what is written over waits for the disk
-    path.write_bytes(
-        primary(*stored.shape[::-1], bitpix=bitpix, extra=extra) + blocks(stored.tobytes())
-    )
+    head = primary(*stored.shape[::-1], bitpix=bitpix, extra=extra)
+    write_at_rest(path, head + blocks(stored.tobytes()))
     return path
 
 

@@ -33,6 +33,7 @@ from dask_fits import (
 )
 from dask_fits.cli import program
 from dask_fits.codecs import registry
+from tests.support.at_rest import write_at_rest
 from tests.support.fits_files import BLOCK, blocks, card, extension, same_bits
 from tests.support.memory import peak_below
 from tests.support.messages import (
@@ -77,12 +78,6 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> R
         return code, *capfd.readouterr()
 
     return run
-
-
-def put(path: Path, content: bytes) -> None:
-    """Write a file anew: what is written over waits for the disk."""
-    path.unlink(missing_ok=True)
-    path.write_bytes(content)
 
 
 def use_astropy(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -323,7 +318,7 @@ def test_a_damaged_header(path: Path, run: Run, name: str) -> None:
     for keyword, value in cards.items():
         parts.set_card(keyword, value)
     assert len(parts.extension()) % BLOCK == 0
-    put(path, parts.build() + NEXT)
+    write_at_rest(path, parts.build() + NEXT)
     start = time.process_time()
     file = dask_fits.open(path)
     hdu = file[1]
@@ -358,7 +353,7 @@ def test_a_damaged_header(path: Path, run: Run, name: str) -> None:
 def test_a_compressed_image_of_no_groups(path: Path) -> None:
     parts = integers()
     parts.set_card("GCOUNT", 0)
-    put(path, parts.build()[: -len(blocks(bytes(32) + parts.heap))] + NEXT)
+    write_at_rest(path, parts.build()[: -len(blocks(bytes(32) + parts.heap))] + NEXT)
     file = dask_fits.open(path)
     assert len(file) == 3
     with raises("HDU 1", "GCOUNT", "0", "1"):
@@ -368,7 +363,7 @@ def test_a_compressed_image_of_no_groups(path: Path) -> None:
 def test_the_compression_of_an_image_without_zcmptype(path: Path) -> None:
     parts = integers()
     parts.set_card("ZCMPTYPE", None)
-    put(path, parts.build())
+    write_at_rest(path, parts.build())
     file = dask_fits.open(path)
     assert "RICE" not in repr(file)
     assert file[1].compression is None
@@ -377,7 +372,7 @@ def test_the_compression_of_an_image_without_zcmptype(path: Path) -> None:
 def test_a_compressed_image_of_no_axes(path: Path, run: Run) -> None:
     parts = integers()
     parts.set_card("ZNAXIS", 0)
-    put(path, parts.build() + NEXT)
+    write_at_rest(path, parts.build() + NEXT)
     file = dask_fits.open(path)
     hdu = file[1]
     assert (hdu.kind, hdu.shape, hdu.dtype) == ("compressed-image", (), None)
@@ -400,7 +395,7 @@ def test_a_compressed_image_of_no_axes(path: Path, run: Run) -> None:
 def test_a_header_that_astropy_cannot_restore(path: Path, card_: tuple[str, object]) -> None:
     parts = integers("HCOMPRESS_1", IMAGE.astype("i4"))
     parts.set_card(*card_)
-    put(path, parts.build())
+    write_at_rest(path, parts.build())
     hdu = dask_fits.open(path)[1]
     assert same_bits(hdu.reader()[...], parts.decoded)
     assert (hdu.header["XTENSION"], hdu.header["ZIMAGE"]) == ("BINTABLE", True)
@@ -409,7 +404,7 @@ def test_a_header_that_astropy_cannot_restore(path: Path, card_: tuple[str, obje
 def test_a_header_with_a_control_character(path: Path) -> None:
     parts = integers("HCOMPRESS_1", IMAGE.astype("i4"))
     parts.set_card("ZNAME2", b"'SMOO\nTH'")  # over which astropy stumbles
-    put(path, parts.build())
+    write_at_rest(path, parts.build())
     hdu = dask_fits.open(path)[1]
     assert same_bits(hdu.reader()[...], parts.decoded)
     assert (hdu.header["XTENSION"], "ZIMAGE" in hdu.header) == ("IMAGE", False)
@@ -421,7 +416,7 @@ def test_the_header_of_an_image_with_a_count_twice(path: Path, keyword: str) -> 
     parts = integers()
     at = next(n for n, text in enumerate(parts.cards) if text.startswith(keyword.encode()))
     parts.cards.insert(at, card(keyword, 200_000 if keyword == "TFIELDS" else 1500))
-    put(path, parts.build())
+    write_at_rest(path, parts.build())
     hdu = dask_fits.open(path)[1]
     assert same_bits(hdu.reader()[...], IMAGE)  # the last card counts
     start = time.process_time()
@@ -435,7 +430,7 @@ def test_the_header_of_an_image_with_an_end_that_is_none(path: Path, keyword: st
     parts = integers()
     at = next(n for n, text in enumerate(parts.cards) if text.startswith(keyword.encode()))
     parts.cards.insert(at, card("END", 5))  # no END card: it has a value (section 4.4.1.1)
-    put(path, parts.build())
+    write_at_rest(path, parts.build())
     hdu = dask_fits.open(path)[1]
     assert same_bits(hdu.reader()[...], IMAGE)
     assert hdu.header["XTENSION"] == "BINTABLE"
@@ -449,7 +444,7 @@ def test_an_axis_of_no_length_beside_a_huge_one(path: Path, axes: tuple[int, ...
     described |= {f"ZTILE{n}": 1 for n in range(1, len(axes) + 1)}
     for keyword, value in described.items():
         parts.set_card(keyword, value)
-    put(path, parts.build())
+    write_at_rest(path, parts.build())
     hdu = dask_fits.open(path)[1]
     assert hdu.shape == axes[::-1]
     assert hdu.reader()[...].size == 0
@@ -466,7 +461,7 @@ def test_a_plan_of_a_very_long_tile(path: Path, length: int, step: int) -> None:
     parts.column("COMPRESSED_DATA")[0, 0] = len(parts.heap)
     for keyword, value in {"ZNAXIS1": length, "ZTILE1": length, "ZNAXIS2": 1, "ZTILE2": 1}.items():
         parts.set_card(keyword, value)
-    put(path, parts.build())
+    write_at_rest(path, parts.build())
     hdu = dask_fits.open(path)[1]
     start = time.process_time()
     with peak_below(2_000_000):
@@ -478,7 +473,7 @@ def test_a_plan_of_a_very_long_tile(path: Path, length: int, step: int) -> None:
 @pytest.mark.parametrize("naxis", [1, 2, 32, 63])
 def test_an_image_of_many_axes(path: Path, naxis: int) -> None:
     image = IMAGE[0, :4].reshape((1,) * (naxis - 1) + (4,))
-    put(path, tiled_parts(image, zcmptype="GZIP_1", tile=image.shape).build())
+    write_at_rest(path, tiled_parts(image, zcmptype="GZIP_1", tile=image.shape).build())
     assert same_bits(dask_fits.open(path)[1].reader()[...], image)
 
 
@@ -489,7 +484,7 @@ def test_a_blank_beyond_all_integers_is_none_of_them(
 ) -> None:
     parts = floats()
     parts.set_card(keyword, blank)
-    put(path, parts.build())
+    write_at_rest(path, parts.build())
     assert same_bits(dask_fits.open(path)[1].reader()[...], parts.decoded)
 
 
@@ -500,7 +495,7 @@ def test_a_blank_beyond_the_pixels_beside_a_zblank_column(
     path: Path, zcmptype: str, keyword: str, blank: int
 ) -> None:
     parts = integers(zcmptype, columns=[COLUMN, ("ZBLANK", "1J", -99)], cards=[(keyword, blank)])
-    put(path, parts.build())
+    write_at_rest(path, parts.build())
     with raises("HDU 1", "BLANK", f"found {blank}", "-32768 to 32767"):
         dask_fits.open(path)[1].reader()
 
@@ -513,7 +508,7 @@ def test_a_blank_of_64_bits_beside_a_zblank_column(
     columns = [COLUMN, ("ZBLANK", "1J", 7)]
     parts = integers(zcmptype, IMAGE.astype("i4"), columns=columns, cards=[("BLANK", blank)])
     parts.set_card("ZBITPIX", 64)
-    put(path, parts.build())
+    write_at_rest(path, parts.build())
     with contextlib.suppress(FitsError):
         expected = np.where(IMAGE == 7, np.nan, IMAGE)
         assert same_bits(dask_fits.open(path)[1].reader()[...], expected)
@@ -522,14 +517,14 @@ def test_a_blank_of_64_bits_beside_a_zblank_column(
 @pytest.mark.parametrize("seed", [10_001, 2**31 - 1])
 def test_a_seed_beyond_the_standards(path: Path, decoders: str, seed: int) -> None:
     parts = floats("SUBTRACTIVE_DITHER_1", seed=seed)
-    put(path, parts.build())
+    write_at_rest(path, parts.build())
     assert same_bits(dask_fits.open(path)[1].reader()[...], parts.decoded)
 
 
 def test_two_columns_of_one_name_that_no_pixel_needs(path: Path) -> None:
     parts = integers(columns=[COLUMN, ("X", "1J", 0), ("Y", "1J", 0)])
     parts.set_card("TTYPE3", "x")
-    put(path, parts.build())
+    write_at_rest(path, parts.build())
     assert same_bits(dask_fits.open(path)[1].reader()[...], IMAGE)
 
 
@@ -542,7 +537,7 @@ def test_a_row_of_several_gigabytes(path: Path) -> None:
     ):
         parts.set_card("TFORM2", f"{width}B")
         parts.set_card("NAXIS1", 8 + width)
-        put(path, parts.build())
+        write_at_rest(path, parts.build())
         file = dask_fits.open(path)
         with pytest.warns(FitsWarning, match="truncated"):
             assert len(file) == 2
@@ -562,7 +557,7 @@ def test_a_format_of_thousands_of_digits(path: Path) -> None:
     parts = integers(columns=[COLUMN, ("X", "1B", 0)])
     parts.set_card("TFORM2", None)
     parts.add_cards(long_form(4800))
-    put(path, parts.build() + NEXT)
+    write_at_rest(path, parts.build() + NEXT)
     file = dask_fits.open(path)
     assert len(file) == 3
     with raises("HDU 1", "TFORM2"):
@@ -579,7 +574,7 @@ def test_a_damaged_size_costs_no_memory_beyond_the_pixels_without_numba(
     parts = tiled_parts(image, zcmptype=zcmptype, tile=image.shape)
     for keyword in ("ZNAXIS1", "ZTILE1"):
         parts.set_card(keyword, 2_500_000)
-    put(path, parts.build())
+    write_at_rest(path, parts.build())
     reader = dask_fits.open(path)[1].reader()
     try:
         with peak_below(60_000_000), raises("HDU 1", "tile (0, 0)", "4 x 4"):
@@ -592,7 +587,7 @@ def test_a_damaged_size_costs_no_memory_beyond_the_pixels_without_numba(
 def test_a_damaged_size_costs_neither_time_nor_memory(path: Path, zcmptype: str) -> None:
     parts = tiled_parts(IMAGE[:1], zcmptype=zcmptype)  # without ZTILE1: a tile is a row
     parts.set_card("ZNAXIS1", 10**9)
-    put(path, parts.build())
+    write_at_rest(path, parts.build())
     hdu = dask_fits.open(path)[1]
     words = "HDU 1", "tile (0, 0)", "found a descriptor of", "for 1000000000 pixels"
     start = time.process_time()
@@ -668,7 +663,7 @@ def test_a_damaged_descriptor(path: Path, name: str, row: int) -> None:
     if count is None:
         count = int(parts.column(COLUMN)[row, 0])
     put_descriptor(parts, row, count, start)
-    put(path, parts.build() + NEXT)
+    write_at_rest(path, parts.build() + NEXT)
     check_one_bad_tile(path, IMAGE, row, FitsFormatError, *words)
     file = dask_fits.open(path)
     assert file[2].data.compute(scheduler="sync").tobytes() == b"abc"
@@ -680,7 +675,7 @@ def test_a_damaged_descriptor(path: Path, name: str, row: int) -> None:
 def test_no_tile_has_any_bytes(path: Path, run: Run) -> None:
     parts = integers()
     parts.column(COLUMN)[:] = 0
-    put(path, parts.build() + NEXT)
+    write_at_rest(path, parts.build() + NEXT)
     hdu = dask_fits.open(path)[1]
     for key in (..., (5, 5), np.s_[:, -1]):
         with raises("HDU 1", "tile (", "row", "found no bytes in COMPRESSED_DATA"):
@@ -694,7 +689,7 @@ def test_a_heap_that_is_said_to_be_short(path: Path) -> None:
     parts = integers()
     spans = [parts.span(row) for row in range(4)]
     parts.set_card("PCOUNT", spans[3].stop - 1)
-    put(path, parts.build() + NEXT)
+    write_at_rest(path, parts.build() + NEXT)
     check_one_bad_tile(path, IMAGE, 3, FitsFormatError, "within its")
     assert len(dask_fits.open(path)) == 3
 
@@ -702,7 +697,7 @@ def test_a_heap_that_is_said_to_be_short(path: Path) -> None:
 def test_a_heap_said_to_be_empty(path: Path) -> None:
     parts = integers()
     parts.set_card("PCOUNT", 0)
-    put(path, parts.build() + NEXT)
+    write_at_rest(path, parts.build() + NEXT)
     with raises("HDU 1", "tile (0, 0), row 1", "within its 0 bytes"):
         dask_fits.open(path)[1].reader()[...]
 
@@ -715,7 +710,7 @@ def test_an_absurdly_long_tile_in_a_heap_said_to_be_huge(
     parts = integers(descriptor=descriptor)
     put_descriptor(parts, 3, count, 0)
     parts.set_card("PCOUNT", 2 * count)
-    put(path, parts.build())
+    write_at_rest(path, parts.build())
     with peak_below(20_000_000):
         check_one_bad_tile(path, IMAGE, 3, FitsFormatError, f"found a descriptor of {count} bytes")
 
@@ -726,7 +721,7 @@ def test_a_tile_behind_the_end_of_the_file(path: Path, behind: int) -> None:
     parts = integers(descriptor="1Q")
     put_descriptor(parts, 3, 300, behind)
     parts.set_card("PCOUNT", behind + 300)
-    put(path, parts.build())
+    write_at_rest(path, parts.build())
     check_one_bad_tile(path, IMAGE, 3, TruncatedFileError, "truncated", str(path.stat().st_size))
 
 
@@ -734,10 +729,10 @@ def test_a_file_cut_in_its_heap(path: Path) -> None:
     parts = integers()
     start = len(parts.build()) - len(blocks(bytes(32) + parts.heap)) + 32
     for kept in (parts.span(3).start, parts.span(3).start + 1, parts.span(3).stop - 1):
-        put(path, parts.build()[: start + kept])
+        write_at_rest(path, parts.build()[: start + kept])
         with pytest.warns(FitsWarning, match=r"bad\.fits: HDU 1: the file is truncated"):
             check_one_bad_tile(path, IMAGE, 3, TruncatedFileError, "truncated", str(start + kept))
-    put(path, parts.build()[: start + parts.span(3).stop])
+    write_at_rest(path, parts.build()[: start + parts.span(3).stop])
     with pytest.warns(FitsWarning, match="not padded"):
         assert same_bits(dask_fits.from_fits(path).compute(scheduler="sync"), IMAGE)
 
@@ -746,7 +741,7 @@ def test_a_file_cut_in_its_heap(path: Path) -> None:
 def test_a_file_cut_in_its_table(path: Path, run: Run, kept: int) -> None:
     parts = integers()
     start = len(parts.build()) - len(blocks(bytes(32) + parts.heap))
-    put(path, parts.build()[: start + kept])
+    write_at_rest(path, parts.build()[: start + kept])
     with pytest.warns(FitsWarning, match=r"bad\.fits: HDU 1: the file is truncated"):
         hdu = dask_fits.open(path)[1]
     assert (hdu.shape, hdu.dtype) == (SHAPE, np.int16)
@@ -765,13 +760,13 @@ def test_a_file_cut_in_the_long_table_of_many_tiles(path: Path) -> None:
     parts = tiled_parts(image, zcmptype="RICE_1")
     content = parts.build()
     start = len(content) - len(blocks(bytes(parts.table + parts.heap)))
-    put(path, content[: start + 20_000])
+    write_at_rest(path, content[: start + 20_000])
     with pytest.warns(FitsWarning):
         hdu = dask_fits.open(path)[1]
     ends = str(start + 24_000), str(start + 20_000)
     with raises("HDU 1", "the rows", *ends, error=TruncatedFileError):
         hdu.reader()[2999]
-    put(path, content[: start + len(parts.table) + parts.span(1500).start + 1])
+    write_at_rest(path, content[: start + len(parts.table) + parts.span(1500).start + 1])
     with pytest.warns(FitsWarning):
         hdu = dask_fits.open(path)[1]
     assert same_bits(hdu.reader()[:1500], image[:1500])
@@ -784,7 +779,7 @@ def test_a_file_cut_in_the_long_table_of_many_tiles(path: Path) -> None:
 def test_a_scale_that_is_no_number(path: Path, column: str, value: float) -> None:
     parts = floats()
     parts.column(column)[3] = value
-    put(path, parts.build())
+    write_at_rest(path, parts.build())
     check_one_bad_tile(path, parts.decoded, 3, FitsFormatError, column, str(value), "numbers")
 
 
@@ -797,7 +792,7 @@ def test_a_scale_that_is_no_number_of_a_tile_that_needs_none(path: Path, decoder
         fallback={1: "GZIP_COMPRESSED_DATA", 3: "UNCOMPRESSED_DATA"},
     )
     parts.column("ZSCALE")[1] = parts.column("ZZERO")[3] = np.nan
-    put(path, parts.build())
+    write_at_rest(path, parts.build())
     assert same_bits(dask_fits.open(path)[1].reader()[...], parts.decoded)
 
 
@@ -862,7 +857,7 @@ def is_too_short(path: Path, parts: TiledParts, row: int, length: int) -> None:
 
 
 def check_bad_tile(path: Path, parts: TiledParts, row: int, *words: str) -> None:
-    put(path, parts.build() + NEXT)
+    write_at_rest(path, parts.build() + NEXT)
     check_one_bad_tile(path, parts.decoded, row, FitsFormatError, *words)
     assert len(dask_fits.open(path)) == 3
 
@@ -883,7 +878,7 @@ by_each_engine = pytest.mark.parametrize(
 @by_each_engine
 def test_what_is_not_damaged_is_read(path: Path, decoders: str, code: str) -> None:
     parts = CODES[code]()
-    put(path, parts.build())
+    write_at_rest(path, parts.build())
     assert same_bits(dask_fits.open(path)[1].reader()[...], parts.decoded)
 
 
@@ -924,7 +919,7 @@ def test_a_stream_of_hcompress_cut_among_its_signs(path: Path, decoders: str, mi
 
 def check_survives(path: Path, parts: TiledParts) -> np.ndarray | None:
     """Pixels of the announced shape and type, or an error that names a tile."""
-    put(path, parts.build() + NEXT)
+    write_at_rest(path, parts.build() + NEXT)
     file = dask_fits.open(path)
     assert len(file) == 3
     start = time.process_time()
@@ -1010,7 +1005,7 @@ def test_gzip_of_several_members(path: Path, code: str) -> None:
     for tail in (b"", bytes(9), b"junk"):
         parts = CODES[code]()
         replaced(parts, 2, b"".join(members) + tail)
-        put(path, parts.build())
+        write_at_rest(path, parts.build())
         assert same_bits(dask_fits.open(path)[1].reader()[...], parts.decoded)
 
 
@@ -1021,7 +1016,7 @@ def test_a_gzip_bomb(path: Path, code: str, members: int) -> None:
     bomb = gzip.compress(bytes(1000)) * (members - 1) + gzip.compress(bytes(50_000_000))
     assert 40_000 < len(bomb) < 66_000
     replaced(parts, 2, bomb)
-    put(path, parts.build())
+    write_at_rest(path, parts.build())
     reader = dask_fits.open(path)[1].reader()
     start = time.process_time()
     with peak_below(1_000_000), raises("HDU 1", "tile (1, 0)", "more than 1344 bytes of pixels"):
@@ -1033,7 +1028,7 @@ def test_a_gzip_stream_of_a_hundred_members(path: Path) -> None:
     parts = integers("GZIP_1")
     empty, good = gzip.compress(b""), tile_bytes(parts, 2)
     replaced(parts, 2, empty * 99 + good)
-    put(path, parts.build())
+    write_at_rest(path, parts.build())
     assert same_bits(dask_fits.open(path)[1].reader()[...], IMAGE)
     replaced(parts, 2, empty * 100 + good)
     is_bad_tile(path, parts, 2, "more than 100 members")
@@ -1043,7 +1038,7 @@ def test_a_gzip_stream_of_very_many_members(path: Path) -> None:
     image = np.zeros((400, 400), "i2")
     parts = tiled_parts(image, zcmptype="GZIP_1", tile=image.shape)
     replaced(parts, 0, gzip.compress(b"") * 60_000 + tile_bytes(parts, 0))
-    put(path, parts.build())
+    write_at_rest(path, parts.build())
     start = time.process_time()
     with raises("HDU 1", "tile (0, 0)", "more than 100 members in the gzip stream"):
         dask_fits.open(path)[1].reader()[...]
@@ -1062,7 +1057,7 @@ def test_bytes_after_a_stream_mean_nothing(
     if decoders == "astropy" and algorithm(parts) == "RICE_1":
         is_bad_tile(path, parts, 2, "bytes are left over", "pip install 'dask_fits[fast]'")
         return
-    put(path, parts.build())
+    write_at_rest(path, parts.build())
     assert same_bits(dask_fits.open(path)[1].reader()[...], parts.decoded)
 
 
@@ -1185,7 +1180,7 @@ def test_a_damaged_tile_in_another_column(path: Path, column: str) -> None:
         parts.append(bytes(-len(parts.heap) % 4) + data * 4)
         count = len(data) if column == "UNCOMPRESSED_DATA" else len(data) * 4
         parts.column(column)[2] = count, len(parts.heap) - 4 * len(data)
-        put(path, parts.build())
+        write_at_rest(path, parts.build())
         check_one_bad_tile(path, parts.decoded, 2, FitsFormatError)
 
 
@@ -1230,7 +1225,7 @@ def test_what_lies_around_a_tile_never_matters(
             stream[position % len(stream)] = value
         tiles[2] = bytes(stream)
         surrounded(parts, tiles, around, size)
-        put(path, parts.build())
+        write_at_rest(path, parts.build())
         try:
             pixels = dask_fits.open(path)[1].reader()[...]
         except FitsFormatError as error:

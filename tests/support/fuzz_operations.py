@@ -29,6 +29,7 @@ from astropy.coordinates import SkyCoord
 import dask_fits
 from dask_fits import HDU, FitsError, FitsFile
 from dask_fits.cli import main as command_line
+from tests.support.at_rest import write_at_rest
 from tests.support.fuzz_files import mutated
 from tests.support.mutations import (
     COMPRESSED,
@@ -209,7 +210,7 @@ class Outcome:
 
 def use(seed: int, path: Path) -> Outcome:
     """Do everything with the file of a seed."""
-    path.write_bytes(mutated(seed))
+    write_at_rest(path, mutated(seed))
     strange = []
     slowest, longest = "", 0.0
     before = _peak(reset=True)
@@ -246,7 +247,7 @@ def _peak(*, reset: bool) -> float:
 def warm_up(path: Path) -> None:
     """Have the decoders compiled, which takes some seconds where that was never done."""
     for content in COMPRESSED.values():
-        path.write_bytes(content)
+        write_at_rest(path, content)
         for hdu in dask_fits.open(path).images():
             hdu.section[...]
 

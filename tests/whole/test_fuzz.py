@@ -29,6 +29,7 @@ from hypothesis import strategies as st
 
 import dask_fits
 from dask_fits import HDU, FitsError, FitsFile, TruncatedFileError
+from tests.support.at_rest import write_at_rest
 from tests.support.corpus import (
     needs_corpus,
 )
@@ -188,8 +189,7 @@ def stored_size(hdu: HDU) -> int:
 
 def check(path: Path, content: bytes) -> tuple[list[Read], FitsError | None]:
     """The property: errors of ours or astropy's pixels, in bounded time."""
-    path.unlink(missing_ok=True)  # what is written over waits for the disk
-    path.write_bytes(content)
+    write_at_rest(path, content)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # FitsWarning, astropy's, and NumPy's of overflow
         start = time.process_time()
@@ -306,8 +306,7 @@ def test_damaged_bytes(tmp_path: Path, name: str, edits: list[Edit]) -> None:
 
 def check_memory(path: Path, content: bytes) -> None:
     """Use a file: little memory is asked for, whatever is in it."""
-    path.unlink(missing_ok=True)  # what is written over waits for the disk
-    path.write_bytes(content)
+    write_at_rest(path, content)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with peak_below(MEMORY):
