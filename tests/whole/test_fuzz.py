@@ -268,6 +268,8 @@ def excuse(ours: HDU, theirs: Any, text: bytes) -> str | None:
     names = [match[1].upper() for image in images if (match := _PIXEL_KEYWORDS.match(image))]
     if sum(image.startswith(b"XTENSION=") for image in images) > 1:
         return "XTENSION twice: for what it is astropy takes the first, for the rest the last"
+    if any(re.match(rb"XTENSION= *'[^']*' *[^ /]", image) for image in images):
+        return "something behind the text of XTENSION that is no comment: what it says is open"
     # Where astropy's first parser gives up, its second one reads the header by other rules.
     second = not text.isascii() or ours.kind == "random-groups"
     if second and len(names) != len(set(names)):
