@@ -12,7 +12,7 @@ Along an axis, with pixels counted from the image's first:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, get_args
 
@@ -143,7 +143,7 @@ def find_box(
         Those of `HDU.cutout`, which raises the same errors.
     """
     check_axes(image_shape, header.where)
-    plane = plane_for(header, len(image_shape), sky=needs_sky(position, size))
+    plane = plane_for(lambda: header, len(image_shape), sky=needs_sky(position, size))
     return box_around(image_shape, plane, (position, size), mode=mode, where=header.where)
 
 
@@ -153,9 +153,19 @@ def check_axes(image_shape: tuple[int, ...], where: str) -> None:
         raise NotAnImageError(f"{where}: a cutout needs two axes, found shape {image_shape}")
 
 
-def plane_for(header: WcsHeader, ndim: int, *, sky: bool) -> Plane:
-    """Find the axes that are cut; makes no WCS of an image of two axes unless `sky` needs one."""
-    return read_plane(header, ndim) if sky or ndim > 2 else Plane.of_pixels(ndim)
+def plane_for(make_header: Callable[[], WcsHeader], ndim: int, *, sky: bool) -> Plane:
+    """Find the axes that are cut; looks at keywords only if there are others or `sky` is needed.
+
+    Parameters
+    ----------
+    make_header : callable
+        Returns the world coordinates of the image.
+    ndim : int
+        Number of axes of the image.
+    sky : bool
+        Whether positions on the sky, or angles, have to be resolved.
+    """
+    return read_plane(make_header(), ndim) if sky or ndim > 2 else Plane.of_pixels(ndim)
 
 
 def needs_sky(position: Position, size: Size) -> bool:

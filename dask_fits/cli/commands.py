@@ -26,9 +26,8 @@ from dask_fits.cli.output import (
     say,
     show_astropy_warnings,
 )
-from dask_fits.collections.sources import select_image
 from dask_fits.exceptions import FitsError, FitsWarning, one_line, printable
-from dask_fits.file.fits_file import FitsFile
+from dask_fits.file.fits_file import FitsFile, select_image
 from dask_fits.file.hdu import HDU, HduKey
 from dask_fits.format.header import CARD
 from dask_fits.format.listing import text_table

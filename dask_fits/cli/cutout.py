@@ -30,8 +30,8 @@ from dask_fits.cli.output import (
     say,
     show_astropy_warnings,
 )
-from dask_fits.collections.sources import select_image
 from dask_fits.exceptions import FitsError, NoOverlapError
+from dask_fits.file.fits_file import select_image
 from dask_fits.file.hdu import HDU, HduKey
 from dask_fits.planning.selection import Selection, select
 from dask_fits.readers.window import WindowReader

@@ -9,7 +9,6 @@ from dask_fits._typing import FileSystem
 from dask_fits.collections.outcome import Outcome
 from dask_fits.concurrency.cancellation import threads
 from dask_fits.file.fits_file import FitsFile
-from dask_fits.file.hdu import HDU, HduKey
 from dask_fits.storage.place import FilePath, Place, is_one_file, label_of, places_of
 
 T = TypeVar("T")
@@ -41,11 +40,6 @@ def find_sources(
 def label(source: Source) -> str:
     """Return the name of a file as it was given or matched; it may contain secrets."""
     return source[0].store.url if isinstance(source, FitsFile) else label_of(source)
-
-
-def select_image(file: FitsFile, key: HduKey | None) -> HDU:
-    """Return the HDU of a key; without one, the first that holds an image."""
-    return file.first_image() if key is None else file[key]
 
 
 def inspect_files(

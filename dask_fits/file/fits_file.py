@@ -395,8 +395,12 @@ def from_fits(  # noqa: PLR0913 (each is a question that a caller has)
     from dask_fits.arrays.lazy import to_dask
 
     file = open(url, storage_options=storage_options, transfer=transfer, filesystem=filesystem)
-    image = file.first_image() if hdu is None else file[hdu]
-    return to_dask(image.reader(mask_and_scale=mask_and_scale), chunks)
+    return to_dask(select_image(file, hdu).reader(mask_and_scale=mask_and_scale), chunks)
+
+
+def select_image(file: FitsFile, key: HduKey | None) -> HDU:
+    """Return the HDU of a key; without one, the first that holds an image."""
+    return file.first_image() if key is None else file[key]
 
 
 def _has_pixels(hdu: HDU) -> bool:

@@ -13,11 +13,11 @@ from astropy.wcs import WCS
 
 from dask_fits._typing import Integers, Size
 from dask_fits.collections.outcome import Outcome, errors, values
-from dask_fits.collections.sources import Progress, Source, inspect_files, select_image
+from dask_fits.collections.sources import Progress, Source, inspect_files
 from dask_fits.concurrency.cancellation import result_of
 from dask_fits.cutout import Mode, check_axes, check_pixels, is_angular, plane_for, size_in_pixels
 from dask_fits.exceptions import FitsError, FitsFormatError, one_line
-from dask_fits.file.fits_file import FitsFile
+from dask_fits.file.fits_file import FitsFile, select_image
 from dask_fits.file.hdu import HDU, HduKey
 from dask_fits.many_cutouts.targets import PlacedBoxes, Targets, place_boxes
 from dask_fits.planning.boxes import Boxes
@@ -135,7 +135,7 @@ class Search:
         # Pixels alone need no WCS, and work on images that have none.
         angular = is_angular(self.size)
         needs_sky = angular or self.targets.sky is not None
-        plane = plane_for(hdu.wcs_header(), len(image_shape), sky=needs_sky)
+        plane = plane_for(hdu.wcs_header, len(image_shape), sky=needs_sky)
         sky = plane.sky if needs_sky else None
         y_axis, x_axis = plane.axes
         with _raise_about(hdu):

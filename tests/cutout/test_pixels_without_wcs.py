@@ -153,6 +153,17 @@ def test_many_cutouts_in_pixels(cards: Keywords, tmp_path: Path, wcs_made: list[
             assert np.array_equal(wcs.wcs.crpix, whole.wcs.wcs.crpix)
 
 
+def test_cutouts_in_pixels_look_at_no_keyword_of_a_wcs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("the cards of a WCS were picked")
+
+    path = file_of(tmp_path, TAN)
+    monkeypatch.setattr(WcsHeader, "of", refuse)
+    assert dask_fits.cutouts(path, [(9, 9), (50, 40)], 4).status.tolist() == ["ok", "ok"]
+
+
 def test_thousands_of_cutouts_make_no_wcs(tmp_path: Path, wcs_made: list[str]) -> None:
     path = file_of(tmp_path, TAN)
     positions = np.random.default_rng(1).uniform(5, 75, (10_000, 2))
