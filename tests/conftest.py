@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
-from distributed import Client, LocalCluster
+from distributed import Client
 from hypothesis import settings
 
 from tests.servers.caddy import CaddyServer
@@ -25,6 +25,7 @@ from tests.servers.s3 import s3_server as run_s3_server
 from tests.servers.webdav import WebdavServer
 from tests.servers.webdav import webdav_server as run_webdav_server
 from tests.support.at_rest import write_at_rest
+from tests.support.clusters import two_workers
 from tests.support.data import DATA
 from tests.support.patience import until
 
@@ -93,16 +94,7 @@ def pure(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.fixture(scope="module")
 def client() -> Iterator[Client]:
     """Two worker processes; what does not name them runs elsewhere."""
-    with (
-        LocalCluster(
-            n_workers=2,
-            threads_per_worker=1,
-            processes=True,
-            host="127.0.0.1",
-            dashboard_address=None,
-        ) as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
+    with two_workers(set_as_default=False) as client:
         yield client
 
 

@@ -30,16 +30,9 @@ from dask_fits.arrays.lazy import lazy_array
 from dask_fits.file.fits_file import FitsFile
 from tests.servers.range_server import RangeServer
 from tests.support.fits_files import WatchedStore, blocks, card, fits_bytes, primary, same_bits
-from tests.support.huge_images import (
-    huge_hdu,
-)
-from tests.support.strategies import (
-    dask_indexes,
-    keys,
-)
-from tests.support.strategies import (
-    hdu_of as file_of,
-)
+from tests.support.huge_images import huge_hdu
+from tests.support.strategies import dask_indexes, keys
+from tests.support.strategies import hdu_of as file_of
 
 SHAPE = (96, 4096)
 PIXELS = np.random.default_rng(7).random(SHAPE, dtype=np.float32)

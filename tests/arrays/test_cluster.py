@@ -18,12 +18,13 @@ import dask.array as da
 import numpy as np
 import pytest
 from astropy.io import fits
-from distributed import Client, LocalCluster
+from distributed import Client
 
 import dask_fits
 from dask_fits.concurrency import cancellation
 from dask_fits.readers.reader import PixelReader
 from tests.servers.range_server import RangeServer
+from tests.support.clusters import two_workers
 from tests.support.patience import until
 from tests.support.places import KINDS, Place, place_of
 
@@ -64,16 +65,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[Client]:
-    with (
-        LocalCluster(
-            n_workers=2,
-            threads_per_worker=1,
-            processes=True,
-            host="127.0.0.1",
-            dashboard_address=None,
-        ) as cluster,
-        Client(cluster) as client,
-    ):
+    with two_workers(set_as_default=True) as client:
         yield client
 
 

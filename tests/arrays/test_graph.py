@@ -19,9 +19,7 @@ from dask.base import tokenize
 import dask_fits
 from dask_fits.arrays.lazy import to_dask
 from tests.support.data import DATA
-from tests.support.huge_images import (
-    huge_hdu,
-)
+from tests.support.huge_images import huge_hdu
 from tests.support.memory import peak_below
 from tests.support.recording import RecordingFileSystem, put
 

@@ -35,11 +35,7 @@ from dask_fits.readers.row_cache import RowCache
 from dask_fits.readers.window import WindowReader
 from tests.servers.range_server import RangeServer
 from tests.support import worlds as many_worlds
-from tests.support.corpus import (
-    COVERED,
-    needs_corpus,
-    placed,
-)
+from tests.support.corpus import COVERED, needs_corpus, placed
 from tests.support.fits_files import BLOCK, WatchedStore, primary, same_bits, watched_reader
 from tests.support.patience import until
 from tests.support.recording import RecordingFileSystem, put
@@ -68,15 +64,9 @@ from tests.support.star_fields import (
     written,
     written_to,
 )
-from tests.support.strategies import (
-    DTYPES,
-    keys,
-    pixels,
-)
+from tests.support.strategies import DTYPES, keys, pixels
 from tests.support.tiled_files import tiled_file
-from tests.support.traffic import (
-    asked,
-)
+from tests.support.traffic import asked
 
 LOG = RecordingFileSystem.log
 MODES = ["trim", "partial", "strict"]

@@ -15,14 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dask_fits
-from dask_fits import (
-    ByteRange,
-    FitsError,
-    FitsFile,
-    FitsWarning,
-    StorageError,
-    TruncatedFileError,
-)
+from dask_fits import ByteRange, FitsError, FitsFile, FitsWarning, StorageError, TruncatedFileError
 from tests.support.data import DATA
 from tests.support.fits_files import (
     BLOCK,
@@ -38,10 +31,7 @@ from tests.support.fits_files import (
     size_cards,
 )
 from tests.support.memory import peak_below
-from tests.support.messages import (
-    assert_says,
-    raises,
-)
+from tests.support.messages import assert_says, raises
 
 M13 = (DATA / "m13.fits").read_bytes()
 SIMPLE = card("SIMPLE", True)

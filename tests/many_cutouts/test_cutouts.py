@@ -39,11 +39,7 @@ from dask_fits.many_cutouts import tasks
 from dask_fits.planning import boxes as planner
 from dask_fits.wcs.geometry import sky_axes
 from tests.servers.range_server import RangeServer
-from tests.support.corpus import (
-    COVERED,
-    needs_corpus,
-    placed,
-)
+from tests.support.corpus import COVERED, needs_corpus, placed
 from tests.support.fits_files import same_bits
 from tests.support.pairwise import pairwise
 from tests.support.recording import RecordingFileSystem, put

@@ -24,9 +24,7 @@ from dask_fits.file.header_reader import HEADER_READ
 from tests.servers.range_server import RangeServer
 from tests.support.fits_files import BLOCK, blocks, card, primary, same_bits
 from tests.support.patience import until
-from tests.support.traffic import (
-    most_in_flight,
-)
+from tests.support.traffic import most_in_flight
 
 SIDE = 4096
 CUT = 64

@@ -27,13 +27,7 @@ from tests.support.fits_files import (
     same_bits,
     watched_reader,
 )
-from tests.support.strategies import (
-    dask_indexes,
-    hdu_of,
-    keys,
-    pixels,
-    shapes,
-)
+from tests.support.strategies import dask_indexes, hdu_of, keys, pixels, shapes
 
 OFFSET = 2880
 GAPS = st.sampled_from([0, 1, 3, 4, 7, 8, 16, 40, 1 << 16])

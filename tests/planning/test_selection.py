@@ -12,15 +12,7 @@ from hypothesis import strategies as st
 
 from dask_fits.planning.selection import select, select_outer
 from tests.support.fits_files import same_bits, watched_reader
-from tests.support.strategies import (
-    DTYPES,
-    ints,
-    keys,
-    lists,
-    pixels,
-    shapes,
-    slices,
-)
+from tests.support.strategies import DTYPES, ints, keys, lists, pixels, shapes, slices
 
 
 def assert_as_numpy(array: np.ndarray, key: Any) -> None:

@@ -22,17 +22,9 @@ from tests.servers.range_server import RangeServer
 from tests.support.fits_files import BLOCK, primary, same_bits
 from tests.support.patience import until
 from tests.support.recording import RecordingFileSystem, put
-from tests.support.sections import (
-    CONTENT,
-    FLOATS,
-)
-from tests.support.strategies import (
-    keys,
-)
-from tests.support.traffic import (
-    asked,
-    most_in_flight,
-)
+from tests.support.sections import CONTENT, FLOATS
+from tests.support.strategies import keys
+from tests.support.traffic import asked, most_in_flight
 
 
 @pytest.fixture(scope="module")

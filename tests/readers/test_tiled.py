@@ -40,14 +40,10 @@ from dask_fits.ranges.cost import DEFAULT_COST
 from dask_fits.readers import tiled
 from dask_fits.readers.row_cache import RowCache
 from dask_fits.readers.tiled import TiledReader
-from tests.support.corpus import (
-    random_keys,
-)
+from tests.support.corpus import random_keys
 from tests.support.fits_files import WatchedStore, blocks, card, coalescing, primary, same_bits
 from tests.support.pairwise import pairwise
-from tests.support.strategies import (
-    keys,
-)
+from tests.support.strategies import keys
 from tests.support.tiled_files import ELEMENTS, Quantize, TiledParts, big_endian, tiled_parts
 
 

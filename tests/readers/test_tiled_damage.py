@@ -36,9 +36,7 @@ from dask_fits.codecs import registry
 from tests.support.at_rest import write_at_rest
 from tests.support.fits_files import BLOCK, blocks, card, extension, same_bits
 from tests.support.memory import peak_below
-from tests.support.messages import (
-    raises,
-)
+from tests.support.messages import raises
 from tests.support.tiled_files import JUNK, Quantize, TiledParts, tiled_parts
 
 RNG = np.random.default_rng(10)

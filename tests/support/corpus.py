@@ -35,7 +35,6 @@ UNPACK = {"none": bytes, "gzip": gzip.decompress, "bzip2": bz2.decompress}
 
 COVERED = [entry for entry in FILES if entry["container"] in UNPACK]
 
-
 needs_corpus = pytest.mark.skipif(
     not FILES, reason="the corpus of real files is not beside this checkout"
 )

@@ -31,9 +31,7 @@ from dask_fits import HDU, FitsError, FitsFile
 from dask_fits.cli import main as command_line
 from tests.support.at_rest import write_at_rest
 from tests.support.fuzz_files import mutated
-from tests.support.mutations import (
-    COMPRESSED,
-)
+from tests.support.mutations import COMPRESSED
 
 SMALL = 1_000_000
 """Bytes. An image up to this is read whole."""

@@ -7,10 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from dask_fits import (
-    FitsError,
-    FitsFormatError,
-)
+from dask_fits import FitsError, FitsFormatError
 
 
 @contextlib.contextmanager

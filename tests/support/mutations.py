@@ -14,16 +14,12 @@ from astropy.io import fits
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from tests.support.corpus import (
-    CORPUS,
-    FILES,
-)
+from tests.support.corpus import CORPUS, FILES
 from tests.support.data import DATA
 from tests.support.fits_files import BLOCK, CARD, blocks, card, extension, primary
 from tests.support.tiled_files import Quantize, tiled_extension, tiled_parts
 
 EXAMPLES = int(os.environ.get("DASK_FITS_FUZZ", "300"))
-
 
 Edit = tuple[Any, ...]
 
@@ -134,9 +130,7 @@ def _compressed() -> dict[str, bytes]:
 
 MADE = _made()
 
-
 COMPRESSED = _compressed()
-
 
 REAL = [
     entry["file"] for entry in FILES if entry["container"] == "none" and entry["bytes"] >= BLOCK
@@ -157,9 +151,7 @@ STRUCTURAL = [
     *("EXTNAME", "EXTVER", "EXTLEVEL", "INHERIT", "CONTINUE", "DATAMIN"),
 ]
 
-
 SCALING = ["BITPIX", "BSCALE", "BZERO", "BLANK"]
-
 
 TILING = [
     *("ZCMPTYPE", "ZBITPIX", "ZNAXIS", "ZNAXIS1", "ZNAXIS2", "ZNAXIS3", "ZTILE1", "ZTILE2"),
@@ -167,7 +159,6 @@ TILING = [
     *("TFIELDS", "TTYPE1", "TFORM1", "TTYPE2", "TFORM2", "TTYPE3", "TFORM3", "THEAP", "PCOUNT"),
     *("NAXIS1", "NAXIS2", "BLANK", "BSCALE", "BZERO"),
 ]
-
 
 HOSTILE = [
     *(b"-1", b"0", b"1", b"2", b"3", b"4", b"7", b"8", b"16", b"32", b"64", b"-32", b"-64", b"65"),
@@ -205,7 +196,6 @@ HOSTILE = [
 ]
 """What a card can say after its keyword."""
 
-
 TILED = [
     *(b"'RICE_1'", b"'GZIP_1'", b"'GZIP_2'", b"'PLIO_1'", b"'HCOMPRESS_1'", b"'NOCOMPRESS'"),
     *(b"'BLOCKSIZE'", b"'BYTEPIX'", b"'SMOOTH'", b"'SUBTRACTIVE_DITHER_1'", b"'NO_DITHER'"),
@@ -214,7 +204,6 @@ TILED = [
     *(b"'1PC'", b"'1D'", b"'1E'", b"'1J'", b"'2J'", b"'1K'", b"'8A'", b"'0B'", b"'999999999999B'"),
 ]
 """What a card about tiles can say."""
-
 
 STYLES = [
     "{:<8}= {}",
@@ -227,7 +216,6 @@ STYLES = [
     "{} {}",
 ]
 
-
 _value = (
     st.sampled_from(HOSTILE)
     | st.sampled_from(HOSTILE)
@@ -236,9 +224,7 @@ _value = (
     | st.floats(width=32).map(lambda x: repr(x).upper().encode())
 )
 
-
 _number = st.integers(0, 2**20)
-
 
 _card_edit = st.one_of(
     *[st.tuples(st.just("set"), st.sampled_from(STRUCTURAL), _value, _number)] * 3,
@@ -472,7 +458,6 @@ EDITS: dict[str, Callable[..., None]] = {
     "cut to blocks": _cut_to_blocks,
     "append": _append,
 }
-
 
 some = settings(
     max_examples=EXAMPLES,

@@ -13,15 +13,11 @@ from tests.support.tiled_files import tiled_file
 
 RNG = np.random.default_rng(20)
 
-
 FLOATS = RNG.normal(100, 15, (11, 14)).astype("f4")
-
 
 INTEGERS = RNG.integers(-300, 300, (11, 14)).astype("i2")
 
-
 INTEGERS[2, 3:6] = 99
-
 
 SPECIAL = np.array([np.nan, np.inf, -np.inf, -0.0, 1e-45], "f4")
 
@@ -51,9 +47,7 @@ def special() -> np.ndarray:
 
 RICE = {"compression_type": "RICE_1", "tile_shape": (4, 5)}
 
-
 RICE_TILES = {"zcmptype": "RICE_1", "tile": (4, 5)}
-
 
 CONTENT = {
     "float32": plain(special()),

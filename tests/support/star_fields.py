@@ -11,15 +11,11 @@ from astropy.io import fits
 from astropy.wcs import WCS
 from hypothesis import strategies as st
 
-from tests.support.corpus import (
-    quiet_astropy,
-)
+from tests.support.corpus import quiet_astropy
 from tests.support.fits_files import fits_bytes, same_bits
+from tests.support.worlds import SIP_TERMS, TPV_TERMS, Keywords, axis_keywords
 
 NY, NX = 60, 80
-
-
-Keywords = dict[str, Any]
 
 
 def celestial(
@@ -45,31 +41,11 @@ def celestial(
 
 TAN = celestial("RA---TAN", "DEC--TAN")
 
+SIP = celestial("RA---TAN-SIP", "DEC--TAN-SIP") | SIP_TERMS
 
-SIP = celestial("RA---TAN-SIP", "DEC--TAN-SIP") | {
-    "A_ORDER": 2,
-    "A_2_0": 2e-4,
-    "A_0_2": -1e-4,
-    "B_ORDER": 2,
-    "B_1_1": 3e-4,
-    "AP_ORDER": 2,
-    "AP_2_0": -2e-4,
-    "BP_ORDER": 2,
-    "BP_1_1": -3e-4,
-}
-
-
-TPV = celestial("RA---TPV", "DEC--TPV") | {
-    "PV1_1": 1.0,
-    "PV1_4": 3e-2,
-    "PV1_7": 0.4,
-    "PV2_1": 1.0,
-    "PV2_5": -2e-2,
-}
-
+TPV = celestial("RA---TPV", "DEC--TPV") | TPV_TERMS
 
 SWAPPED = celestial("DEC--TAN", "RA---TAN", (20.0, 10.0))
-
 
 SKY: dict[str, Keywords] = {
     "TAN": TAN,
@@ -105,7 +81,6 @@ SKY: dict[str, Keywords] = {
     },
 }
 
-
 SOLAR = celestial("HPLN-TAN", "HPLT-TAN", (100.0, -200.0), 0.6) | {
     "CUNIT1": "arcsec",
     "CUNIT2": "arcsec",
@@ -115,15 +90,11 @@ SOLAR = celestial("HPLN-TAN", "HPLT-TAN", (100.0, -200.0), 0.6) | {
     "DSUN_OBS": 1.48e11,
 }
 
-
 FLOATS = np.random.default_rng(40).normal(100, 15, (NY, NX)).astype("f4")
-
 
 FLOATS[5, 3:9] = np.array([np.nan, np.inf, -np.inf, -0.0, 1e-45, 0.0], "f4")
 
-
 INTEGERS = np.random.default_rng(41).integers(-300, 300, (NY, NX)).astype("i2")
-
 
 INTEGERS[4:9, 6:30] = 99
 
@@ -187,13 +158,11 @@ SIZES = st.one_of(
     st.sampled_from([1, (1, NX), (NY, 1), (3 * NY, 3 * NX)]),
 )
 
-
 COORDINATES = st.one_of(
     st.floats(-120, 200, allow_nan=False),
     st.integers(-20, 100).map(lambda n: n / 2),
     st.sampled_from([-0.5, -1.0, NX - 0.5, NY - 0.5, 1e7, -1e12]),
 )
-
 
 KINDS = {
     "float32": content(FLOATS, TAN),
@@ -218,14 +187,4 @@ KINDS = {
 
 def spectral(*axes: str) -> Keywords:
     """Keywords of a cube, its axes in FITS order."""
-    values = {
-        "RA": ("RA---SIN", 10.0, -1e-3, "deg"),
-        "DEC": ("DEC--SIN", 20.0, 1e-3, "deg"),
-        "FREQ": ("FREQ", 1.4e9, 1e5, "Hz"),
-        "STOKES": ("STOKES", 1.0, 1.0, ""),
-    }
-    found: Keywords = {}
-    for n, (ctype, crval, cdelt, cunit) in enumerate((values[axis] for axis in axes), 1):
-        found |= {f"CTYPE{n}": ctype, f"CRVAL{n}": crval, f"CDELT{n}": cdelt, f"CUNIT{n}": cunit}
-        found[f"CRPIX{n}"] = 5.5 * n
-    return found
+    return axis_keywords(axes, (-1e-3, 1e-3), lambda n: 5.5 * n)

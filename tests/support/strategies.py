@@ -16,7 +16,6 @@ from tests.support.fits_files import WatchedStore, blocks, primary, same_bits
 
 DTYPES = ["u1", "i2", "i4", "i8", "f4", "f8"]
 
-
 shapes = st.lists(st.sampled_from([0, 1, 1, 2, 3, 4, 5, 7]), min_size=1, max_size=5).map(tuple)
 
 

@@ -14,9 +14,7 @@ from astropy.wcs import WCS
 
 NY, NX = 80, 100
 
-
 HDUs = list[Any]
-
 
 Keywords = dict[str, Any]
 
@@ -52,11 +50,9 @@ def celestial(
 
 TAN = celestial("RA---TAN", "DEC--TAN")
 
-
 SWAPPED = celestial("DEC--TAN", "RA---TAN", (20.0, 10.0))
 
-
-_SIP = {
+SIP_TERMS = {
     "A_ORDER": 2,
     "A_2_0": 2e-4,
     "A_0_2": -1e-4,
@@ -68,15 +64,11 @@ _SIP = {
     "BP_1_1": -3e-4,
 }
 
+SIP = {**celestial("RA---TAN-SIP", "DEC--TAN-SIP"), **SIP_TERMS}
 
-SIP = {**celestial("RA---TAN-SIP", "DEC--TAN-SIP"), **_SIP}
+SWAPPED_SIP = {**celestial("DEC--TAN-SIP", "RA---TAN-SIP", (20.0, 10.0)), **SIP_TERMS}
 
-
-SWAPPED_SIP = {**celestial("DEC--TAN-SIP", "RA---TAN-SIP", (20.0, 10.0)), **_SIP}
-
-
-TPV = {
-    **celestial("RA---TPV", "DEC--TPV"),
+TPV_TERMS = {
     "PV1_1": 1.0,
     "PV1_4": 3e-2,
     "PV1_7": 0.4,
@@ -84,20 +76,29 @@ TPV = {
     "PV2_5": -2e-2,
 }
 
+TPV = {**celestial("RA---TPV", "DEC--TPV"), **TPV_TERMS}
 
-def cube(*axes: str) -> Keywords:
-    """Keywords of several axes, in FITS order."""
+
+def axis_keywords(
+    axes: Sequence[str], cdelt: tuple[float, float], crpix: Callable[[int], float]
+) -> Keywords:
+    """Keywords of several axes, in FITS order; `cdelt` is of RA and DEC, `crpix` of the n-th axis."""
     known = {
-        "RA": ("RA---SIN", 10.0, -1e-4, "deg"),
-        "DEC": ("DEC--SIN", 20.0, 2e-4, "deg"),
+        "RA": ("RA---SIN", 10.0, cdelt[0], "deg"),
+        "DEC": ("DEC--SIN", 20.0, cdelt[1], "deg"),
         "FREQ": ("FREQ", 1.4e9, 1e5, "Hz"),
         "STOKES": ("STOKES", 1.0, 1.0, ""),
     }
     found: Keywords = {}
-    for n, (ctype, crval, cdelt, cunit) in enumerate((known[axis] for axis in axes), 1):
-        found |= {f"CTYPE{n}": ctype, f"CRVAL{n}": crval, f"CDELT{n}": cdelt, f"CUNIT{n}": cunit}
-        found[f"CRPIX{n}"] = 2.25 + 3 * n
+    for n, (ctype, crval, step, cunit) in enumerate((known[axis] for axis in axes), 1):
+        found |= {f"CTYPE{n}": ctype, f"CRVAL{n}": crval, f"CDELT{n}": step, f"CUNIT{n}": cunit}
+        found[f"CRPIX{n}"] = crpix(n)
     return found
+
+
+def cube(*axes: str) -> Keywords:
+    """Keywords of several axes, in FITS order."""
+    return axis_keywords(axes, (-1e-4, 2e-4), lambda n: 2.25 + 3 * n)
 
 
 def tab_axis(n: int, name: str = "WCS-TABLE", ver: int = 1, key: str = "") -> Keywords:
@@ -172,7 +173,6 @@ def detector_tables() -> HDUs:
 
 HST = {**SIP, **lookup("CPDIS", 1, 2), **lookup("D2IMDIS", 1, 2)}
 
-
 PLAIN: dict[str, Callable[[], HDUs]] = {
     "TAN": lambda: [image(TAN)],
     "TAN in the primary HDU": lambda: [
@@ -214,7 +214,6 @@ PLAIN: dict[str, Callable[[], HDUs]] = {
     ],
 }
 """Images whose coordinates their own header holds; the image is the HDU named SCI."""
-
 
 TABLES: dict[str, Callable[[], HDUs]] = {
     "-TAB": lambda: [image(TAB, 10, 20, 30), tab_table()],
@@ -280,7 +279,6 @@ TABLES: dict[str, Callable[[], HDUs]] = {
     "all that HST has": lambda: [image(HST), *pixel_tables(), *detector_tables()],
 }
 """Images whose coordinates are partly in other HDUs."""
-
 
 IMAGES = PLAIN | TABLES
 

@@ -7,9 +7,7 @@ from typing import Any
 from astropy.io import fits
 from astropy.wcs import WCS
 
-from tests.support.worlds import (
-    Keywords,
-)
+from tests.support.worlds import Keywords
 
 SHAPE = (12, 16)
 

@@ -26,12 +26,7 @@ from dask_fits import NoOverlapError
 from dask_fits.cli import program
 from dask_fits.wcs.geometry import from_sky, to_pixels, to_sky
 from dask_fits.wcs.turns import Extent
-from tests.support.corpus import (
-    COVERED,
-    each,
-    needs_corpus,
-    placed,
-)
+from tests.support.corpus import COVERED, each, needs_corpus, placed
 from tests.support.fits_files import same_bits
 
 pytestmark = pytest.mark.filterwarnings(

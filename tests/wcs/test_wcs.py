@@ -26,13 +26,7 @@ from dask_fits.cutout import size_in_pixels
 from dask_fits.file.header_reader import HEADER_READ
 from dask_fits.wcs.geometry import sky_axes, to_pixels
 from dask_fits.wcs.resampling import moved
-from tests.support.corpus import (
-    COVERED,
-    each,
-    needs_corpus,
-    placed,
-    quiet_astropy,
-)
+from tests.support.corpus import COVERED, each, needs_corpus, placed, quiet_astropy
 from tests.support.data import DATA
 from tests.support.fits_files import same_bits
 from tests.support.recording import RecordingFileSystem, put

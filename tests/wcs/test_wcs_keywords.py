@@ -20,22 +20,10 @@ from astropy.wcs import WCS
 import dask_fits
 from dask_fits import FitsError, FitsFormatError, FitsWarning
 from tests.support.recording import put
-from tests.support.surfaces import (
-    TNX,
-)
+from tests.support.surfaces import TNX
 from tests.support.wcs_headers import IMAGE, PLATE, TAN, card, cards, file_of, image_file, surface
-from tests.support.worlds import (
-    HST,
-    TAB,
-    image,
-    lookup,
-    pixel_tables,
-    tab_table,
-    written,
-)
-from tests.support.worlds import (
-    TAN as KEYWORDS,
-)
+from tests.support.worlds import HST, TAB, image, lookup, pixel_tables, tab_table, written
+from tests.support.worlds import TAN as KEYWORDS
 
 pytestmark = pytest.mark.filterwarnings("ignore::astropy.utils.exceptions.AstropyWarning")
 

@@ -30,9 +30,7 @@ from hypothesis import strategies as st
 import dask_fits
 from dask_fits import HDU, FitsError, FitsFile, TruncatedFileError
 from tests.support.at_rest import write_at_rest
-from tests.support.corpus import (
-    needs_corpus,
-)
+from tests.support.corpus import needs_corpus
 from tests.support.data import ROOT
 from tests.support.fits_files import BLOCK, CARD, same_bits
 from tests.support.memory import peak_below

@@ -19,9 +19,7 @@ from dask_fits.wcs.conventions import repair_conventions
 from dask_fits.wcs.keywords import repair_cards
 from tests.support.memory import peak_below
 from tests.support.recording import put
-from tests.support.surfaces import (
-    TNX,
-)
+from tests.support.surfaces import TNX
 from tests.support.wcs_headers import IMAGE, PLATE, TAN, card, cards, file_of, image_file
 
 pytestmark = [

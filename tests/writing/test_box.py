@@ -23,27 +23,12 @@ from dask_fits.format.checksum import encode_checksum, sum32
 from dask_fits.writing.atomic import write_atomically
 from dask_fits.writing.box import box_to_fits
 from dask_fits.writing.fill import stored_fill
-from tests.support.corpus import (
-    COVERED,
-    each,
-    needs_corpus,
-    placed,
-    quiet_astropy,
-)
+from tests.support.corpus import COVERED, each, needs_corpus, placed, quiet_astropy
 from tests.support.fits_files import BLOCK, blocks, card, extension, header, primary, same_bits
 from tests.support.recording import put
-from tests.support.sections import (
-    CONTENT,
-)
+from tests.support.sections import CONTENT
 from tests.support.tiled_files import tiled_file
-from tests.support.worlds import (
-    IMAGES,
-    TAN,
-    image,
-    tab_axis,
-    tab_table,
-    written,
-)
+from tests.support.worlds import IMAGES, TAN, image, tab_axis, tab_table, written
 
 pytestmark = pytest.mark.filterwarnings("ignore::astropy.utils.exceptions.AstropyWarning")
 

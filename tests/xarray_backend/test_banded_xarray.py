@@ -18,9 +18,7 @@ import dask_fits
 from dask_fits.arrays.banded import BandedArray
 from tests.support.fits_files import fits_bytes, same_bits
 from tests.support.recording import RecordingFileSystem, put
-from tests.support.xarray_files import (
-    sky,
-)
+from tests.support.xarray_files import sky
 
 pytestmark = pytest.mark.filterwarnings("ignore:The specified chunks separate")
 

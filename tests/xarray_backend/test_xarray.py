@@ -24,10 +24,7 @@ from dask_fits.xarray_backend import FitsBackendEntrypoint
 from tests.support.data import DATA
 from tests.support.recording import put
 from tests.support.tiled_files import tiled_file
-from tests.support.xarray_files import (
-    SHAPE,
-    sky,
-)
+from tests.support.xarray_files import SHAPE, sky
 
 M13 = DATA / "m13.fits"
 RNG = np.random.default_rng(6)

@@ -38,9 +38,7 @@ from tests.support.worlds import (
     tab_table,
     written,
 )
-from tests.support.xarray_files import (
-    axis,
-)
+from tests.support.xarray_files import axis
 
 # What astropy mends in a header, it tells; and a position that it cannot invert.
 pytestmark = pytest.mark.filterwarnings(

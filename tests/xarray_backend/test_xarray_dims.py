@@ -16,9 +16,7 @@ from astropy.io import fits
 from dask_fits import FitsWarning
 from tests.support.tiled_files import tiled_file
 from tests.support.worlds import cube
-from tests.support.xarray_files import (
-    axis,
-)
+from tests.support.xarray_files import axis
 
 Keywords = dict[str, Any]
 

@@ -36,16 +36,7 @@ from tests.support.fits_files import blocks, card, primary, same_bits
 from tests.support.pairwise import pairwise
 from tests.support.recording import put
 from tests.support.tiled_files import tiled_file
-from tests.support.worlds import (
-    IMAGES,
-    SIP,
-    TAN,
-    Keywords,
-    cube,
-    image,
-    whole,
-    written,
-)
+from tests.support.worlds import IMAGES, SIP, TAN, Keywords, cube, image, whole, written
 
 # What astropy mends in a header, it tells; zarr, that its consolidated metadata are new.
 pytestmark = pytest.mark.filterwarnings(

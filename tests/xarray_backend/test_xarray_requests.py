@@ -33,13 +33,8 @@ from dask_fits import FileChangedError, TransferConfig
 from tests.servers.range_server import RangeServer
 from tests.support.fits_files import BLOCK, card, primary
 from tests.support.patience import until
-from tests.support.traffic import (
-    SECRETS,
-    asked,
-)
-from tests.support.xarray_files import (
-    sky,
-)
+from tests.support.traffic import SECRETS, asked
+from tests.support.xarray_files import sky
 
 pytestmark = pytest.mark.filterwarnings("ignore:The specified chunks separate")
 both = pytest.mark.parametrize("chunks", [None, {}], ids=["lazy", "chunked"])
