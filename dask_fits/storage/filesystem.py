@@ -14,6 +14,7 @@ import inspect
 import re
 from collections.abc import Mapping
 from contextlib import suppress
+from copy import copy
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
@@ -323,10 +324,17 @@ def _parse_link(cls: type[FileSystem], protocol: str, link: str) -> tuple[str, d
 
 
 def _open_archive(cls: type[FileSystem], options: dict[str, Any]) -> dict[str, Any]:
-    """Replace an archive's name by a file object if fsspec would divide the name at ``::``."""
+    """Replace an archive's name by a file object if fsspec would divide the name at ``::``.
+
+    A user's file object is copied: a `ZipFileSystem` that ends closes all that its object opened.
+    """
     archive = options.get("fo")
     protocol = options.get("target_protocol")
-    if not (issubclass(cls, AbstractArchiveFileSystem) and isinstance(archive, str)):
+    if not issubclass(cls, AbstractArchiveFileSystem):
+        return options
+    if isinstance(archive, OpenFile):
+        return {**options, "fo": copy(archive)}
+    if not isinstance(archive, str):
         return options
     if "::" not in archive or not (protocol or local_file(archive)):
         return options

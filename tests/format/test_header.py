@@ -426,6 +426,9 @@ def test_headers_written_by_astropy(structural, others, random) -> None:
     assert set(structural) <= set(raw.cards)
     again = fits.Header.fromstring(text)
     for keyword in structural:
-        expected = again[keyword]
+        value, comment = structural[keyword]
+        # astropy ends an empty string at a quote in the comment: 4.2.1.1 ends it at the next one.
+        ends_later = value == "" and "'" in comment
+        expected = "" if ends_later else again[keyword]
         expected = None if isinstance(expected, Undefined) else expected
         assert (raw.value(keyword), type(raw.value(keyword))) == (expected, type(expected))

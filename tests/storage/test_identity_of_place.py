@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import subprocess
@@ -24,6 +25,7 @@ import dask_fits
 from dask_fits.file import header_reader
 from dask_fits.readers import tiled
 from dask_fits.readers.row_cache import RowCache
+from dask_fits.storage.filesystem import url_to_filesystem
 from dask_fits.storage.identity import identity_of
 from dask_fits.storage.remote import RemoteStore
 from dask_fits.storage.transfer import TransferConfig
@@ -126,6 +128,14 @@ def test_files_whose_place_is_in_the_options_are_apart(kind: Any, tmp_path: Path
     ]
     assert sets[0].data.name != sets[1].data.name
     assert dask.compute(*(found.data.max() for found in sets)) == (1, 2)
+
+
+def test_an_archive_that_ends_leaves_others_of_its_open_file_open(tmp_path: Path) -> None:
+    options = in_open_zip(tmp_path, 1)["storage_options"]
+    filesystems = [url_to_filesystem("zip://img.fits", options)[0] for _ in range(2)]
+    filesystems.pop(0)
+    gc.collect()
+    assert filesystems[0].cat_file("img.fits") == file_of(1)
 
 
 @pytest.mark.parametrize(
