@@ -18,6 +18,8 @@ from astropy.io.fits.hdu.compressed import _compression as cfitsio
 from dask_fits.codecs import hcompress
 from dask_fits.codecs.errors import DecodeError
 
+pytestmark = pytest.mark.untraced
+
 SHAPES = [(4, 4), (4, 5), (5, 4), (7, 7), (8, 8), (4, 33), (33, 4), (9, 16), (17, 31), (64, 64)]
 SHAPES += [(5, 200), (200, 5), (65, 63), (128, 100)]
 GUARD = -123456789

@@ -17,6 +17,8 @@ pytest.importorskip("numba")
 from dask_fits.codecs import dither, plio, quantize, rice
 from dask_fits.codecs.errors import DecodeError
 
+pytestmark = pytest.mark.untraced
+
 SEEDS = st.integers(0, 2**32 - 1)
 GUARD = -1234567
 

@@ -20,6 +20,8 @@ import dask_fits
 from dask_fits.readers.window import WindowReader
 from tests.support.contract import ArrayLikeContract, DaskContract
 
+pytestmark = pytest.mark.untraced
+
 PIXELS = np.random.default_rng(8).integers(-999, 999, (64, 48)).astype("i2")
 
 

@@ -17,6 +17,8 @@ from dask_fits.format.scaling import STORED_DTYPES, Scaling
 from tests.support.at_rest import write_at_rest
 from tests.support.fits_files import blocks, card, primary, same_bits
 
+pytestmark = pytest.mark.untraced
+
 INTEGERS = [8, 16, 32, 64]
 FLOATS = [-32, -64]
 KEYS = [

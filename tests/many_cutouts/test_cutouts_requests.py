@@ -26,6 +26,8 @@ from tests.support.fits_files import BLOCK, blocks, card, primary, same_bits
 from tests.support.patience import until
 from tests.support.traffic import most_in_flight
 
+pytestmark = pytest.mark.untraced
+
 SIDE = 4096
 CUT = 64
 IMAGES = 4
@@ -34,7 +36,7 @@ EACH = 500
 
 Ranges = dict[str, list[tuple[int, int]]]
 
-ROWS, COLUMNS = np.ogrid[:SIDE, :SIDE]
+ROWS, COLUMNS = (axis.astype("i4") for axis in np.ogrid[:SIDE, :SIDE])
 PIXELS = ((ROWS * 31 + COLUMNS * 7) % 1009 + (ROWS // 64 * COLUMNS // 64) % 13).astype("i2")
 """A pattern that no two cutouts share."""
 

@@ -22,6 +22,8 @@ from dask_fits.ranges.byte_range import ByteRange
 from dask_fits.ranges.cost import DEFAULT_COST
 from tests.support.fits_files import WatchedStore, fits_bytes
 
+pytestmark = pytest.mark.untraced
+
 MANY = 1 << 60
 
 

@@ -31,6 +31,8 @@ from dask_fits.readers.tiled import TiledReader
 from tests.support.fits_files import WatchedStore, blocks, card, coalescing, primary, same_bits
 from tests.support.tiled_files import Quantize, TiledParts, tiled_parts
 
+pytestmark = pytest.mark.untraced
+
 RNG = np.random.default_rng(31)
 FLOATS = RNG.normal(100, 15, (13, 22)).astype("f4")
 FLOATS[4, :5] = np.array([np.nan, np.inf, -np.inf, -0.0, 1e-45], "f4")

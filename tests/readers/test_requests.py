@@ -15,6 +15,8 @@ from dask_fits.ranges.cost import DEFAULT_COST
 from tests.support.fits_files import fits_bytes
 from tests.support.recording import RecordingFileSystem, put
 
+pytestmark = pytest.mark.untraced
+
 LOG = RecordingFileSystem.log
 CONFIRMED = ("info",)
 """After each read: a filesystem that takes no conditions is asked whether the file is the same."""
@@ -74,9 +76,7 @@ def test_headers_that_share_a_read_cost_nothing_more() -> None:
 
 
 def test_a_long_header_costs_growing_reads_and_no_byte_twice() -> None:
-    header = fits.Header()
-    for n in range(6000):
-        header[f"K{n:06}"] = n
+    header = fits.Header([(f"K{n:06}", n) for n in range(6000)])
     url = put("long.fits", fits_bytes(fits.PrimaryHDU(np.zeros(10**6), header)))
     file = dask_fits.open(url)
     assert len(file[0].header) >= 6000

@@ -46,6 +46,8 @@ from tests.support.pairwise import pairwise
 from tests.support.strategies import keys
 from tests.support.tiled_files import ELEMENTS, Quantize, TiledParts, big_endian, tiled_parts
 
+pytestmark = pytest.mark.untraced
+
 
 @pytest.fixture(params=["numba", "astropy"])
 def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:

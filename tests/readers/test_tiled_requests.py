@@ -26,6 +26,8 @@ from tests.support.fits_files import WatchedStore
 from tests.support.recording import RecordingFileSystem, put
 from tests.support.tiled_files import Quantize, tiled_file, tiled_parts
 
+pytestmark = pytest.mark.untraced
+
 CUTOUT = (slice(1500, 1510), slice(3000, 3020))
 CORNER = (slice(1019, 1029), slice(1014, 1034))
 """Across the corner of four tiles of 8 x 8, 32 x 32 and 512 x 512 pixels."""

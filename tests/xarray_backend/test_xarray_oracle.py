@@ -39,9 +39,12 @@ from tests.support.tiled_files import tiled_file
 from tests.support.worlds import IMAGES, SIP, TAN, Keywords, cube, image, whole, written
 
 # What astropy mends in a header, it tells; zarr, that its consolidated metadata are new.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::astropy.utils.exceptions.AstropyWarning", "ignore:Consolidated metadata"
-)
+pytestmark = [
+    pytest.mark.filterwarnings(
+        "ignore::astropy.utils.exceptions.AstropyWarning", "ignore:Consolidated metadata"
+    ),
+    pytest.mark.untraced,
+]
 
 CHUNKS: list[Any] = [None, {}, "auto"]
 ALL_PIXELS = 1 << 14

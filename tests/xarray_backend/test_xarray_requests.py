@@ -36,7 +36,10 @@ from tests.support.patience import until
 from tests.support.traffic import SECRETS, asked
 from tests.support.xarray_files import sky
 
-pytestmark = pytest.mark.filterwarnings("ignore:The specified chunks separate")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The specified chunks separate"),
+    pytest.mark.untraced,
+]
 both = pytest.mark.parametrize("chunks", [None, {}], ids=["lazy", "chunked"])
 
 RNG = np.random.default_rng(41)
