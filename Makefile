@@ -37,11 +37,16 @@ dist: $(READY)
 	rm -rf dist
 	$(BIN)/python -m build
 
-# pip knows groups of dependencies from 25.1 on.
+# pip knows groups of dependencies from 25.1 on. The kernels are compiled once, here: each process of
+# the tests would do it, at the same time.
+KERNELS := from typing import get_args; from dask_fits.codecs import registry; \
+	[registry.decoder(name) for name in get_args(registry.DecoderName)]
+
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade 'pip>=25.1'
 	$(BIN)/pip install --quiet --editable '.[all]' --group dev
+	$(BIN)/python -c '$(KERNELS)'
 	touch $@
 
 $(BENCH_READY): $(READY)

@@ -36,7 +36,7 @@ def main(output: Path) -> int:
             ("And the whole image, chunk by chunk?", CHUNK_SIZE, ["plan", url, "--chunks"]),
             ("All pixels, several chunks at a time", CHUNK_SIZE, ["stats", url]),
             ("A picture", {}, ["preview", url, "-o", str(picture)]),
-            ("The same image, tile-compressed (numba compiles first)", {}, ["stats", packed]),
+            ("The same image, tile-compressed", {}, ["stats", packed]),
             ("A cutout of that", {}, ["plan", packed, "--key", "100:110,200:220"]),
         ]
         for title, settings, arguments in steps:

@@ -6,13 +6,13 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Generator, Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
-from coverage import Coverage
 from distributed import Client
 from hypothesis import settings
 
@@ -58,13 +58,14 @@ SERVERS = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Make this package's warnings errors, unless a test says otherwise; put untraced tests last.
+    """Make this package's warnings errors, unless a test says otherwise; trace no fresh examples.
 
     In the settings of pytest the warnings would import the package, before coverage is measured in
     the processes that run tests in parallel.
     """
-    items.sort(key=is_untraced)
     for item in items:
+        if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
+            item.add_marker(pytest.mark.untraced)  # coverage is not to vary with the examples
         if "entry" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.slow)  # a file of the corpus
         for name in ("FitsWarning", "UnversionedFileWarning"):
@@ -72,20 +73,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(mark, append=False)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """End the measurement of coverage, by which all takes twice the time, at the first untraced test.
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Run untraced tests without coverage, which would take as long again as they do.
 
-    For good: after a pause the threads that lived through it stay untraced.
+    Before Python 3.14, that is. Other threads stay traced: those that live on could not go on.
     """
-    while is_untraced(item) and (coverage := Coverage.current()):
-        coverage.stop()
-
-
-def is_untraced(item: pytest.Item) -> bool:
-    """Return whether the module of a test is untraced; the tests of one module run together."""
-    module = item.getparent(pytest.Module)
-    return module is not None and module.get_closest_marker("untraced") is not None
+    trace = sys.gettrace()
+    if trace is None or not item.get_closest_marker("untraced"):
+        return (yield)
+    sys.settrace(None)
+    try:
+        return (yield)
+    finally:
+        sys.settrace(trace)
 
 
 def pytest_xdist_auto_num_workers() -> int:

@@ -534,6 +534,7 @@ class Held(Callback):
         self.most = max(self.most, sum(x.nbytes for x in arrays))
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize(
     ("shape", "chunks"), [((256, 2048), (16, 64)), ((64, 16, 256), (8, 8, 16))]
 )

@@ -79,6 +79,7 @@ def expected() -> tuple[int, int, int]:
     return int(PIXELS.sum()), int(PIXELS.min()), int(PIXELS.max())
 
 
+@pytest.mark.untraced
 @everywhere
 @pytest.mark.parametrize("scheduler", ["sync", "threads", "distributed"])
 def test_every_scheduler_gives_the_same(

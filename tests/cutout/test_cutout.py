@@ -255,6 +255,7 @@ def test_the_kinds_of_pixels_are_those_meant(kinds: Images) -> None:
     assert sum(hdu.compression is not None for hdu, _ in kinds.values()) >= 5
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("mode", MODES)
 def test_every_edge_and_tie(worlds: Images, mode: str) -> None:
     """Boxes that end at, begin at and just miss the first and the last pixel."""

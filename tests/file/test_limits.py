@@ -272,6 +272,7 @@ HOSTILE: dict[str, list[bytes]] = {
 }
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_long_header_takes_linear_time(tmp_path: Path, name: str) -> None:
     path = tmp_path / "long.fits"

@@ -181,6 +181,7 @@ def group(path: Path) -> Any:
 # zarr
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("mode", ["partial", "trim", "strict"])
 @pytest.mark.parametrize("name", KINDS)
 def test_a_zarr_group_holds_what_computing_gives(tmp_path: Path, name: str, mode: Any) -> None:
@@ -552,6 +553,7 @@ def assert_moved(path: Path, original: str, origin: tuple[int, int], key: Any = 
     assert np.abs(moved.all_pix2world(at, 0) - expected).max() < 1e-10
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("mode", ["partial", "trim", "strict"])
 @pytest.mark.parametrize("name", KINDS)
 def test_the_files_are_what_astropy_would_have_cut(tmp_path: Path, name: str, mode: Any) -> None:
@@ -987,6 +989,7 @@ def in_cells(overlap: bool) -> np.ndarray:
     return first * step + BOX / 2 - 0.3
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize(
     ("kind", "overlap"), [("files", False), ("zarr", True)], ids=["apart", "overlapping"]
 )
@@ -1054,6 +1057,7 @@ def no_byte_twice(server: RangeServer) -> bool:
     )
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("kind", ["zarr", "files"])
 @pytest.mark.parametrize("scheduler", ["sync", "threads", "processes", "distributed"])
 def test_every_scheduler_writes_the_same_and_fetches_each_byte_once(

@@ -199,6 +199,7 @@ def together(*parts: SkyCoord) -> SkyCoord:
 # Against Cutout2D
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize(
     ("name", "mode", "size"), pairwise(list(SKY), ["partial", "trim", "strict"], [9, (14, 7)])
 )
@@ -224,6 +225,7 @@ def test_angles_for_a_size(tmp_path: Path, name: str) -> None:
         assert_as_astropy(found, expected, worlds=3)
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("frame", ["galactic", "fk4", "icrs", "geocentrictrueecliptic"])
 @pytest.mark.parametrize("name", ["TAN", "Galactic", "SIP"])
 def test_positions_in_another_frame(tmp_path: Path, name: str, frame: str) -> None:
@@ -360,6 +362,7 @@ CUBES: dict[str, tuple[Keywords, tuple[int, ...]]] = {
 }
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("packed", [False, True], ids=["plain", "compressed"])
 @pytest.mark.parametrize("mode", ["partial", "trim", "strict"])
 @pytest.mark.parametrize("name", CUBES)
@@ -412,6 +415,7 @@ def overlapping(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], li
     return paths, [known(data) for data in contents]
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("mode", ["partial", "trim", "strict"])
 @pytest.mark.parametrize("chunk", ["128 MiB", "2 kiB"])
 def test_rows_are_by_position_and_then_by_file(

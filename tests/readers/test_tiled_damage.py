@@ -937,6 +937,7 @@ def check_survives(path: Path, parts: TiledParts) -> np.ndarray | None:
     return found
 
 
+@pytest.mark.untraced
 @by_each_engine
 @pytest.mark.parametrize("what", ["zeros", "ones", "random", "fives", "text"])
 def test_a_stream_of_no_sense(path: Path, decoders: str, code: str, what: str) -> None:

@@ -98,6 +98,7 @@ def test_the_name_of_the_array_is_of_the_version(place: Place) -> None:
     assert dask_fits.from_fits(**arguments).name != names[0]
 
 
+@pytest.mark.untraced
 def test_threads_read_what_the_file_holds(place: Place) -> None:
     reader = dask_fits.open(**place.arguments("many.fits", file_of(OLD)))[0].reader()
     random = np.random.default_rng(5)

@@ -57,6 +57,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("name", NAMES, ids=ascii)
 def test_a_file_is_read_under_its_name_by_every_road(name: str, here: Path) -> None:
     path = here / name

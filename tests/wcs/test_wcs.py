@@ -463,6 +463,7 @@ def test_a_wcs_finds_its_tables_by_the_headers_alone() -> None:
 # Pickling
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("name", IMAGES)
 @pytest.mark.parametrize("walked", [False, True], ids=["as opened", "all headers read"])
 def test_a_wcs_after_pickling(name: str, walked: bool) -> None:
@@ -677,6 +678,7 @@ def test_a_position_with_a_distance() -> None:
     assert np.allclose(to_pixels(wcs, position), (12.5, 34.25), rtol=0, atol=1e-6)
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("name", [name for name in CELESTIAL if name not in SWAPPED_DISTORTED])
 def test_positions_far_away_are_nan_or_off_the_image(name: str) -> None:
     hdu = ours(written(*IMAGES[name]()))

@@ -51,10 +51,7 @@ from tests.support.mutations import (
     some,
 )
 
-pytestmark = [
-    pytest.mark.timeout(600),  # hundreds of files in one test, on a busy machine
-    pytest.mark.untraced,
-]
+pytestmark = pytest.mark.timeout(600)  # hundreds of files in one test, on a busy machine
 
 SECONDS = 2.0
 """Of the processor's time, for all that is done with one file."""

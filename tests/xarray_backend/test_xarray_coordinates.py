@@ -710,6 +710,7 @@ POSITIONS = [(50, 40), (0.5, 0.5), (99.4, 79.6), (-3, 20), (48.5, 30.5), (104, 5
 SIZES = [7, (8, 11), (9.5, 300), 30 * u.arcsec, (20 * u.arcsec, 0.4 * u.arcmin), (5 * u.pixel, 6)]
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("mode", ["trim", "strict"])
 @pytest.mark.parametrize("name", CUT)
 def test_a_cutout_is_that_of_cutout2d(name: str, mode: str) -> None:
