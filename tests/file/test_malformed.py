@@ -258,6 +258,7 @@ def large(path: Path, kind: str) -> Path:
     return path
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize(
     "kind",
     [

@@ -213,6 +213,7 @@ def test_positions_on_the_sky(tmp_path: Path, name: str, mode: Any, size: Any) -
     assert_as_astropy(found, expected, worlds=10)
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("name", ["TAN", "SIP", "TPV", "FK5", "swapped"])
 def test_angles_for_a_size(tmp_path: Path, name: str) -> None:
     data = content(FLOATS, (SKY | {"swapped": SWAPPED})[name])
@@ -277,6 +278,7 @@ FACETS = {
 }
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize(
     "name",
     FACETS,

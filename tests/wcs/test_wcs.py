@@ -124,6 +124,7 @@ def state(wcs: WCS, shape: tuple[int, ...]) -> list[Any]:
 # The WCS of an HDU
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("name", IMAGES)
 def test_a_wcs_is_the_one_of_astropy(name: str) -> None:
     content = written(*IMAGES[name]())
@@ -140,6 +141,7 @@ def test_a_wcs_is_the_one_of_astropy(name: str) -> None:
     assert all(same_bits(one, other) for one, other in values)
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("name", TABLES)
 def test_the_tables_matter(name: str) -> None:
     # Without its tables, an image has other coordinates or none: the test above compares something.

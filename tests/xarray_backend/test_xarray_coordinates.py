@@ -286,6 +286,7 @@ for _name, (_keywords, _shape) in MORE_SKY.items():
     SKIES[_name] = lambda keywords=_keywords, shape=_shape: [image(keywords, *shape)]
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("name", SKIES)
 def test_coordinates_of_the_sky_at_every_pixel(name: str) -> None:
     ds, wcs = opened(*SKIES[name](), world_coords=True)
