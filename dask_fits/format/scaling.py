@@ -92,7 +92,10 @@ class Scaling:
             if self.bzero != 0:
                 np.add(out, self.bzero, out=out)
             if self.blank:  # astropy 8.0 leaves BLANK = 0 unmasked; see ARCHITECTURE.md
-                out[stored == self.blank] = np.nan
+                limits = np.iinfo(stored.dtype)
+                # NumPy before 2.3 may crash at a comparison with an integer beyond the type.
+                if limits.min <= self.blank <= limits.max:
+                    out[stored == self.blank] = np.nan
 
     @property
     def _pseudo_integer(self) -> np.dtype[Any] | None:

@@ -189,6 +189,8 @@ def written_by_astropy(
         pixels = floats(shape, dtype, kind)
     else:
         pixels = integers(shape, dtype, mask=algorithm == "PLIO_1")
+    if dtype in ("i8", "u8"):
+        pytest.importorskip("numpy", "2.4", reason="astropy makes 64-bit integers shorter by it")
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # 64-bit integers are made shorter

@@ -24,6 +24,10 @@ SIZE = len(CONTENT)
 LARGE = os.urandom(12 * 1024 * 1024 + 1)  # more than the system keeps of what is under way
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
+both = pytest.mark.parametrize(
+    ("path", "content"), [("/a.bin", CONTENT), ("/large.bin", LARGE)], ids=["small", "large"]
+)
+
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -105,7 +109,7 @@ def test_reset(server: RangeServer) -> None:
         ask(server, method="HEAD")
 
 
-@pytest.mark.parametrize(("path", "content"), [("/a.bin", CONTENT), ("/large.bin", LARGE)])
+@both
 def test_reset_midway(server: RangeServer, path: str, content: bytes) -> None:
     server.fail("reset-midway")
     head, body, reset = received(server, path)
@@ -114,7 +118,7 @@ def test_reset_midway(server: RangeServer, path: str, content: bytes) -> None:
     assert server.log == [Request("GET", path, None, 200, len(content) // 2, "reset-midway")]
 
 
-@pytest.mark.parametrize(("path", "content"), [("/a.bin", CONTENT), ("/large.bin", LARGE)])
+@both
 def test_truncate(server: RangeServer, path: str, content: bytes) -> None:
     server.fail("truncate")
     head, body, reset = received(server, path)
