@@ -223,7 +223,6 @@ def test_pixel_positions(worlds: Images, data: st.DataObject, name: str, mode: s
     assert_as_cutout2d(image, position, size, mode, data.draw(fills(image[1].pixels)))
 
 
-@pytest.mark.untraced
 @settings(max_examples=100, deadline=None)
 @given(st.data(), st.sampled_from(sorted(WORLDS)), st.sampled_from(MODES))
 def test_positions_on_the_sky(worlds: Images, data: st.DataObject, name: str, mode: str) -> None:
@@ -237,7 +236,6 @@ def test_positions_on_the_sky(worlds: Images, data: st.DataObject, name: str, mo
     assert_as_cutout2d(image, position, data.draw(SOME_SIZES | ANGULAR), mode)
 
 
-@pytest.mark.untraced
 @settings(max_examples=150, deadline=None)
 @given(st.data(), st.sampled_from(MODES))
 def test_kinds_of_pixels(kinds: Images, data: st.DataObject, mode: str) -> None:

@@ -240,7 +240,7 @@ def test_a_file_cut_in_its_header(write: Write, length: int) -> None:
 
 
 def large(path: Path, kind: str) -> Path:
-    size = 25_000_000
+    size = 50_000_000
     repeated = {
         "printable junk": b"KEYWORD = 'abcdefgh'",
         "END everywhere": b"END",
@@ -275,16 +275,11 @@ def test_a_large_file_without_end_is_given_up_soon_and_in_little_memory(
     tmp_path: Path, kind: str
 ) -> None:
     path = large(tmp_path / "bad.fits", kind)
-
-    def seconds() -> float:
-        start = time.process_time()
-        with raises("HDU 0", "END"):
-            dask_fits.open(path)
-        return time.process_time() - start
-
-    # The best of three: what runs beside this takes cycles, too.
-    assert any(seconds() < 1 for _ in range(3))
-    with peak_below(50_000_000), raises("HDU 0", "END"):
+    start = time.process_time()
+    with raises("HDU 0", "END"):
+        dask_fits.open(path)
+    assert time.process_time() - start < 1
+    with peak_below(100_000_000), raises("HDU 0", "END"):
         dask_fits.open(path)
 
 

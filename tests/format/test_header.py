@@ -425,8 +425,7 @@ def test_headers_written_by_astropy(structural, others, random) -> None:
     raw = parse_header(text, where="")
     assert set(structural) <= set(raw.cards)
     again = fits.Header.fromstring(text)
-    for keyword in structural:
-        value, comment = structural[keyword]
+    for keyword, (value, comment) in structural.items():
         # astropy ends an empty string at a quote in the comment: 4.2.1.1 ends it at the next one.
         ends_later = value == "" and "'" in comment
         expected = "" if ends_later else again[keyword]

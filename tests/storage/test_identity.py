@@ -102,7 +102,7 @@ def test_the_name_of_the_array_is_of_the_version(place: Place) -> None:
 def test_threads_read_what_the_file_holds(place: Place) -> None:
     reader = dask_fits.open(**place.arguments("many.fits", file_of(OLD)))[0].reader()
     random = np.random.default_rng(5)
-    count = 50 if place.kind in ("local", "memory", "http") else 20  # of each thread
+    count = 100 if place.kind in ("local", "memory", "http") else 40  # of each thread
     corners = [(int(random.integers(190)), int(random.integers(290))) for _ in range(8 * count)]
 
     def read(corner: tuple[int, int]) -> bool:

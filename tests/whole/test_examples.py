@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import os
 import re
+import runpy
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -21,7 +22,6 @@ from astropy.nddata import Cutout2D
 from astropy.wcs import WCS
 from PIL import Image
 
-from examples import demo
 from tests.servers.gcs import GcsServer
 from tests.servers.range_server import RangeServer
 from tests.servers.s3 import PUBLIC, S3Server
@@ -299,11 +299,19 @@ def test_demo_fails_when_a_step_fails(
     (tmp_path / "m13.png").mkdir()  # where the picture should go
     (tmp_path / "m13.png" / "in the way").touch()
     steps = ("info", "preview")  # of those before it, each a process, one will do
-    really = demo.run
-    monkeypatch.setattr(demo, "run", lambda a, s: really(a, s) if a[0] in steps else 0)
-    assert demo.main(tmp_path) == 2
+    really = subprocess.run
+
+    def some(command: list[str], **options: Any) -> subprocess.CompletedProcess[Any]:
+        skipped = command[3] not in steps
+        return subprocess.CompletedProcess(command, 0) if skipped else really(command, **options)
+
+    monkeypatch.setattr(subprocess, "run", some)
+    monkeypatch.setattr(sys, "argv", ["demo", str(tmp_path)])
+    with pytest.raises(SystemExit, match=r"^2$"):
+        runpy.run_module("examples.demo", run_name="__main__")
     printed, told = capfd.readouterr()
     assert "that step failed with exit code 2\n" in told
+    assert "Traceback" not in told
     assert "tile-compressed" not in printed  # the step after it
 
 

@@ -719,9 +719,8 @@ def test_a_cutout_is_that_of_cutout2d(name: str, mode: str) -> None:
     hdus[0].data = np.random.default_rng(2).integers(0, 999, (NY, NX)).astype("i2")
     ds, wcs = opened(*hdus, chunks={})
     pixels, cut_out = np.array(hdus[0].data), 0
-    for (n, at), (m, size) in itertools.product(enumerate(POSITIONS), enumerate(SIZES)):
-        on_sky = (n + m) % 2 and max(at) < 110
-        position = wcs.pixel_to_world(*at) if on_sky else at
+    for (at, size), on_sky in itertools.product(itertools.product(POSITIONS, SIZES), (False, True)):
+        position = wcs.pixel_to_world(*at) if on_sky and max(at) < 110 else at
         try:
             expected = Cutout2D(pixels, position, size, wcs=wcs, mode=mode)
         except ValueError as error:
@@ -742,7 +741,7 @@ def test_a_cutout_is_that_of_cutout2d(name: str, mode: str) -> None:
         if name != "lookup":  # whose tables Cutout2D leaves where they were
             assert all(map(same_bits, world, expected.wcs.pixel_to_world_values(*corners)))
         cut_out += 1
-    assert cut_out >= (20 if mode == "trim" else 8)
+    assert cut_out >= (40 if mode == "trim" else 15)
 
 
 @pytest.mark.parametrize(
