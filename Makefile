@@ -13,7 +13,7 @@ demo: $(READY)
 	$(BIN)/python -m examples.demo
 
 # The pure layers: what is planned, parsed, decoded, transformed. No server, no other process.
-QUICK := tests/ranges tests/format tests/planning tests/codecs tests/wcs
+QUICK := tests/ranges tests/streams tests/format tests/planning tests/codecs tests/wcs
 
 quick: $(READY)
 	$(BIN)/pytest --numprocesses auto --dist worksteal -m 'not slow' $(QUICK)

@@ -18,8 +18,9 @@ PACKAGE = ROOT / "dask_fits"
 
 LAYERS = [
     {"exceptions"},
-    {"hints", "_typing"},
+    {"hints", "_typing", "compiled"},
     {"ranges", "concurrency"},
+    {"streams"},
     {"storage", "format"},
     {"planning", "codecs", "wcs"},
     {"readers"},
@@ -60,8 +61,8 @@ ONLY_IMPORTER = {
         *(f"many_cutouts/{name}.py" for name in ("cutouts", "images", "targets", "catalog")),
         *(f"xarray_backend/{name}.py" for name in ("grid", "groups", "sky", "subset", "accessor")),
     },
-    "numba": {"codecs/compiled.py"},
-    "isal": {"codecs/gzip.py"},
+    "numba": {"compiled.py"},
+    "isal": {"streams/inflate.py"},
     "zarr": {"many_cutouts/zarr_writer.py"},
     "xarray": {
         f"xarray_backend/{name}.py"

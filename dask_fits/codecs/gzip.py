@@ -1,13 +1,12 @@
 """GZIP_1 and GZIP_2: gzip streams of big-endian pixels, in GZIP_2 with their bytes shuffled.
 
-FITS Standard 4.0, section 10.4.2. ISA-L inflates if it is installed, else zlib.
+FITS Standard 4.0, section 10.4.2.
 """
 
 from __future__ import annotations
 
 import math
 import sys
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -15,17 +14,7 @@ import numpy.typing as npt
 from dask_fits._typing import Bytes, Integers
 from dask_fits.codecs.errors import DecodeError
 from dask_fits.codecs.plain import pixel_type, tile_bytes
-
-if TYPE_CHECKING:
-    import zlib as _zlib
-else:
-    try:
-        from isal import isal_zlib as _zlib
-    except ImportError:
-        import zlib as _zlib
-
-_GZIP = 31
-"""Window bits of zlib that mean a stream with gzip's header and trailer."""
+from dask_fits.streams.inflate import InflateErrors, gzip_inflator
 
 _MAX_ITEMSIZE = 8
 """Bytes in a pixel at most."""
@@ -72,11 +61,11 @@ def _inflate(tile: int, packed: Bytes, max_bytes: int) -> bytes:
     inflated = b""
     rest: memoryview | bytes = packed.data
     for _ in range(_MAX_MEMBERS):
-        inflator = _zlib.decompressobj(_GZIP)
+        inflator = gzip_inflator()
         try:
             # One byte more than allowed shows that there are too many, however many there are.
-            member = inflator.decompress(rest, max_bytes + 1 - len(inflated))
-        except _zlib.error as error:
+            member: bytes = inflator.decompress(rest, max_bytes + 1 - len(inflated))
+        except InflateErrors as error:
             raise DecodeError(tile, f"no gzip stream: {error}") from None
         # Nearly all streams have a single member, which is not copied.
         inflated = inflated + member if inflated else member

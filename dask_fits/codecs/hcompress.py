@@ -27,8 +27,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dask_fits._typing import Bytes, Integers
-from dask_fits.codecs.compiled import Scalar, Word, kernel
 from dask_fits.codecs.errors import DecodeError
+from dask_fits.compiled import Scalar, Word, kernel
 
 _Words = npt.NDArray[np.uint64]
 

@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dask_fits._typing import Bytes, Integers
-from dask_fits.codecs.compiled import Scalar, kernel
 from dask_fits.codecs.errors import DecodeError
+from dask_fits.compiled import Scalar, kernel
 
 _PLIO_REASONS = (
     "the PLIO_1 line list is no whole number of 16-bit words",

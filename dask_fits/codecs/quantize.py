@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dask_fits._typing import Integers
-from dask_fits.codecs.compiled import kernel
 from dask_fits.codecs.dither import FIRSTS, RANDOM, ZERO_VALUE
+from dask_fits.compiled import kernel
 
 __all__ = ["RANDOM", "unquantize"]
 

@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dask_fits._typing import Bytes, Integers
-from dask_fits.codecs.compiled import Scalar, Word, kernel, leading_zeros
 from dask_fits.codecs.errors import DecodeError
+from dask_fits.compiled import Scalar, Word, kernel, leading_zeros
 
 _RICE_REASONS = ("the RICE_1 stream ends early", "the RICE_1 stream has a block of no known kind")
 _ENDS_EARLY, _UNKNOWN_KIND = range(len(_RICE_REASONS))

@@ -24,7 +24,8 @@ image = dask_fits.from_fits({str(RICE)!r}, chunks=(100, -1))
 assert "numba" not in sys.modules or sys.modules["numba"] is None
 assert "astropy.io.fits" not in sys.modules, "opening and a graph need no decoder"
 image.compute(scheduler="sync").tofile({{output!r}})
-print(*sorted(name for name in sys.modules if name.startswith("dask_fits.codecs.")))
+decoders = ("dask_fits.codecs.", "dask_fits.compiled")
+print(*sorted(name for name in sys.modules if name.startswith(decoders)))
 """
 
 
@@ -66,7 +67,7 @@ def test_where_numba_is_told_not_to_compile_astropy_decodes(tmp_path: Path) -> N
 
 def test_kernels_are_compiled_though_they_cannot_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     numba = pytest.importorskip("numba", reason="numba is not installed")
-    from dask_fits.codecs.compiled import kernel
+    from dask_fits.compiled import kernel
 
     njit, asked = numba.njit, []
 

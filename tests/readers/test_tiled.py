@@ -28,8 +28,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import dask_fits
-import dask_fits.codecs.gzip as codec_gzip
 import dask_fits.codecs.registry as codec_registry
+import dask_fits.streams.inflate as inflating
 from dask_fits import ByteRange, FitsFormatError
 from dask_fits.file.fits_file import FitsFile
 from dask_fits.file.hdu import HDU
@@ -71,7 +71,7 @@ def inflate(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     if request.param == "isal":
         pytest.importorskip("isal")
     else:
-        monkeypatch.setattr(codec_gzip, "_zlib", zlib)
+        monkeypatch.setattr(inflating, "_library", zlib)
     return request.param
 
 
@@ -88,7 +88,7 @@ def test_the_engine_is_the_one_meant(engine: str) -> None:
 
 
 def test_the_inflator_is_the_one_meant(inflate: str) -> None:
-    assert codec_gzip._zlib.__name__.rpartition(".")[2] == {"isal": "isal_zlib"}.get(
+    assert inflating._library.__name__.rpartition(".")[2] == {"isal": "isal_zlib"}.get(
         inflate, "zlib"
     )
 
