@@ -16,6 +16,14 @@ from dask_fits.storage.response import Request, Response, read_first, read_respo
 from dask_fits.storage.version import FileVersion
 
 
+class _TranscodedError(Exception):
+    """The object is stored with Content-Encoding: gzip, and was unpacked on the way.
+
+    Then GCS serves no ranges of it, unless the client says that it takes the encoding
+    ("decompressive transcoding").
+    """
+
+
 class GcsTransport:
     """One object of a bucket."""
 
@@ -28,7 +36,11 @@ class GcsTransport:
 
     async def first(self, request: Request) -> tuple[FileVersion, memoryview]:
         """Read the first bytes by "Objects: get" with ``alt=media``."""
-        return await read_first(self._send(request, {}), request, "generation")
+        try:
+            return await read_first(self._send(request, {}, is_first=True), request, "generation")
+        except _TranscodedError:
+            opening = self._send(request, {}, accept="gzip")
+            return await read_first(opening, request, "generation")
 
     async def read(self, request: Request, buffer: memoryview) -> None:
         """Read a range by "Objects: get", on condition that the generation is the same."""
@@ -36,14 +48,22 @@ class GcsTransport:
         condition = {}
         if request.conditional and has_generation:
             condition = {"ifGenerationMatch": request.version.value}
-        await read_response(self._send(request, condition), request, buffer)
+        accept = request.version.encoding or "identity"
+        await read_response(self._send(request, condition, accept=accept), request, buffer)
 
     def is_transient(self, error: Exception) -> bool:
         """Return whether the fault of aiohttp's exception may be over at the next attempt."""
         return is_transient_in_aiohttp(error)
 
     @asynccontextmanager
-    async def _send(self, request: Request, params: Mapping[str, str]) -> AsyncIterator[Response]:
+    async def _send(
+        self,
+        request: Request,
+        params: Mapping[str, str],
+        *,
+        accept: str = "identity",
+        is_first: bool = False,
+    ) -> AsyncIterator[Response]:
         """Send a request with the user's credentials, billed to a project if `requester_pays`."""
         fs = self._fs
         await fs._set_session()  # noqa: SLF001 (gcsfs has no public way to its session)
@@ -55,9 +75,12 @@ class GcsTransport:
         sending = send_request(
             fs.session,
             verbatim_url(fs.url(self._path)),
-            headers={"Range": request.range_header},
+            headers={"Range": request.range_header, "Accept-Encoding": accept},
             options={"params": params, "headers": credentials},
             name=request.name,
         )
         async with sending as response:
+            stored = response.headers.get("x-goog-stored-content-encoding", "")
+            if is_first and stored.lower() == "gzip" and "content-encoding" not in response.headers:
+                raise _TranscodedError
             yield response

@@ -49,8 +49,9 @@ _CONNECTION_OPTIONS = (
 """Options of a request that say how to reach any server. No other option is sent to another origin
 than the one that it was given for."""
 
-_OUR_OPTIONS = {"raise_for_status": False, "allow_redirects": False}
-"""Options of each request: statuses are judged, and redirects followed, by this package."""
+_OUR_OPTIONS = {"raise_for_status": False, "allow_redirects": False, "auto_decompress": False}
+"""Options of each request: statuses are judged, redirects followed, and files that are stored
+compressed unpacked by this package."""
 
 _NO_TOTAL = aiohttp.ClientTimeout(total=None)
 """Without aiohttp's five minutes for a whole request: a slow line is no fault while bytes come."""
@@ -136,7 +137,7 @@ async def send_request(
         ``"GET"`` or ``"HEAD"``.
     """
     # A server that compresses drops ranges.
-    headers = {**headers, "Accept-Encoding": "identity"}
+    headers = {"Accept-Encoding": "identity", **headers}
     user_headers = {**options.get("headers", {}), **headers}
     arguments = {"timeout": _NO_TOTAL, **options, **_OUR_OPTIONS, "headers": user_headers}
     follows_redirects = options.get("allow_redirects", True)

@@ -95,6 +95,16 @@ _UNSATISFIED = re.compile(r"bytes \*/(?P<total>\d+)", re.IGNORECASE)
 _PLAIN_ENCODINGS = ("", "identity", "aws-chunked")
 """Content-Encodings of a body that is the file itself. The last is only a label that S3 keeps."""
 
+_STORED_ENCODINGS = {
+    "gzip": b"\x1f\x8b",
+    "compress": b"\x1f\x9d",
+    "bzip2": b"BZh",
+    "xz": b"\xfd7zXZ",
+    "zstd": b"\x28\xb5\x2f\xfd",
+}
+"""Content-Encodings that servers put on files that are stored in them, such as ``.fits.gz`` -> the
+bytes that such a file begins with."""
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -229,13 +239,19 @@ async def read_first(
             # The body was not read meanwhile: the time of the other request does not count.
             deadline.reschedule(asyncio.get_running_loop().time() + request.timeout)
         # From here on it is a request like any other, for the version that its own headers report.
+        version = _version_from_headers(response.headers, total, kinds)
         request = replace(
             request,
             byte_range=ByteRange(0, min(request.byte_range.stop, total)),
-            version=_version_from_headers(response.headers, total, kinds),
+            version=replace(version, encoding=_stored_encoding(response)),
         )
         buffer = memoryview(bytearray(request.byte_range.nbytes))
         await _receive(response, request, buffer, deadline)
+        encoding = request.version.encoding
+        if encoding and not _STORED_ENCODINGS[encoding].startswith(
+            bytes(buffer[: len(_STORED_ENCODINGS[encoding])])
+        ):
+            raise _encoding_error(request.name, encoding)
     return request.version, buffer
 
 
@@ -261,7 +277,7 @@ async def read_size(
             raise _refusal_error(response, request)
         if response.status not in _SUCCESS:
             return None, response.headers
-        _check_encoding(response.headers, request.name)
+        _check_encoding(response.headers, request)
         size = _total_size(response)
         # Of ``bytes 2879-2879/*`` the last byte alone gives the size.
         if size is None and response.status == HTTPStatus.PARTIAL_CONTENT:
@@ -334,7 +350,7 @@ def _validate(response: Response, request: Request) -> int:
     """Check status and headers of a response; return the bytes to skip at its body's start."""
     if response.status not in _SUCCESS:
         raise _refusal_error(response, request)
-    _check_encoding(response.headers, request.name)
+    _check_encoding(response.headers, request)
 
     # A size that differs shows another version as well as a validator does, so both are compared.
     byte_range = request.byte_range
@@ -392,16 +408,42 @@ def _parse_integer(text: str | None) -> int | None:
     return int(text) if text and text.isascii() and text.isdigit() else None
 
 
-def _check_encoding(headers: Mapping[str, str], name: str) -> None:
-    """Raise StorageError if the body is a compressed form of the file: its ranges are others."""
+def _encoding(headers: Mapping[str, str]) -> str:
+    """Return the Content-Encoding of a response; empty if its body is the file itself."""
     # GCS decompresses what is stored with an encoding, and then serves no ranges of it.
     stored = headers.get("x-goog-stored-content-encoding", "")
     encoding = headers.get("content-encoding", stored).strip().lower()
-    if encoding not in _PLAIN_ENCODINGS:
-        raise StorageError(
-            f"{name}: the server sends the file compressed (Content-Encoding: {encoding}), "
-            "expected its own bytes"
-        )
+    # The names with an ``x-`` are older ones of the same (RFC 9110, section 8.4.1).
+    return "" if encoding in _PLAIN_ENCODINGS else encoding.removeprefix("x-")
+
+
+def _stored_encoding(response: Response) -> str:
+    """Return the Content-Encoding of a response if the file may be stored in it; else empty.
+
+    Then a range is one of the file's bytes, and the response has as many as it says. A server that
+    compresses on the way sends others.
+    """
+    encoding = _encoding(response.headers)
+    if encoding not in _STORED_ENCODINGS or response.status != HTTPStatus.PARTIAL_CONTENT:
+        return ""
+    match = _parse_content_range(response)
+    length = _parse_integer(response.headers.get("content-length"))
+    return encoding if length == int(match["last"]) + 1 - int(match["first"]) else ""
+
+
+def _check_encoding(headers: Mapping[str, str], request: Request) -> None:
+    """Raise StorageError if the body is a compressed form of the file: its ranges are others."""
+    encoding = _encoding(headers)
+    if encoding and encoding != request.version.encoding:
+        raise _encoding_error(request.name, encoding)
+
+
+def _encoding_error(name: str, encoding: str) -> StorageError:
+    """Build the error for a server that compresses the file on the way."""
+    return StorageError(
+        f"{name}: the server sends the file compressed (Content-Encoding: {encoding}), "
+        "expected its own bytes"
+    )
 
 
 def _version_from_headers(

@@ -18,6 +18,8 @@ class FileVersion:
     """The validator that tells versions apart: ``"ETag"``, ``"VersionId"``, ``"generation"``,
     ``"mtime_ns"`` or whatever else the storage has; empty if it has nothing but the size."""
     value: str = ""
+    encoding: str = ""
+    """Content-Encoding that a server puts on the file, which is stored in it; empty without one."""
 
     def matches(self, later: FileVersion) -> bool:
         """Return whether a version that is read later is this one."""

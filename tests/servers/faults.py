@@ -28,6 +28,7 @@ Kind = Literal[
     "no-content-range",
     "gzip",
     "gzip-whole",
+    "stored-gzip",
     "no-stamp",
     "weak-etag",
     "ignore-if-match",
@@ -52,6 +53,8 @@ Kind = Literal[
 - ``gzip``: the bytes asked for, compressed, with Content-Encoding, whatever the client accepts;
   Content-Range is as asked for.
 - ``gzip-whole``: the whole file compressed, status 200, whatever range is asked for.
+- ``stored-gzip`` (``encoding="gzip"``): the bytes asked for, as they are, with Content-Encoding: of a
+  file that is stored in this encoding, such as ``.fits.gz`` where a server takes it for one.
 - ``no-stamp``: neither ETag nor Last-Modified; If-Match and If-Unmodified-Since are ignored.
 - ``weak-etag``: the same tag, but weak (``W/"..."``), so that If-Match with a tag fails (412).
 - ``ignore-if-match``: so are If-Match and If-Unmodified-Since.
@@ -67,11 +70,14 @@ DETAILS: Mapping[Kind, Mapping[str, Any]] = MappingProxyType(
         "long": {"by": 1},
         "shifted": {"by": 1},
         "wrong-total": {"by": 1},
+        "stored-gzip": {"encoding": "gzip"},
     }
 )
 """The details that a kind knows, with their defaults."""
 
-WITH_HEAD = frozenset({"status", "reset", "slow", "no-stamp", "weak-etag", "gzip", "gzip-whole"})
+WITH_HEAD = frozenset(
+    {"status", "reset", "slow", "no-stamp", "weak-etag", "gzip", "gzip-whole", "stored-gzip"}
+)
 """Kinds that HEAD requests suffer too; for the others they do not even count."""
 
 
@@ -163,6 +169,8 @@ def distort(response: Response, fault: Fault | None) -> Response:
         return response
     if fault.kind in ("gzip", "gzip-whole"):
         return _compressed(response)
+    if fault.kind == "stored-gzip":
+        return _with(response, Content_Encoding=fault.details["encoding"])
     if fault.kind in ("short", "long"):
         by = fault.details["by"]
         return _resized(response, max(response.length + (by if fault.kind == "long" else -by), 0))

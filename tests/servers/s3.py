@@ -70,11 +70,17 @@ class S3Server:
             "NO_PROXY": "127.0.0.1",
         }
 
-    def put(self, name: str, content: bytes, *, bucket: str = PRIVATE) -> str:
-        """Store an object, replacing one of the same name; return its ``s3://`` URL."""
+    def put(
+        self, name: str, content: bytes, *, bucket: str = PRIVATE, encoding: str | None = None
+    ) -> str:
+        """Store an object, replacing one of the same name; return its ``s3://`` URL.
+
+        `encoding` is the Content-Encoding that it is served with.
+        """
         client = _client("s3", self.endpoint, self.key, self.secret)
         acl = "public-read" if bucket == PUBLIC else "private"
-        client.put_object(Bucket=bucket, Key=name, Body=content, ACL=acl)
+        more = {"ContentEncoding": encoding} if encoding else {}
+        client.put_object(Bucket=bucket, Key=name, Body=content, ACL=acl, **more)
         client.close()
         return f"s3://{bucket}/{name}"
 
