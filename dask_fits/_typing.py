@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -49,3 +49,6 @@ Size: TypeAlias = "float | Quantity | Sequence[float | Quantity]"
 
 FileSystem: TypeAlias = "AbstractFileSystem"
 """A filesystem of fsspec."""
+
+Progress: TypeAlias = Callable[[int, int], object]
+"""A callback that takes how much is done, and of how much."""

@@ -33,8 +33,7 @@ _ARGUMENT_HINTS: Mapping[str, str] = {
     "use_fsspec": "leave it out: any URL that fsspec understands is opened as it is",
     "fsspec_kwargs": "write storage_options=, with the arguments of the fsspec filesystem among "
     "them; those of its caches and blocks are not needed",
-    "decompress_in_memory": "leave it out: a file compressed as a whole has no byte ranges to "
-    "read: unpack it first",
+    "decompress_in_memory": "leave it out: a file compressed as a whole is opened like any other",
     "uint": "leave it out: unsigned integers are read as such; for the stored values write {raw}",
     "do_not_scale_image_data": "for the stored values write {raw}",
     "ignore_blank": "for the stored values, BLANK among them, write {raw}",

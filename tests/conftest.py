@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Generator, Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -30,6 +31,11 @@ from tests.support.clusters import two_workers
 from tests.support.data import DATA
 from tests.support.patience import until
 
+# Indexes of large gzip files are kept in the user's cache: not of those of tests. Each process has a
+# directory of its own, which it removes.
+_CACHE = tempfile.TemporaryDirectory(prefix="dask_fits-cache-")
+os.environ["XDG_CACHE_HOME"] = _CACHE.name
+
 # gcsfs looks at it when it is imported, and else asks the emulator for what it does not have.
 os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
 
@@ -41,7 +47,7 @@ settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
     settings.load_profile("ci")
 
-PURE = {"ranges", "format", "planning", "codecs", "wcs"}
+PURE = {"ranges", "streams", "format", "planning", "codecs", "wcs"}
 """Rooms whose tests need no server and no other process, unless they are marked as slow."""
 
 SERVERS = {

@@ -74,7 +74,14 @@ def bands_for(reader: HduReader, window: Window) -> Bands | None:
 
 def _read_costs(reader: HduReader) -> Costs:
     """Return the costs by which bands are chosen for a reader."""
-    return Costs(reader.estimate, reader.dtype.itemsize, reader.tile, reader.store.coalescing)
+    store = reader.store
+    return Costs(
+        estimate=reader.estimate,
+        itemsize=reader.dtype.itemsize,
+        tile=reader.tile,
+        limits=store.coalescing,
+        is_sequential=store.is_sequential,
+    )
 
 
 class BandLayer(Layer):

@@ -23,6 +23,7 @@ from dask_fits.cli.output import (
     plan_record,
     print_json,
     print_plan,
+    progress_bar,
     say,
     show_astropy_warnings,
 )
@@ -40,13 +41,24 @@ def info(file: FitsFile, *, as_json: bool) -> None:
     """List the HDUs; reads headers only."""
     records = [_hdu_record(hdu) for hdu in file]
     if as_json:
-        print_json(records)
+        print_json([{**record, **_packing_record(file)} for record in records])
         return
     columns = [name.replace("_", " ") for name in records[0]]
     rows = [
         ["" if value is None else str(value) for value in record.values()] for record in records
     ]
     say(text_table([columns, *rows]))
+    if note := file.packing_note():
+        say(f"compressed as a whole: {note}")
+
+
+@click.command("index-gz")
+@takes_file
+def index_gz(file: FitsFile) -> None:
+    """Make the index of a gzip file, by which parts of it are read; reads all of it once."""
+    with progress_bar("reading") as progress:
+        indexed = file.build_index(progress)
+    say(f"{indexed.url}: {indexed.packing_note()}")
 
 
 @click.command()
@@ -167,7 +179,7 @@ def preview(file: FitsFile, *, hdu: HduKey | None, output: str) -> None:
 
 
 def _hdu_record(hdu: HDU) -> dict[str, Any]:
-    """Return the properties of an HDU that `info` lists."""
+    """Return the properties of an HDU that `info` lists; bytes are those of the unpacked file."""
     return {
         "index": hdu.index,
         "name": hdu.name,
@@ -179,6 +191,17 @@ def _hdu_record(hdu: HDU) -> dict[str, Any]:
         "data_bytes": hdu.data_range.nbytes,
         "compression": hdu.compression,
         "chunks": hdu.largest_chunk(),
+    }
+
+
+def _packing_record(file: FitsFile) -> dict[str, Any]:
+    """Return how a file is compressed as a whole; nothing if it is not."""
+    if not file.packing:
+        return {}
+    return {
+        "packing": file.packing,
+        "packed_bytes": file.stored_size,
+        "has_index": file.has_index,
     }
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
@@ -25,10 +24,10 @@ from dask_fits.cli.output import (
     plan_record,
     print_json,
     print_plan,
+    progress_bar,
     say,
     show_astropy_warnings,
 )
-from dask_fits.collections.sources import Progress
 from dask_fits.exceptions import FitsError
 from dask_fits.file.hdu import HduKey
 from dask_fits.storage.redaction import redact_url
@@ -174,7 +173,7 @@ def _plan_cutouts(
     hdus: list[HduKey] | HduKey | None = list(given.hdus)
     if len(given.hdus) <= 1:
         hdus = given.hdus[0] if given.hdus else None
-    with _progress_bar("reading headers") as progress:
+    with progress_bar("reading headers") as progress:
         try:
             return cutouts(
                 given.files,
@@ -217,21 +216,6 @@ def _write_cutouts(
 
 def _is_zarr(output: str) -> bool:
     return output.rstrip("/").endswith(".zarr")
-
-
-@contextmanager
-def _progress_bar(label: str) -> Iterator[Progress | None]:
-    """Show a progress bar if standard error is a terminal; yields what updates it, else None."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    with click.progressbar(length=1, label=label, file=sys.stderr) as bar:
-
-        def update(done: int, count: int) -> None:
-            bar.length = count
-            bar.update(done - bar.pos)
-
-        yield update
 
 
 def _count_statuses(cutouts: Cutouts) -> dict[str, int]:

@@ -214,9 +214,16 @@ def takes_url(command: Callable[..., None]) -> Callable[..., None]:
     """
 
     @click.argument("url")
+    @click.option(
+        "--index",
+        default="auto",
+        metavar="DIR",
+        help="Directory or URL with the indexes of gzip files.  [default: the user's cache]",
+    )
     @functools.wraps(command)
-    def run(url: str, *, storage_options: StorageOptions, **rest: Any) -> None:
-        command(lambda: open_file(url, storage_options=storage_options(url)), **rest)
+    def run(url: str, *, index: str, storage_options: StorageOptions, **rest: Any) -> None:
+        options = storage_options(url)
+        command(lambda: open_file(url, storage_options=options, index=index), **rest)
 
     return takes_storage_options(run)
 

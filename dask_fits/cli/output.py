@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import click
 
+from dask_fits._typing import Progress
 from dask_fits.exceptions import printable
 from dask_fits.format.listing import text_table
 from dask_fits.planning.chunks import ReadPlan
@@ -40,6 +42,7 @@ def plan_record(costs: ReadPlan) -> dict[str, Any]:
         "bytes": costs.bytes,
         "useful_bytes": costs.useful_bytes,
         "over_read": costs.over_read,
+        **({"packing": costs.packing, "by_index": costs.by_index} if costs.packing else {}),
     }
 
 
@@ -48,6 +51,9 @@ def print_plan(costs: ReadPlan, parts: Sequence[ReadPlan] = ()) -> None:
     rows = [_plan_row("all", costs)]
     rows += [_plan_row(f"read {index}", part) for index, part in enumerate(parts)]
     say(text_table([("", "requests", "bytes", "useful bytes", "over-read"), *rows]))
+    if costs.packing:
+        index = "with" if costs.by_index else "without"
+        say(f"compressed as a whole: {costs.packing}, {index} an index; the bytes are packed ones")
 
 
 def _plan_row(label: str, costs: ReadPlan) -> tuple[str, ...]:
@@ -58,3 +64,18 @@ def _plan_row(label: str, costs: ReadPlan) -> tuple[str, ...]:
         str(costs.useful_bytes),
         f"{costs.over_read:.2f}",
     )
+
+
+@contextmanager
+def progress_bar(label: str) -> Iterator[Progress | None]:
+    """Show a progress bar if standard error is a terminal; yields what updates it, else None."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    with click.progressbar(length=1, label=label, file=sys.stderr) as bar:
+
+        def update(done: int, count: int) -> None:
+            bar.length = count
+            bar.update(done - bar.pos)
+
+        yield update

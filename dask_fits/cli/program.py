@@ -10,7 +10,7 @@ from typing import TextIO
 
 import click
 
-from dask_fits.cli.commands import header, info, plan, preview, stats
+from dask_fits.cli.commands import header, index_gz, info, plan, preview, stats
 from dask_fits.cli.cutout import cutout_command
 from dask_fits.cli.cutouts import cutouts_command
 from dask_fits.cli.output import say
@@ -36,10 +36,11 @@ def cli() -> None:
     dask-fits preview image.fits -o image.png
     dask-fits cutout  image.fits --ra 250.42 --dec 36.46 --size 2arcmin -o cut.fits
     dask-fits cutouts 'tiles/*.fits' --catalog stars.csv --size 64 -o stamps
+    dask-fits index-gz cube.fits.gz
     """  # noqa: D301 (click wants the character that \b stands for)
 
 
-for command in (info, header, plan, stats, preview, cutout_command, cutouts_command):
+for command in (info, header, plan, stats, preview, cutout_command, cutouts_command, index_gz):
     cli.add_command(command)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
-from dask_fits._typing import FileSystem
+from dask_fits._typing import FileSystem, Progress
 from dask_fits.collections.outcome import Outcome
 from dask_fits.concurrency.cancellation import threads
 from dask_fits.file.fits_file import FitsFile
@@ -18,9 +18,6 @@ MAX_CONCURRENT_FILES = 32
 
 Source = FilePath | Place | FitsFile
 """A file: a path or URL, an object that has one, or an open FitsFile."""
-
-Progress = Callable[[int, int], object]
-"""A callback that takes the number of files inspected so far, and the number of all."""
 
 
 def find_sources(

@@ -121,6 +121,17 @@ def _is_done(future: Future[_T]) -> bool:
     return True
 
 
+@contextmanager
+def holding(lock: threading.Lock) -> Iterator[None]:
+    """Hold a lock; raise CancelledError once nobody waits for what this thread would do with it."""
+    while not lock.acquire(timeout=_POLL_INTERVAL):
+        raise_if_cancelled()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 class Map(Protocol):
     """A function that calls another one with each of some items, in threads."""
 

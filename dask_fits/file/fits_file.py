@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import html
+import os
 import sys
 from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn, Self, SupportsIndex, overload
 
-from dask_fits._typing import Chunks, FileSystem
+from dask_fits._typing import Chunks, FileSystem, Progress
 from dask_fits.concurrency.process_lock import ProcessLock
 from dask_fits.exceptions import (
     FitsError,
@@ -20,14 +21,16 @@ from dask_fits.exceptions import (
     renew,
 )
 from dask_fits.file.hdu import HDU, HduKey
-from dask_fits.file.header_reader import HEADER_READ, read_header, warn
+from dask_fits.file.header_reader import HEADER_READ, read_header, warn, warn_if_truncated
 from dask_fits.file.whole_hdus import read_tables
 from dask_fits.format.extended_name import suggestion
 from dask_fits.format.listing import hdu_html, hdu_table, shown_name
 from dask_fits.hints import explains_arguments, file_attribute_hint, read_only_file_message
+from dask_fits.storage.opening import open_store
+from dask_fits.storage.packed import with_index
 from dask_fits.storage.place import FilePath, Place, label_of
 from dask_fits.storage.redaction import redact_url
-from dask_fits.storage.store import Store, open_store
+from dask_fits.storage.store import Store
 from dask_fits.storage.transfer import TransferConfig
 
 if TYPE_CHECKING:
@@ -60,6 +63,64 @@ class FitsFile:
     def url(self) -> str:
         """Path or URL of the file, without credentials."""
         return self._store.name
+
+    @property
+    def packing(self) -> str:
+        """How the file is compressed as a whole: ``"gzip"``, ``"bzip2"``, ...; empty if it is not.
+
+        All positions and ranges of its HDUs are those of the unpacked file.
+        """
+        return self._store.packing
+
+    @property
+    def stored_size(self) -> int:
+        """Length in bytes of the file as it is stored: packed, if it is compressed as a whole."""
+        return self._store.version.size
+
+    @property
+    def has_index(self) -> bool:
+        """Whether the file was opened with an index, by which parts of a gzip file are read."""
+        return bool(self.packing) and not self._store.is_sequential
+
+    def packing_note(self) -> str:
+        """Say how the file is compressed as a whole; empty if it is not."""
+        if not self.packing:
+            return ""
+        index = "with" if self.has_index else "without"
+        return f"{self.packing}, {self.stored_size} bytes, {index} an index"
+
+    def build_index(self, progress: Progress | None = None) -> FitsFile:
+        """Make the index of a gzip file, by which parts of it are read; reads all of it.
+
+        The index has a point every 4 MiB of the unpacked file, at which unpacking can be restarted,
+        and all headers, which are read by it. It takes 3 to 7 MB for each GB, and is kept where
+        `dask_fits.open` was told to look for it, by default in the user's cache directory.
+
+        Parameters
+        ----------
+        progress : callable, optional
+            Is called with the number of packed bytes that have been read, and that of all.
+
+        Returns
+        -------
+        FitsFile
+            The file, opened with its index. A file that is too short for two points, or has no
+            places to restart, is best read as a whole, and stays without.
+
+        Raises
+        ------
+        FitsFormatError
+            The file is not compressed by gzip, the storage does not tell its versions apart, or it
+            was opened with ``index=None``; or it is damaged.
+        TruncatedFileError
+            It ends early.
+        StorageError, FileChangedError
+            It cannot be read.
+        """
+        store = with_index(self._store, progress)
+        file = FitsFile(store, store.peek(0, HEADER_READ))
+        len(file)  # all headers are kept with the index
+        return file
 
     @overload
     def __getitem__(self, key: HduKey | HDU) -> HDU: ...
@@ -162,17 +223,21 @@ class FitsFile:
     def info(self) -> None:
         """Print a line for each HDU; reads all headers and no data."""
         print(hdu_table([hdu.layout for hdu in self]))  # noqa: T201 (as astropy's does)
+        if note := self.packing_note():
+            print(f"compressed as a whole: {note}")  # noqa: T201
 
     def __repr__(self) -> str:
         more = "" if self._next_header is None else ", more not read yet"
         table = hdu_table([hdu.layout for hdu in self._hdus])
-        return f"<FitsFile {printable(self.url)} ({len(self._hdus)} HDUs{more})>\n{table}"
+        packed = f", packed: {note}" if (note := self.packing_note()) else ""
+        return f"<FitsFile {printable(self.url)} ({len(self._hdus)} HDUs{more}{packed})>\n{table}"
 
     def _repr_html_(self) -> str:
         table = hdu_html([hdu.layout for hdu in self._hdus])
         more = "" if self._next_header is None else "<p>more HDUs, not read yet</p>"
         name = html.escape(printable(self.url))
-        return f"<div><b>FitsFile</b> <code>{name}</code>{table}{more}</div>"
+        packed = f"<p>compressed as a whole: {note}</p>" if (note := self.packing_note()) else ""
+        return f"<div><b>FitsFile</b> <code>{name}</code>{table}{more}{packed}</div>"
 
     def __setattr__(self, name: str, value: object) -> None:
         if not name.startswith("_"):
@@ -228,6 +293,7 @@ class FitsFile:
         """
         with self._lock:
             self._read_ahead = b""
+            self._store.take_less_memory()
             for hdu in self._hdus:
                 hdu.text.pack()
 
@@ -275,7 +341,9 @@ class FitsFile:
         """
         index = len(self._hdus)
         try:
-            header = read_header(self._store, start, self._read_ahead, index=index)
+            header = None
+            if not self._ends_before(start):
+                header = read_header(self._store, start, self._read_ahead, index=index)
         except FitsFormatError as error:
             if index == 0:
                 raise
@@ -283,8 +351,7 @@ class FitsFile:
             warn(f"{error}; the HDUs before it can be read")
             header = None
         if header is None:
-            self._next_header = None
-            self._read_ahead = b""
+            self._end()
             return
         hdu = HDU(
             index=index,
@@ -296,8 +363,31 @@ class FitsFile:
         )
         self._hdus.append(hdu)
         next_header = header.layout.next_header
-        self._next_header = next_header if next_header < self._store.version.size else None
+        self._next_header = next_header
         self._read_ahead = header.read_ahead
+        if next_header >= self._store.max_size:
+            self._end()
+
+    def _end(self) -> None:
+        """Note that there are no more HDUs."""
+        self._next_header = None
+        self._read_ahead = b""
+        # With the index of a packed file, whoever opens it next need not read them.
+        self._store.keep({hdu.header_range.start: hdu.header_text for hdu in self._hdus})
+
+    def _ends_before(self, start: int) -> bool:
+        """Return whether the file ends before a next header, of which nothing has been read yet.
+
+        Only of a file that is compressed as a whole this is not known before it is tried.
+        """
+        if start == 0 or self._read_ahead:
+            return False
+        size = self._store.length_up_to(start + 1)
+        if size > start:
+            return False
+        last = self._hdus[-1]
+        warn_if_truncated(last.layout, size, f"{self._store.name}: HDU {last.index}")
+        return True
 
 
 @explains_arguments
@@ -307,6 +397,7 @@ def open(  # noqa: A001 (the field's own word: astropy.io.fits.open)
     storage_options: Mapping[str, Any] | None = None,
     transfer: TransferConfig | None = None,
     filesystem: FileSystem | None = None,
+    index: str | os.PathLike[str] | None = "auto",
 ) -> FitsFile:
     """Open a FITS file and read its first 57,600 bytes, or fewer if it is shorter.
 
@@ -328,6 +419,11 @@ def open(  # noqa: A001 (the field's own word: astropy.io.fits.open)
         cluster.
     filesystem : fsspec filesystem, optional
         The filesystem on which `url` is a path, instead of `storage_options`.
+    index : str, os.PathLike or None
+        Directory with the indexes of gzip files, by which parts of them are read: a path, or a URL
+        that all workers of a cluster can reach. ``"auto"`` is the user's cache directory. An index
+        is made while a file of more than 64 MiB is read for the first time, and by `build_index`;
+        with None none is used or made.
 
     Raises
     ------
@@ -351,7 +447,12 @@ def open(  # noqa: A001 (the field's own word: astropy.io.fits.open)
     """
     try:
         store, first = open_store(
-            url, storage_options, transfer, count=HEADER_READ, filesystem=filesystem
+            url,
+            storage_options,
+            transfer,
+            count=HEADER_READ,
+            filesystem=filesystem,
+            index=index,
         )
     except FitsFileNotFoundError as error:
         if hint := suggestion(redact_url(label_of(url))):

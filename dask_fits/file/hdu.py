@@ -479,6 +479,8 @@ class HDU:
         """Return how astropy reads the table that the HDU is, for messages; empty if it is none."""
         if self.kind not in ("bintable", "ascii-table"):
             return ""
+        if self.store.packing in ("zip", "zstd"):
+            return "astropy reads it once the file is unpacked: astropy.table.Table.read(...)"
         url = self.store.url
         # A path has no protocol: partition returns it whole.
         protocol = url.partition("://")[0]

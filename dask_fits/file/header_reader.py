@@ -19,7 +19,6 @@ from dask_fits.format.header import (
 from dask_fits.format.header_text import HeaderText
 from dask_fits.format.layout import HduLayout, hdu_layout
 from dask_fits.format.tiles import TiledLayout
-from dask_fits.ranges.byte_range import ByteRange
 from dask_fits.storage.store import Store
 
 HEADER_READ = 20 * BLOCK
@@ -29,10 +28,8 @@ MAX_TILE_TABLE = 40 * 1024
 """Tile tables up to this size, in bytes, are kept if they were fetched together with the header;
 they are then part of each task."""
 
-_PACKED = "; a file compressed as a whole has no byte ranges to read: unpack it first"
 _PAGE = "; the server may have answered with a web page"
 _MAGIC_HINTS = {
-    **dict.fromkeys((b"\x1f\x8b", b"BZh", b"\x1f\x9d", b"PK\x03\x04", b"\xfd7zXZ"), _PACKED),
     **dict.fromkeys((b"<!", b"<html", b"<HTML", b"<?xml"), _PAGE),
 }
 """First bytes of files that are mistaken for FITS, and hints for the message about them."""
@@ -73,14 +70,15 @@ def read_header(store: Store, start: int, read_ahead: bytes, *, index: int) -> H
     FitsFormatError
         The header cannot be understood.
     """
-    size = store.version.size
     where = f"{store.name}: HDU {index}"
-    text = read_ahead or _read_bytes(store, start, HEADER_READ)
+    text = read_ahead or store.peek(start, HEADER_READ)
     if index == 0:
         _check_is_fits(text, where)
     elif text[:8].upper() != b"XTENSION":
         if text.strip(b"\0 "):
-            warn(f"{where}: {size - start} bytes after the last HDU are not FITS; ignored")
+            # The length of a file that is compressed as a whole is not known.
+            count = "" if store.packing else f"{store.max_size - start} "
+            warn(f"{where}: {count}bytes after the last HDU are not FITS; ignored")
         return None
     text, length = _read_to_end(store, start, text, where)
     return _parse(store, start, text, length, index=index)
@@ -104,16 +102,18 @@ def _read_to_end(store: Store, start: int, text: bytes, where: str) -> tuple[byt
         try:
             # If END is missing, reading on would read pixels: bytes that are no keywords stop it.
             check_text(text[:whole_blocks], start=searched, where=where)
-            _check_can_continue(store.version.size, start, len(text), where)
+            _check_can_continue(store.max_size, start, len(text), where)
+            # Reads double, so that a long header takes few requests and a short one few bytes.
+            read_size = min(2 * read_size, MAX_HEADER - len(text))
+            if not (more := store.peek(start + len(text), read_size)):
+                _check_can_continue(start + len(text), start, len(text), where)
         except FitsFormatError:
             # An END card with something behind it counts only if no proper one follows.
             if (length := find_odd_end(text)) is None:
                 raise
             return text, length
         searched = whole_blocks
-        # Reads double, so that a long header takes few requests and a short one few bytes.
-        read_size = min(2 * read_size, MAX_HEADER - len(text))
-        text += _read_bytes(store, start + len(text), read_size)
+        text += more
 
     # If the next header begins before it, END belongs to that one.
     for position in range(BLOCK, length, BLOCK):
@@ -148,17 +148,9 @@ def _check_can_continue(size: int, start: int, read: int, where: str) -> None:
         raise FitsFormatError(message)
 
 
-def _read_bytes(store: Store, start: int, count: int) -> bytes:
-    """Read bytes of the file, fewer if it ends before."""
-    byte_range = ByteRange(start, min(start + count, store.version.size))
-    if not byte_range.nbytes:
-        return b""
-    return b"".join(bytes(data) for _, data in store.read_ranges([byte_range], whole=True))
-
-
 def _parse(store: Store, start: int, text: bytes, length: int, *, index: int) -> HeaderRead:
     """Parse the header that `text` begins with, `length` bytes of whole blocks."""
-    size = store.version.size
+    size = store.max_size
     where = f"{store.name}: HDU {index}"
     header = parse_header(replace_odd_end(text[:length].ljust(length)), where=where)
     layout = hdu_layout(header, index=index, start=start, file_size=size)
@@ -168,7 +160,7 @@ def _parse(store: Store, start: int, text: bytes, length: int, *, index: int) ->
         )
     if not header.raw.startswith(text[:length]):
         warn(f"{where}: found more than END in the END card, expected blanks")
-    _warn_if_truncated(layout, size, where)
+    warn_if_truncated(layout, size, where)
     read_ahead = text[layout.next_header - start :]
     return HeaderRead(
         layout=layout,
@@ -199,7 +191,7 @@ def _tile_table(layout: HduLayout, data: bytes) -> bytes | None:
     return data[:nbytes] if nbytes <= min(MAX_TILE_TABLE, len(data)) else None
 
 
-def _warn_if_truncated(layout: HduLayout, size: int, where: str) -> None:
+def warn_if_truncated(layout: HduLayout, size: int, where: str) -> None:
     """Warn if the file of `size` bytes ends within the data unit or its padding."""
     stop = layout.data_range.stop
     if stop > size:

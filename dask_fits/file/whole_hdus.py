@@ -27,7 +27,7 @@ def read_hdus(hdus: Iterable[HDU]) -> list[bytes]:
     """
     ordered = sorted(hdus, key=lambda hdu: hdu.index)
     for hdu in ordered:
-        size = hdu.store.version.size
+        size = hdu.store.max_size
         if hdu.data_range.stop > size:
             raise TruncatedFileError(
                 f"{hdu.where}: the file is truncated: the data end at byte "

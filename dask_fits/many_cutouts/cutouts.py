@@ -18,11 +18,11 @@ from astropy.wcs import WCS
 from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 
-from dask_fits._typing import FileSystem, Integers, Size
+from dask_fits._typing import FileSystem, Integers, Progress, Size
 from dask_fits.arrays.banded import chunk_limit
 from dask_fits.arrays.computations import watch_computations
 from dask_fits.collections.outcome import Outcome, values
-from dask_fits.collections.sources import Progress, Source, find_sources, label
+from dask_fits.collections.sources import Source, find_sources, label
 from dask_fits.cutout import Mode, check_fill, check_mode
 from dask_fits.exceptions import FitsError, MissingDriverError
 from dask_fits.file.fits_file import open as open_file

@@ -11,9 +11,9 @@ from functools import partial
 import numpy as np
 from astropy.wcs import WCS
 
-from dask_fits._typing import Integers, Size
+from dask_fits._typing import Integers, Progress, Size
 from dask_fits.collections.outcome import Outcome, errors, values
-from dask_fits.collections.sources import Progress, Source, inspect_files
+from dask_fits.collections.sources import Source, inspect_files
 from dask_fits.concurrency.cancellation import result_of
 from dask_fits.cutout import Mode, check_axes, check_pixels, is_angular, plane_for, size_in_pixels
 from dask_fits.exceptions import FitsError, FitsFormatError, one_line

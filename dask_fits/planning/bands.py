@@ -138,6 +138,8 @@ class Costs:
     """Shape of the block that is decoded as a unit, NumPy order: a tile, or one pixel."""
     limits: Coalescing
     """The gaps that are read over to spare a request."""
+    is_sequential: bool = False
+    """Whether each read takes all of the file, which is compressed as a whole."""
 
     @property
     def is_even(self) -> bool:
@@ -179,7 +181,11 @@ def find_bands(window: Window, costs: Costs, *, limit: int, most: int) -> Bands 
     Bands or None
         None if chunks share nothing, and are best read each by itself.
     """
-    if 0 in window.lengths or (costs.is_even and _are_contiguous(window)):
+    if 0 in window.lengths:
+        return None
+    if costs.is_sequential:
+        return _whole_band(window, costs)
+    if costs.is_even and _are_contiguous(window):
         return None
     chunk_edges = tuple(map(_chunk_edges, window.chunks))
     # A tile that a chunk cuts is decoded once: with the band of the chunk that it begins in.
@@ -197,6 +203,18 @@ def find_bands(window: Window, costs: Costs, *, limit: int, most: int) -> Bands 
         held=levels[depth].held,
         over_read=1.0 if depth in once else levels[depth].bytes_per_pixel / least,
         full_axes=_choose_depth(levels, once, costs.limits.max_gap, math.inf),
+    )
+
+
+def _whole_band(window: Window, costs: Costs) -> Bands | None:
+    """Return the one band of a file that is read as a whole; None if there is one chunk."""
+    if window.longest == window.lengths:
+        return None
+    return Bands(
+        edges=tuple((0, length) for length in window.lengths),
+        held=costs.itemsize * math.prod(window.lengths),
+        over_read=1.0,
+        full_axes=len(window.lengths),
     )
 
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from dask_fits._typing import AxisChunks, Chunks, Integers
 from dask_fits.planning.selection import Indices
-from dask_fits.ranges.byte_range import ByteRange, Coalescing, coalesce_runs, split_range
+from dask_fits.ranges.byte_range import ByteRange, Coalescing, coalesce_runs
 
 
 def contiguous_chunk_shape(shape: tuple[int, ...], *, itemsize: int, limit: int) -> tuple[int, ...]:
@@ -119,6 +119,11 @@ class ReadCost:
     gap: int
     """Bytes of the smallest gap between two of them; for a compressed image, of its pixels."""
 
+    @classmethod
+    def of_whole_file(cls, nbytes: int) -> ReadCost:
+        """Return the cost of any read of a file that is only read as a whole."""
+        return cls(nbytes, requests=1, gap=_NO_GAP)
+
 
 @dataclass(frozen=True, slots=True)
 class ReadPlan:
@@ -131,6 +136,12 @@ class ReadPlan:
     chunks: tuple[ReadPlan, ...] = field(default=(), repr=False)
     """One plan for each read of a chunked array: of a Dask chunk that is touched, or of a band that
     several chunks share."""
+    packing: str = ""
+    """How the file is compressed as a whole, such as "gzip"; empty if it is not. The ranges are
+    those of the packed bytes then, of which a process that has read the file lately fetches none;
+    `useful_bytes` are unpacked ones."""
+    by_index: bool = False
+    """Whether the file is compressed as a whole and parts of it are read by an index."""
 
     @property
     def requests(self) -> int:
@@ -152,18 +163,21 @@ class ReadPlan:
         """Add up the plans of a Dask array's chunks."""
         plans = tuple(chunks)
         ranges = tuple(part for plan in plans for part in plan.ranges)
-        return cls(ranges, sum(plan.useful_bytes for plan in plans), plans)
-
-    def __repr__(self) -> str:
-        return (
-            f"<ReadPlan: {self.requests} requests, {self.bytes} bytes, "
-            f"{self.useful_bytes} useful, over-read {self.over_read:.2f}x>"
+        return cls(
+            ranges,
+            sum(plan.useful_bytes for plan in plans),
+            plans,
+            packing=plans[0].packing if plans else "",
+            by_index=any(plan.by_index for plan in plans),
         )
 
-
-def split_ranges(ranges: Iterable[ByteRange], part_size: int | None) -> tuple[ByteRange, ...]:
-    """Cut ranges into the parts that are fetched by one request each; see `split_range`."""
-    return tuple(part for whole in ranges for part in split_range(whole, part_size))
+    def __repr__(self) -> str:
+        index = "by an index" if self.by_index else "without an index"
+        packed = f" of {self.packing} {index}" if self.packing else ""
+        return (
+            f"<ReadPlan: {self.requests} requests, {self.bytes} bytes{packed}, "
+            f"{self.useful_bytes} useful, over-read {self.over_read:.2f}x>"
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -214,10 +228,10 @@ class Runs:
             gap=int((starts[1:] - stops[:-1]).min(initial=_NO_GAP)),
         )
 
-    def plan(self, *, part_size: int | None) -> ReadPlan:
-        """Return the requests of reading the box, its ranges in parts of up to `part_size`."""
-        useful_bytes = len(self.starts) * self.count * self.itemsize
-        return ReadPlan(split_ranges(self.ranges, part_size), useful_bytes)
+    @property
+    def useful_bytes(self) -> int:
+        """Bytes of wanted pixels."""
+        return len(self.starts) * self.count * self.itemsize
 
 
 def plan_box(

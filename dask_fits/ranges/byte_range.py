@@ -11,6 +11,7 @@ which is one request or several parts of one, if the gap between them is cheap t
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,6 +84,11 @@ def split_range(byte_range: ByteRange, part_size: int | None) -> list[ByteRange]
         ByteRange(start, min(start + length, byte_range.stop))
         for start in range(byte_range.start, byte_range.stop, length)
     ]
+
+
+def split_ranges(ranges: Iterable[ByteRange], part_size: int | None) -> tuple[ByteRange, ...]:
+    """Cut ranges into the parts that are fetched by one request each; see `split_range`."""
+    return tuple(part for whole in ranges for part in split_range(whole, part_size))
 
 
 def coalesce_runs(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -10,9 +11,13 @@ import numpy as np
 from dask_fits._typing import Key
 from dask_fits.format.layout import ImageLayout
 from dask_fits.format.tiles import TiledLayout
+from dask_fits.planning.boxes import batches
+from dask_fits.planning.chunks import ReadPlan
 from dask_fits.planning.selection import select
+from dask_fits.ranges.byte_range import ByteRange
+from dask_fits.readers.batch import read_plan
 from dask_fits.readers.reader import PixelReader
-from dask_fits.storage.store import Store, version_token
+from dask_fits.storage.store import Store
 
 LayoutT = TypeVar("LayoutT", ImageLayout, TiledLayout)
 
@@ -54,11 +59,23 @@ class StoredReader(IndexedReader, Generic[LayoutT]):
         """File and HDU, for messages."""
         return f"{self.store.name}: HDU {self.layout.hdu}"
 
+    def _plan(self, ranges: Iterable[ByteRange], *, useful_bytes: int) -> ReadPlan:
+        """Return the requests by which ranges are read."""
+        return read_plan(self.store, ranges, useful_bytes)
+
+    def _divide(
+        self, ranges: Sequence[ByteRange], *, most: int | None
+    ) -> Iterable[tuple[int, int]]:
+        """Divide ranges among tasks; see `dask_fits.planning.boxes.batches`."""
+        if self.store.is_sequential:  # each task would read all of the file
+            return [(0, len(ranges))] if ranges else []
+        return batches(ranges, most=most)
+
     def __dask_tokenize__(self) -> tuple[object, ...]:
         # The names of Dask's arrays are made of it: the same pixels have the same token for ever.
         return (
             f"dask_fits.{type(self).__name__}",
-            *version_token(self.store),
+            *self.store.token,
             *self._layout_token(),
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,13 +15,24 @@ from dask_fits.format.descriptors import Tiles
 from dask_fits.format.layout import ImageLayout
 from dask_fits.format.tiles import TiledLayout
 from dask_fits.planning.boxes import Boxes, BoxPlan
-from dask_fits.planning.chunks import ReadPlan, split_ranges
+from dask_fits.planning.chunks import ReadPlan
 from dask_fits.planning.tile_plan import HeapPlan, TileBox, tile_box, tile_runs
+from dask_fits.ranges.byte_range import ByteRange
 from dask_fits.readers.tile_decoder import TileDecoder
 from dask_fits.storage.store import Store
 
 Piece = tuple[int, tuple[slice, ...], npt.NDArray[Any]]
 """Number of a box, a part of it, and the pixels there."""
+
+
+def read_plan(store: Store, ranges: Iterable[ByteRange], useful_bytes: int) -> ReadPlan:
+    """Return the requests by which a store reads ranges."""
+    return ReadPlan(
+        store.requests(ranges),
+        useful_bytes,
+        packing=store.packing,
+        by_index=bool(store.packing) and not store.is_sequential,
+    )
 
 
 class Batch(Protocol):
@@ -66,8 +77,7 @@ class ImageBatch:
     @property
     def plan(self) -> ReadPlan:
         """The requests of reading it."""
-        parts = split_ranges(self.box_plan.ranges, self.store.part_size)
-        return ReadPlan(parts, useful_bytes=int(self.box_plan.useful.sum()))
+        return read_plan(self.store, self.box_plan.ranges, int(self.box_plan.useful.sum()))
 
     def read(self) -> Iterator[Piece]:
         """Read the pieces; see `Batch`."""
@@ -122,8 +132,7 @@ class TiledBatch:
     @property
     def plan(self) -> ReadPlan:
         """The requests of reading it."""
-        parts = split_ranges(self.heap.ranges, self.store.part_size)
-        return ReadPlan(parts, useful_bytes=int(self.tiles.lengths.sum()))
+        return read_plan(self.store, self.heap.ranges, int(self.tiles.lengths.sum()))
 
     def read(self) -> Iterator[Piece]:
         """Read the pieces; see `Batch`."""

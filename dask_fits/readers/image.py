@@ -11,7 +11,7 @@ import numpy.typing as npt
 from dask_fits._typing import Integers
 from dask_fits.exceptions import TruncatedFileError
 from dask_fits.format.layout import ImageLayout
-from dask_fits.planning.boxes import Boxes, batches, plan_boxes
+from dask_fits.planning.boxes import Boxes, plan_boxes
 from dask_fits.planning.chunks import ReadCost, ReadPlan, Runs, contiguous_chunk_shape, plan_box
 from dask_fits.planning.selection import Indices, Selection
 from dask_fits.ranges.byte_range import Coalescing
@@ -33,6 +33,8 @@ class ImageReader(StoredReader[ImageLayout]):
 
     def contiguous_chunk(self, limit: int) -> tuple[int, ...]:
         """Return the shape of the largest chunk of at most `limit` bytes; see `PixelReader`."""
+        if self.store.is_sequential:
+            return self.shape
         return contiguous_chunk_shape(self.shape, itemsize=self.dtype.itemsize, limit=limit)
 
     def runs(self, indices: tuple[Indices, ...]) -> Runs:
@@ -48,7 +50,8 @@ class ImageReader(StoredReader[ImageLayout]):
     def plan(self, indices: tuple[Indices, ...]) -> ReadPlan:
         """Return the requests of reading a box of pixels. Pure."""
         self.check(Selection.of_box(indices))
-        return self.runs(indices).plan(part_size=self.store.part_size)
+        runs = self.runs(indices)
+        return self._plan(runs.ranges, useful_bytes=runs.useful_bytes)
 
     @property
     def tile(self) -> tuple[int, ...]:
@@ -57,6 +60,8 @@ class ImageReader(StoredReader[ImageLayout]):
 
     def estimate(self, indices: tuple[range, ...]) -> ReadCost:
         """Return the cost of reading a box of pixels. Pure."""
+        if self.store.is_sequential:
+            return ReadCost.of_whole_file(self.store.version.size)
         return self.runs(indices).cost
 
     def batches(self, boxes: Boxes, limits: Coalescing, *, most: int | None = None) -> list[Batch]:
@@ -72,7 +77,7 @@ class ImageReader(StoredReader[ImageLayout]):
             offset=self.layout.offset,
             limits=limits,
         )
-        parts = (plan.part(low, high) for low, high in batches(plan.ranges, most=most))
+        parts = (plan.part(low, high) for low, high in self._divide(plan.ranges, most=most))
         return [ImageBatch(self.store, self.layout, part) for part in parts]
 
     def check(self, selection: Selection) -> None:
@@ -91,7 +96,7 @@ class ImageReader(StoredReader[ImageLayout]):
     def _check_end(self, last_pixel: int) -> None:
         """Raise if the file ends before a pixel, given by its index in the flattened image."""
         stop = self.layout.offset + (last_pixel + 1) * self.layout.scaling.stored.itemsize
-        size = self.store.version.size
+        size = self.store.max_size
         if stop > size:
             raise TruncatedFileError(
                 f"{self.where}: the file is truncated: NAXISn = "

@@ -17,8 +17,8 @@ from dask_fits.codecs.tile import run_limit
 from dask_fits.exceptions import TruncatedFileError, UnsupportedHduError
 from dask_fits.format.descriptors import Tiles, locate
 from dask_fits.format.tiles import TiledLayout
-from dask_fits.planning.boxes import Boxes, batches
-from dask_fits.planning.chunks import ReadCost, ReadPlan, split_ranges
+from dask_fits.planning.boxes import Boxes
+from dask_fits.planning.chunks import ReadCost, ReadPlan
 from dask_fits.planning.selection import Indices, Selection
 from dask_fits.planning.tile_plan import (
     HeapPlan,
@@ -32,7 +32,7 @@ from dask_fits.planning.tile_plan import (
     tile_runs,
     touched_tiles,
 )
-from dask_fits.ranges.byte_range import Coalescing
+from dask_fits.ranges.byte_range import ByteRange, Coalescing
 from dask_fits.readers.base import StoredReader
 from dask_fits.readers.batch import Batch, TiledBatch
 from dask_fits.readers.row_cache import ROWS
@@ -58,6 +58,8 @@ class TiledReader(StoredReader[TiledLayout]):
 
     def contiguous_chunk(self, limit: int) -> tuple[int, ...]:
         """Return the shape of the largest chunk of at most `limit` bytes; see `PixelReader`."""
+        if self.store.is_sequential:
+            return self.shape
         return contiguous_tiles_shape(self.layout, limit)
 
     def check(self, selection: Selection) -> None:
@@ -66,14 +68,18 @@ class TiledReader(StoredReader[TiledLayout]):
 
     def plan(self, indices: tuple[Indices, ...]) -> ReadPlan:
         """Return the requests of reading a box of pixels; reads the table's rows, but no tile."""
+        if self.store.is_sequential:
+            # Which tiles it needs would take reading all of the file.
+            nbytes = math.prod(map(len, indices)) * self.layout.scaling.stored.itemsize
+            table = ByteRange(self.layout.table.start, self.layout.table.stop)
+            return self._plan([table] if nbytes else [], useful_bytes=nbytes)
         box, tiles = self._find_tiles(indices)
         if not box.count:
             return ReadPlan((), useful_bytes=0)
         ranges = list(plan_heap(tiles, self.store.coalescing).ranges)
         if self.tile_table is None:
             ranges += plan_rows(tiles.rows, self.layout, self.store.coalescing).ranges
-        parts = split_ranges(sorted(ranges), self.store.part_size)
-        return ReadPlan(parts, useful_bytes=int(tiles.lengths.sum()))
+        return self._plan(sorted(ranges), useful_bytes=int(tiles.lengths.sum()))
 
     @property
     def tile(self) -> tuple[int, ...]:
@@ -82,6 +88,8 @@ class TiledReader(StoredReader[TiledLayout]):
 
     def estimate(self, indices: tuple[range, ...]) -> ReadCost:
         """Return the cost of reading a box of pixels if tiles lie in the table's order. Pure."""
+        if self.store.is_sequential:
+            return ReadCost.of_whole_file(self.store.version.size)
         return tile_cost(indices, self.layout)
 
     def batches(self, boxes: Boxes, limits: Coalescing, *, most: int | None = None) -> list[Batch]:
@@ -101,7 +109,7 @@ class TiledReader(StoredReader[TiledLayout]):
         tile_index = np.searchsorted(table_rows, touched.grid_index)
         return [
             self._batch(boxes, tiles, touched.box, tile_index, heap.part(low, high))
-            for low, high in batches(heap.ranges, most=most)
+            for low, high in self._divide(heap.ranges, most=most)
         ]
 
     def _batch(
@@ -146,7 +154,7 @@ class TiledReader(StoredReader[TiledLayout]):
         not whole there is no heap, hence no tile.
         """
         stop = self.layout.table.stop
-        size = self.store.version.size
+        size = self.store.max_size
         if stop > size:
             raise TruncatedFileError(
                 f"{self.where}: the file is truncated: the rows of the tiles end at byte {stop}, "
@@ -165,7 +173,7 @@ class TiledReader(StoredReader[TiledLayout]):
             self._read_rows(table_rows),
             self.layout,
             pixels=pixels,
-            file_size=self.store.version.size,
+            file_size=self.store.max_size,
             where=self.where,
         )
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from copy import copy
 from functools import lru_cache
@@ -20,6 +20,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
+from uuid import uuid4
 
 import fsspec
 from fsspec.archive import AbstractArchiveFileSystem
@@ -186,6 +187,34 @@ def glob(fs: FileSystem, path: str) -> list[str]:
     # Waiting in a group can be cancelled; in the filesystem's own `glob` it cannot.
     with RequestGroup(fs.loop) as requests:
         return sorted(map(str, requests.wait(fs._glob(path))))  # noqa: SLF001 (what `glob` calls)
+
+
+def write_file(url: str, options: Mapping[str, Any], parts: Iterable[bytes]) -> None:
+    """Write a file, whole or not at all, and on a mounted disk the directories that lead to it.
+
+    Parameters
+    ----------
+    url : str
+        Absolute path on a mounted disk, or a URL.
+    options : mapping
+    parts : iterable of bytes
+        Its content, one part behind the other.
+    """
+    fs, path = url_to_filesystem(url, options)
+    if not isinstance(fs, LocalFileSystem):
+        with fs.open(path, "wb") as file:
+            file.writelines(parts)
+        return
+    # Under a name of its own until it is complete: others may be reading, or writing the same.
+    target = Path(f"{path}.{uuid4().hex}.part")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with target.open("wb") as file:
+            file.writelines(parts)
+        target.replace(path)
+    except BaseException:
+        target.unlink(missing_ok=True)
+        raise
 
 
 def is_filesystem(candidate: object) -> bool:

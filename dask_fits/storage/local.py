@@ -14,6 +14,7 @@ from dask_fits.ranges.byte_range import ByteRange, Coalescing
 from dask_fits.ranges.cost import DEFAULT_COST
 from dask_fits.storage.errors import storage_errors
 from dask_fits.storage.place import utf8_name
+from dask_fits.storage.stored_file import StoredFile
 from dask_fits.storage.version import FileVersion, changed_error, check_within_file
 
 LOCAL_BLOCK = 1024 * 1024
@@ -27,7 +28,7 @@ _WRITE = 60_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class LocalStore:
+class LocalStore(StoredFile):
     """A file on a mounted disk, which each call opens for itself, and reads at positions."""
 
     url: str

@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -27,10 +27,14 @@ from dask_fits.storage.filesystem import (
     local_file,
     make_absolute,
     path_on_disk,
+    split_chain,
     unwrap_directories,
     url_to_filesystem,
 )
 from dask_fits.storage.redaction import redact_url
+
+_MEMBER = re.compile(r"(.+?\.zip(?:\?.*?)?)::(.+)", re.IGNORECASE | re.DOTALL)
+"""A zip archive, and a file in it."""
 
 _ESCAPED_BYTE = re.compile("[\udc80-\udcff]")
 """A byte of a name that is no UTF-8, as Python holds it (PEP 383)."""
@@ -64,6 +68,9 @@ class Place:
     """fsspec storage options; they may hold secrets and are never shown."""
     filesystem: FileSystem | None = field(default=None, repr=False)
     """The filesystem itself, if URL and options do not describe it; it can be pickled."""
+    member: str = ""
+    """Name of a file in the zip archive that is at this place; empty for the only one, or if it is
+    no archive."""
 
 
 def place_of(
@@ -92,11 +99,13 @@ def place_of(
         return given
     if filesystem is not None:
         _check_filesystem(filesystem, storage_options)
-        return _place_on_filesystem(filesystem, _path_text(given))
+        path, member = _split_member(_path_text(given))
+        return replace(_place_on_filesystem(filesystem, path), member=member)
     if (place := _place_of_object(given)) is not None:
         _reject_options(storage_options, type(given).__name__)
         return place
-    return _place_of_text(_path_text(given), dict(storage_options or {}))
+    text, member = _split_member(_path_text(given))
+    return replace(_place_of_text(text, dict(storage_options or {})), member=member)
 
 
 def places_of(
@@ -119,7 +128,7 @@ def places_of(
     """
     if not isinstance(given, (str, os.PathLike)):
         return [place_of(given, storage_options, filesystem)]
-    text = _path_text(given)
+    text, member = _split_member(_path_text(given))
     options = dict(storage_options or {})
     if filesystem is None and ("*" not in text or local_file(text)):
         return [given]
@@ -135,7 +144,7 @@ def places_of(
         paths = glob(fs, pattern)
     if not paths:
         raise FitsFileNotFoundError(f"{redact_url(text)}: found no file that matches")
-    return [_place_on_filesystem(fs, path) for path in paths]
+    return [replace(_place_on_filesystem(fs, path), member=member) for path in paths]
 
 
 def is_one_file(given: object) -> bool:
@@ -158,6 +167,14 @@ def utf8_name(text: str) -> str:
         return text
     text = _ESCAPED_BYTE.sub(lambda match: rf"\x{ord(match[0]) - 0xDC00:02x}", text)
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _split_member(text: str) -> tuple[str, str]:
+    """Divide ``archive.zip::name`` into the place of the archive and the name of a file in it."""
+    match = _MEMBER.fullmatch(text)
+    if match is None or local_file(text) or len(split_chain(text)) > 1:
+        return text, ""
+    return match[1], match[2]
 
 
 def _path_text(given: object) -> str:

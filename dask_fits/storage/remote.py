@@ -33,6 +33,7 @@ from dask_fits.storage.place import Place
 from dask_fits.storage.redaction import redact_url
 from dask_fits.storage.request_group import RequestGroup
 from dask_fits.storage.response import PreconditionFailedError, Request
+from dask_fits.storage.stored_file import StoredFile
 from dask_fits.storage.transfer import TransferConfig, TransientError, retrying
 from dask_fits.storage.version import FileVersion, changed_error, check_within_file
 
@@ -50,7 +51,7 @@ _PICKLED = ("url", "version", "options", "transfer", "parallel", "filesystem", "
 
 
 @dataclass(frozen=True, slots=True)
-class RemoteStore:
+class RemoteStore(StoredFile):
     """A file behind a web server, an object store or any other fsspec filesystem."""
 
     url: str
@@ -93,6 +94,13 @@ class RemoteStore:
 
     def __repr__(self) -> str:
         return f"RemoteStore({self.name!r}, {self.version})"
+
+    @property
+    def token(self) -> tuple[str | int, ...]:
+        """What tells this version of the file from all other files; see `Store.token`."""
+        version = self.version
+        token = (self.url, version.size, version.kind, version.value)
+        return (*token, self.identity) if self.identity else token
 
     @property
     def part_size(self) -> int | None:
@@ -170,7 +178,7 @@ def open_remote(place: Place, transfer: TransferConfig, *, count: int) -> tuple[
         with RequestGroup(file.loop) as requests:
             version, first = requests.wait(file.first(count))
     if not transfer.check_version:
-        version = FileVersion(version.size)
+        version = FileVersion(version.size, encoding=version.encoding)
     elif version.size and not version.kind and transfer.warn_unversioned:
         # The text names the server, not the file: Python's filters show it once for all its files.
         warnings.warn(

@@ -1,4 +1,4 @@
-"""Ranged reads from a path or URL.
+"""The interface of stores: ranged reads of one version of one file.
 
 A store is a small frozen value: the file's place, the way to reach it, and the version that it had
 when it was opened. It holds no handle, so it can be pickled and used by any thread of any process.
@@ -6,20 +6,19 @@ when it was opened. It holds no handle, so it can be pickled and used by any thr
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Protocol
 
-from dask_fits._typing import FileSystem
 from dask_fits.ranges.byte_range import ByteRange, Coalescing
-from dask_fits.storage.local import open_local
-from dask_fits.storage.place import FilePath, Place, place_of
-from dask_fits.storage.remote import RemoteStore, open_remote
-from dask_fits.storage.transfer import TransferConfig
 from dask_fits.storage.version import FileVersion
 
 
 class Store(Protocol):
-    """One version of one file, readable by ranges from any thread or process."""
+    """One version of one file, readable by ranges from any thread or process.
+
+    Ranges and positions are those of the file as its format has it: of the unpacked one, if it is
+    compressed as a whole.
+    """
 
     @property
     def url(self) -> str:
@@ -27,11 +26,30 @@ class Store(Protocol):
 
     @property
     def version(self) -> FileVersion:
-        """Identity of the version that was opened."""
+        """Identity of the version that was opened; its size is that of the file as it is stored."""
 
     @property
     def name(self) -> str:
         """Redacted path or URL: without credentials."""
+
+    @property
+    def token(self) -> tuple[str | int, ...]:
+        """What tells one version of one file from all others: the same in every process.
+
+        Most storage options are left out: they may hold secrets, and do not change the file.
+        """
+
+    @property
+    def packing(self) -> str:
+        """How the file is compressed as a whole, such as ``"gzip"``; empty if it is not."""
+
+    @property
+    def is_sequential(self) -> bool:
+        """Whether reading any part takes reading all of the file."""
+
+    @property
+    def max_size(self) -> int:
+        """Length of the file in bytes; of one that is compressed as a whole, an upper bound."""
 
     @property
     def part_size(self) -> int | None:
@@ -44,6 +62,39 @@ class Store(Protocol):
     @property
     def coalescing(self) -> Coalescing:
         """Limits within which runs of bytes are best fetched as one range."""
+
+    def length_up_to(self, stop: int) -> int:
+        """Return the length of the file in bytes, or `stop` if that is less.
+
+        Raises
+        ------
+        FitsFormatError
+            The file is compressed as a whole and damaged before this.
+        StorageError, FileChangedError
+            As `read_ranges`.
+        """
+
+    def peek(self, start: int, count: int) -> bytes:
+        """Read up to `count` bytes from a position on, for a header.
+
+        Fewer, if the file ends before, or if it is compressed as a whole and more bytes would have
+        to be fetched for them; none only at the end. What damage a check sum tells that stands
+        further on in the file is not known yet: `read_ranges` will raise for it.
+
+        Raises
+        ------
+        FitsFormatError, StorageError, FileChangedError
+            As `length_up_to`.
+        """
+
+    def keep(self, stretches: Mapping[int, bytes]) -> None:
+        """Keep stretches of the file, by their first byte, where an index of it is kept, if any."""
+
+    def take_less_memory(self) -> None:
+        """Let go of what this process keeps of the file, if anything."""
+
+    def requests(self, ranges: Iterable[ByteRange]) -> tuple[ByteRange, ...]:
+        """Return the requests by which ranges are read, as ranges of the file as it is stored."""
 
     def read_ranges(
         self, ranges: Sequence[ByteRange], *, whole: bool
@@ -70,61 +121,11 @@ class Store(Protocol):
         ------
         TruncatedFileError
             The file ended early.
+        FitsFormatError
+            The file is compressed as a whole, and damaged.
         FileChangedError
             The file is not the version that was opened.
         AccessDeniedError, FitsFileNotFoundError, StorageError
             The storage refused, failed for longer than the retries last, or sent an unusable
             response.
         """
-
-
-def version_token(store: Store) -> tuple[str | int, ...]:
-    """Return what tells one version of one file from all others: the same in every process.
-
-    Most storage options are left out: they may hold secrets, and do not change the file.
-    """
-    version = store.version
-    token = (store.url, version.size, version.kind, version.value)
-    if isinstance(store, RemoteStore) and store.identity:
-        return (*token, store.identity)
-    return token
-
-
-def open_store(
-    url: FilePath | Place,
-    storage_options: Mapping[str, Any] | None,
-    transfer: TransferConfig | None,
-    *,
-    count: int,
-    filesystem: FileSystem | None = None,
-) -> tuple[Store, bytes]:
-    """Look a file up and read its first bytes, in one request if the storage allows it.
-
-    Parameters
-    ----------
-    url : str, os.PathLike, file object or Place
-        A path, or any URL that fsspec understands, chained ones included; or an object with one.
-    storage_options : mapping, optional
-        Arguments of the fsspec filesystem (credentials, endpoint, ...).
-    transfer : TransferConfig, optional
-        Configuration of the reads of a remote file.
-    count : int
-        Bytes to read; fewer if the file is shorter.
-    filesystem : fsspec filesystem, optional
-        The filesystem that a path is on.
-
-    Returns
-    -------
-    store : Store
-    first : bytes
-
-    Raises
-    ------
-    FitsFileNotFoundError, AccessDeniedError, MissingDriverError, StorageError
-    TypeError
-        See `place_of`.
-    """
-    place = place_of(url, storage_options, filesystem)
-    if place.is_local:
-        return open_local(place.url, count=count)
-    return open_remote(place, transfer or TransferConfig(), count=count)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     from dask_fits.storage.place import FilePath
     from dask_fits.storage.transfer import TransferConfig
 
-_SUFFIXES = (".fits", ".fit", ".fts", ".fits.fz", ".fit.fz", ".fts.fz")
+_NAME = re.compile(r".*\.(fits|fit|fts)(\.(fz|gz|bz2|z|xz|zst|zip))?|.*\.ftz", re.DOTALL)
+"""Names of FITS files, in lower case: tile-compressed and compressed as a whole, too."""
 
 _MAGIC = b"SIMPLE  ="
 """FITS Standard 4.0, section 4.4.1.1: the first keyword of a file, and its value indicator."""
@@ -145,8 +147,7 @@ class FitsBackendEntrypoint(BackendEntrypoint):
     def guess_can_open(self, filename_or_obj: object) -> bool:
         """Return whether this is a FITS file, by its name, or a local file by its first bytes.
 
-        No request is made. Files that are compressed as a whole (``.fits.gz``) cannot be read, so
-        they are refused.
+        No request is made.
         """
         # `path` is that of a file of fsspec or a path of universal_pathlib, `name` an open file's.
         name = getattr(filename_or_obj, "path", getattr(filename_or_obj, "name", None))
@@ -155,7 +156,7 @@ class FitsBackendEntrypoint(BackendEntrypoint):
         if not isinstance(name, (str, bytes)):
             return False
         name = os.fsdecode(name)
-        if (name.partition("?")[0] if "://" in name else name).lower().endswith(_SUFFIXES):
+        if _NAME.fullmatch((name.partition("?")[0] if "://" in name else name).lower()):
             return True
         try:
             with Path(name).open("rb") as file:

@@ -946,7 +946,7 @@ def test_anon_is_what_the_store_calls_it(
 ) -> None:
     seen = []
     monkeypatch.setattr(
-        options, "open_file", lambda url, storage_options: seen.append(storage_options)
+        options, "open_file", lambda url, storage_options, index: seen.append(storage_options)
     )
     run("info", url, "--anon", "--storage-options", "a=1", "--storage-options", 'b={"c": [true]}')
     run("info", url, "--anon", "--storage-options", "d=text=more")
@@ -956,7 +956,7 @@ def test_anon_is_what_the_store_calls_it(
 def test_help_is_there_for_every_command(run) -> None:
     code, out, _ = run("--help")
     assert code == 0
-    for name in ("info", "header", "plan", "stats", "preview", "cutout", "cutouts"):
+    for name in ("info", "header", "plan", "stats", "preview", "cutout", "cutouts", "index-gz"):
         assert name in out
         code, text, _ = run(name, "--help")
         assert code == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -35,6 +36,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fits.CompImageHDU(PIXELS, compression_type="RICE_1", tile_shape=(8, 12)).writeto(
         root / "tiles.fits"
     )
+    (root / "plain.fits.gz").write_bytes(gzip.compress((root / "plain.fits").read_bytes()))
     return root
 
 
@@ -78,6 +80,17 @@ class TestImageReader(Plain, ArrayLikeContract):
 class TestTiledReader(Tiles, ArrayLikeContract):
     def make(self, url: str, **options: Any) -> Any:
         return hdu_of(url, **options).reader()
+
+
+class TestIndexedReader(Plain, ArrayLikeContract):
+    """A gzip file that has an index, in the user's cache."""
+
+    file = "plain.fits.gz"
+    # The contract's file of other pixels is no gzip file; see `tests.file.test_indexed_files`.
+    test_a_file_that_was_replaced_is_not_read = None
+
+    def make(self, url: str, **options: Any) -> Any:
+        return dask_fits.open(url, **options).build_index()[0].reader()
 
 
 class TestWindowReader(Plain, ArrayLikeContract):

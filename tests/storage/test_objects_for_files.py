@@ -27,7 +27,7 @@ from s3fs import S3FileSystem
 from upath import UPath
 
 import dask_fits
-from dask_fits.exceptions import FitsError, FitsFileNotFoundError, FitsFormatError, StorageError
+from dask_fits.exceptions import FitsError, FitsFileNotFoundError, StorageError
 from dask_fits.storage.local import LocalStore
 from dask_fits.storage.place import place_of
 from dask_fits.storage.remote import RemoteStore
@@ -36,7 +36,7 @@ from dask_fits.xarray_backend.entrypoint import FitsBackendEntrypoint
 from tests.servers.range_server import RangeServer
 from tests.servers.s3 import S3Server
 from tests.support.data import M13
-from tests.support.fits_files import fits_bytes
+from tests.support.fits_files import fits_bytes, same_bits
 
 PIXELS = fits.getdata(M13)
 
@@ -255,12 +255,12 @@ def test_a_file_that_is_not_there_is_named() -> None:
         dask_fits.open(UPath("memory://none.fits[1]"))
 
 
-def test_what_is_packed_as_a_whole_is_told(tmp_path: Path) -> None:
+def test_what_fsspec_would_unpack_or_copy(tmp_path: Path) -> None:
     with gzip.open(tmp_path / "a.fits.gz", "wb") as packed:
         packed.write(M13.read_bytes())
     given = fsspec.open(str(tmp_path / "a.fits.gz"), compression="gzip")
-    with pytest.raises(FitsFormatError, match="unpack it first"):
-        dask_fits.open(given)
+    assert dask_fits.open(given).packing == "gzip"
+    assert same_bits(dask_fits.from_fits(given).compute(), fits.getdata(M13))
     with pytest.raises(StorageError, match="simplecache:: tells nothing"):
         dask_fits.open(fsspec.open(f"simplecache::{of_memory()}"))
 

@@ -33,9 +33,9 @@ from dask_fits.exceptions import (
 from dask_fits.ranges.byte_range import ByteRange, coalesce_runs
 from dask_fits.storage import remote
 from dask_fits.storage.local import LOCAL_BLOCK, LocalStore
+from dask_fits.storage.opening import open_store as open_store_and_read
 from dask_fits.storage.remote import RemoteStore
 from dask_fits.storage.store import Store
-from dask_fits.storage.store import open_store as open_store_and_read
 from dask_fits.storage.transfer import TransferConfig
 from dask_fits.storage.version import FileVersion
 from tests.servers.range_server import RangeServer

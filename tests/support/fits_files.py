@@ -15,6 +15,7 @@ from dask_fits.format.scaling import Scaling
 from dask_fits.ranges.byte_range import ByteRange, Coalescing
 from dask_fits.ranges.cost import DEFAULT_COST
 from dask_fits.readers.image import ImageReader
+from dask_fits.storage.stored_file import StoredFile
 from dask_fits.storage.version import FileVersion
 
 BLOCK = 2880
@@ -76,7 +77,7 @@ def fits_bytes(*hdus: fits.hdu.base._BaseHDU) -> bytes:
 
 
 @dataclass(frozen=True)
-class WatchedStore:
+class WatchedStore(StoredFile):
     """A `Store` over bytes: it notes the ranges and refuses any outside `allowed`."""
 
     content: bytes = field(repr=False)
