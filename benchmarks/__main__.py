@@ -13,12 +13,16 @@ from benchmarks.images import write_images
 from benchmarks.imports import measure_imports
 from benchmarks.memory import measure_memory
 from benchmarks.night import measure_night
+from benchmarks.packed import measure_packed
 from benchmarks.reads import measure_reads
 from benchmarks.remote import measure_remote
 from benchmarks.xarray_engine import measure_xarray
 
 RESULTS = Path(__file__).parent / "results" / "latest.json"
-SUBJECTS = ("reads", "compressed", "headers", "remote", "cutouts", "xarray", "imports", "night")
+SUBJECTS = (
+    *("reads", "compressed", "headers", "remote", "cutouts"),
+    *("xarray", "packed", "imports", "night"),
+)
 
 
 def main() -> None:
@@ -55,6 +59,8 @@ def _measure(options: argparse.Namespace) -> Iterator[Table]:
     if "xarray" in wanted:
         sizes = {"size_mb": options.cube_mb, "remote_mb": options.remote_mb}
         yield from measure_xarray(**sizes, rounds=options.rounds)
+    if "packed" in wanted:
+        yield from measure_packed(rounds=options.rounds)
     if "imports" in wanted:
         yield measure_imports(rounds=options.rounds)
     if "night" in wanted:

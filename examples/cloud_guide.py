@@ -55,7 +55,7 @@ def on_a_web_server(url: str) -> None:
 
 def of_a_compressed_image(url: str) -> None:
     """Read a section of a tile-compressed image: the tiles that it touches, and no other."""
-    # A file that is compressed as a whole (.fits.gz) has no parts to read, and is refused.
+    # A file that is compressed as a whole (.fits.gz) has no such parts: see packed_cube.py.
     hdu = dask_fits.open(url).first_image()
     plan = hdu.plan(SECTION)
     print(f"{hdu.compression}: {plan.bytes} bytes of {hdu.data_range.nbytes}")

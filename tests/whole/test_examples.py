@@ -108,6 +108,28 @@ def test_many_cutouts(tmp_path: Path) -> None:
     assert (tmp_path / "stamps.zarr").is_dir()
 
 
+def test_packed_cube(tmp_path: Path) -> None:
+    """The cube that the example makes, and the same on a server."""
+    path = tmp_path / "cube.fits.gz"
+    assert_tells_of_packed_cube(example("packed_cube", str(tmp_path)), path)
+    with RangeServer(tmp_path) as server:
+        said = example("packed_cube", str(tmp_path / "remote"), f"{server.url}/cube.fits.gz")
+    assert len(list((tmp_path / "remote" / "indexes").glob("*.gzi"))) == 1
+    assert_tells_of_packed_cube(said, path)
+
+
+def assert_tells_of_packed_cube(said: str, path: Path) -> None:
+    with fits.open(path) as file:
+        flux, wave = file["FLUX"].data.astype(np.float64), file["WAVE"].data
+    assert f"packed: gzip, {path.stat().st_size} bytes, without an index)" in said
+    assert f"requests, {path.stat().st_size} bytes of gzip without an index, 4800 useful" in said
+    region = flux[640:660, 20:32, 20:32]
+    assert f"region: shape (20, 12, 12), mean {region.mean():.4f}\n" in said
+    assert "with it: <ReadPlan: 1 requests," in said
+    assert f"brightest channel: {wave[flux[:, 26, 26].argmax()]:.1f} Angstroms\n" in said
+    assert f"white light: {flux.sum(axis=0).max():.1f} in" in said
+
+
 def assert_is_a_picture(path: Path) -> None:
     with Image.open(path) as image:
         image.load()
