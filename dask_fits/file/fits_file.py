@@ -402,7 +402,8 @@ def open(  # noqa: A001 (the field's own word: astropy.io.fits.open)
     """Open a FITS file and read its first 57,600 bytes, or fewer if it is shorter.
 
     This takes one request over HTTP, to S3 and to GCS; other filesystems are asked for metadata
-    first.
+    first. A file that is compressed as a whole (gzip, bzip2, xz, zstd, compress, zip) is opened
+    like any other, whatever its name.
 
     Parameters
     ----------

@@ -243,7 +243,8 @@ class HDU:
             file, of at most Dask's ``array.chunk-size``; a size sets another limit. Anything else
             has Dask's meaning. Chunks that cut rows, or tiles of a compressed image, are divided
             out of bands that are read once; if only some of the chunks are computed, no more is
-            read than those need.
+            read than those need. A file that is compressed as a whole, without an index, is read as
+            a whole: then ``"auto"`` is one chunk.
         mask_and_scale : bool
             Apply BSCALE, BZERO and BLANK as astropy does by default; False gives the stored values,
             of a tile-compressed image those before compression: floats if it was quantized.
@@ -419,7 +420,8 @@ class HDU:
 
         For a tile-compressed image, the rows of the table that point at its tiles are read, unless
         they came with the header. They are part of the plan: a process that still has them in its
-        cache requests the tiles alone.
+        cache requests the tiles alone. Of a file that is compressed as a whole, the plan has packed
+        bytes: without an index all of them, and as of a process that has not read the file yet.
 
         Parameters
         ----------

@@ -312,7 +312,7 @@ def open_packed(
         place = place_of_index(stored, index)
         indexed = IndexedStore(stored, packed, place)
         loaded = find_index(indexed, place)
-        if loaded and loaded.index.is_useful:
+        if loaded and loaded.index.is_useful and not loaded.is_wrong:
             return indexed, indexed.begin(first, count)
     store = PackedStore(stored, packed, place)
     return store, store.begin(first, count)
