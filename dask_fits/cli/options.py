@@ -222,8 +222,7 @@ def takes_url(command: Callable[..., None]) -> Callable[..., None]:
     )
     @functools.wraps(command)
     def run(url: str, *, index: str, storage_options: StorageOptions, **rest: Any) -> None:
-        options = storage_options(url)
-        command(lambda: open_file(url, storage_options=options, index=index), **rest)
+        command(lambda: open_file(url, storage_options=storage_options(url), index=index), **rest)
 
     return takes_storage_options(run)
 

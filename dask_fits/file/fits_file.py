@@ -373,7 +373,8 @@ class FitsFile:
         self._next_header = None
         self._read_ahead = b""
         # With the index of a packed file, whoever opens it next need not read them.
-        self._store.keep({hdu.header_range.start: hdu.header_text for hdu in self._hdus})
+        if self.has_index:
+            self._store.keep({hdu.header_range.start: hdu.header_text for hdu in self._hdus})
 
     def _ends_before(self, start: int) -> bool:
         """Return whether the file ends before a next header, of which nothing has been read yet.

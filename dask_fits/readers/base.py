@@ -12,10 +12,9 @@ from dask_fits._typing import Key
 from dask_fits.format.layout import ImageLayout
 from dask_fits.format.tiles import TiledLayout
 from dask_fits.planning.boxes import batches
-from dask_fits.planning.chunks import ReadPlan
+from dask_fits.planning.chunks import ReadCost
 from dask_fits.planning.selection import select
 from dask_fits.ranges.byte_range import ByteRange
-from dask_fits.readers.batch import read_plan
 from dask_fits.readers.reader import PixelReader
 from dask_fits.storage.store import Store
 
@@ -59,9 +58,24 @@ class StoredReader(IndexedReader, Generic[LayoutT]):
         """File and HDU, for messages."""
         return f"{self.store.name}: HDU {self.layout.hdu}"
 
-    def _plan(self, ranges: Iterable[ByteRange], *, useful_bytes: int) -> ReadPlan:
-        """Return the requests by which ranges are read."""
-        return read_plan(self.store, ranges, useful_bytes)
+    def contiguous_chunk(self, limit: int) -> tuple[int, ...]:
+        """Return the shape of the largest chunk of at most `limit` bytes; see `PixelReader`.
+
+        All of the image, if reading any part of the file takes reading all of it.
+        """
+        return self.shape if self.store.is_sequential else self._contiguous_chunk(limit)
+
+    def _contiguous_chunk(self, limit: int) -> tuple[int, ...]:
+        raise NotImplementedError
+
+    def estimate(self, indices: tuple[range, ...]) -> ReadCost:
+        """Return the cost of reading a box of pixels; see `HduReader`. Pure."""
+        if self.store.is_sequential:
+            return ReadCost.of_whole_file(self.store.version.size)
+        return self._estimate(indices)
+
+    def _estimate(self, indices: tuple[range, ...]) -> ReadCost:
+        raise NotImplementedError
 
     def _divide(
         self, ranges: Sequence[ByteRange], *, most: int | None

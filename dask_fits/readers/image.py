@@ -16,7 +16,7 @@ from dask_fits.planning.chunks import ReadCost, ReadPlan, Runs, contiguous_chunk
 from dask_fits.planning.selection import Indices, Selection
 from dask_fits.ranges.byte_range import Coalescing
 from dask_fits.readers.base import StoredReader
-from dask_fits.readers.batch import Batch, ImageBatch
+from dask_fits.readers.batch import Batch, ImageBatch, read_plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +31,7 @@ class ImageReader(StoredReader[ImageLayout]):
         self._read_runs(runs, pixels)
         return selection.result(pixels)
 
-    def contiguous_chunk(self, limit: int) -> tuple[int, ...]:
-        """Return the shape of the largest chunk of at most `limit` bytes; see `PixelReader`."""
-        if self.store.is_sequential:
-            return self.shape
+    def _contiguous_chunk(self, limit: int) -> tuple[int, ...]:
         return contiguous_chunk_shape(self.shape, itemsize=self.dtype.itemsize, limit=limit)
 
     def runs(self, indices: tuple[Indices, ...]) -> Runs:
@@ -51,17 +48,14 @@ class ImageReader(StoredReader[ImageLayout]):
         """Return the requests of reading a box of pixels. Pure."""
         self.check(Selection.of_box(indices))
         runs = self.runs(indices)
-        return self._plan(runs.ranges, useful_bytes=runs.useful_bytes)
+        return read_plan(self.store, runs.ranges, runs.useful_bytes)
 
     @property
     def tile(self) -> tuple[int, ...]:
         """Shape of the block that is decoded as a unit: one pixel."""
         return (1,) * self.ndim
 
-    def estimate(self, indices: tuple[range, ...]) -> ReadCost:
-        """Return the cost of reading a box of pixels. Pure."""
-        if self.store.is_sequential:
-            return ReadCost.of_whole_file(self.store.version.size)
+    def _estimate(self, indices: tuple[range, ...]) -> ReadCost:
         return self.runs(indices).cost
 
     def batches(self, boxes: Boxes, limits: Coalescing, *, most: int | None = None) -> list[Batch]:

@@ -34,7 +34,7 @@ from dask_fits.planning.tile_plan import (
 )
 from dask_fits.ranges.byte_range import ByteRange, Coalescing
 from dask_fits.readers.base import StoredReader
-from dask_fits.readers.batch import Batch, TiledBatch
+from dask_fits.readers.batch import Batch, TiledBatch, read_plan
 from dask_fits.readers.row_cache import ROWS
 from dask_fits.readers.tile_decoder import TileDecoder
 
@@ -56,10 +56,7 @@ class TiledReader(StoredReader[TiledLayout]):
         self._read_tiles(box, tiles, pixels.reshape(selection.shape))
         return selection.result(pixels)
 
-    def contiguous_chunk(self, limit: int) -> tuple[int, ...]:
-        """Return the shape of the largest chunk of at most `limit` bytes; see `PixelReader`."""
-        if self.store.is_sequential:
-            return self.shape
+    def _contiguous_chunk(self, limit: int) -> tuple[int, ...]:
         return contiguous_tiles_shape(self.layout, limit)
 
     def check(self, selection: Selection) -> None:
@@ -72,24 +69,22 @@ class TiledReader(StoredReader[TiledLayout]):
             # Which tiles it needs would take reading all of the file.
             nbytes = math.prod(map(len, indices)) * self.layout.scaling.stored.itemsize
             table = ByteRange(self.layout.table.start, self.layout.table.stop)
-            return self._plan([table] if nbytes else [], useful_bytes=nbytes)
+            return read_plan(self.store, [table] if nbytes else [], nbytes)
         box, tiles = self._find_tiles(indices)
         if not box.count:
             return ReadPlan((), useful_bytes=0)
         ranges = list(plan_heap(tiles, self.store.coalescing).ranges)
         if self.tile_table is None:
             ranges += plan_rows(tiles.rows, self.layout, self.store.coalescing).ranges
-        return self._plan(sorted(ranges), useful_bytes=int(tiles.lengths.sum()))
+        return read_plan(self.store, sorted(ranges), int(tiles.lengths.sum()))
 
     @property
     def tile(self) -> tuple[int, ...]:
         """Shape of a tile."""
         return self.layout.tile
 
-    def estimate(self, indices: tuple[range, ...]) -> ReadCost:
-        """Return the cost of reading a box of pixels if tiles lie in the table's order. Pure."""
-        if self.store.is_sequential:
-            return ReadCost.of_whole_file(self.store.version.size)
+    def _estimate(self, indices: tuple[range, ...]) -> ReadCost:
+        # As it is if the tiles lie in the table's order.
         return tile_cost(indices, self.layout)
 
     def batches(self, boxes: Boxes, limits: Coalescing, *, most: int | None = None) -> list[Batch]:

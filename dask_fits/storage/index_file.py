@@ -130,12 +130,6 @@ class Indexes:
                 self._loaded.move_to_end(token)
             return loaded
 
-    def drop(self, token: IndexToken, loaded: LoadedIndex) -> None:
-        """Forget the index of a file, if it is still this one."""
-        with self._lock:
-            if self._loaded.get(token) is loaded:
-                del self._loaded[token]
-
     def put(self, token: IndexToken, loaded: LoadedIndex) -> None:
         """Keep the index of a file."""
         with self._lock:

@@ -222,7 +222,8 @@ class PackedStore(PackedFile):
     ) -> Iterator[tuple[int, memoryview]]:
         """Read ranges in a pass of their own, of which nothing is kept but an index."""
         place = self.index_place
-        is_new = place is not None and find_index(self, place) is None
+        # If there is an index, it has just been found to be of no use.
+        is_new = place is not None and INDEXES.get(index_token(self, place)) is None
         building = IndexBuilding(self, place) if place and is_new else None
         unpacking = building.unpacking if building else self._unpacking()
         with closing(unpacking.pieces) as pieces:

@@ -98,8 +98,8 @@ class RemoteStore(StoredFile):
     @property
     def token(self) -> tuple[str | int, ...]:
         """What tells this version of the file from all other files; see `Store.token`."""
-        version = self.version
-        token = (self.url, version.size, version.kind, version.value)
+        # Named, since a class with slots is another one than the `super()` of its methods knows.
+        token = super(RemoteStore, self).token
         return (*token, self.identity) if self.identity else token
 
     @property

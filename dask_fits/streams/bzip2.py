@@ -164,23 +164,13 @@ class Bzip2Decoder:
         self._in_stream = False
         self._crc = 0  # of the blocks of this stream so far
         self._reason: str | None = None  # why the next block, up to the first magic, is none
-        self._length = 0
-        self._ended = False
-
-    @property
-    def length(self) -> int:
-        """Unpacked bytes that have been yielded."""
-        return self._length
+        self.length = 0
+        self.ended = False
 
     @property
     def verified(self) -> int:
         """Bytes of these, from the first on, whose check sum has been compared: all."""
-        return self._length
-
-    @property
-    def ended(self) -> bool:
-        """Whether the last stream has ended, so that all further bytes are ignored."""
-        return self._ended
+        return self.length
 
     def decode(self, data: memoryview) -> Iterator[bytes]:
         """Take the next packed bytes; yield the blocks that are whole now, in pieces.
@@ -190,7 +180,7 @@ class Bzip2Decoder:
         StreamError
             A header, a block or the check sum of a stream is damaged.
         """
-        if self._ended:
+        if self.ended:
             return
         self._bits.append(data)
         if self._threads == 1 or len(data) < _MIN_BATCH:
@@ -214,9 +204,9 @@ class Bzip2Decoder:
         if self._in_stream:
             raise CutStreamError(f"block {self._blocks + 1}: {_CUT}")
         # Bytes that are the beginning of a header: no others are kept between two streams.
-        if not self._ended and (not self._streams or self._bits.cut(self._at, self._at + 8)):
+        if not self.ended and (not self._streams or self._bits.cut(self._at, self._at + 8)):
             raise CutStreamError(_CUT)
-        self._ended = True
+        self.ended = True
         yield from ()
 
     def _decode_blocks(self, pool: ThreadPoolExecutor | None) -> Iterator[bytes]:
@@ -230,13 +220,13 @@ class Bzip2Decoder:
                 return
             for start in range(0, len(block), _PIECE):
                 piece = block[start : start + _PIECE]
-                self._length += len(piece)
+                self.length += len(piece)
                 yield piece
             del block  # before the next one is in memory
 
     def _seek_block(self) -> bool:
         """Go on to the next block; return whether there is one, and a magic behind it."""
-        while not self._ended:
+        while not self.ended:
             if not self._in_stream:
                 if not self._read_header():
                     return False
@@ -260,7 +250,7 @@ class Bzip2Decoder:
                 raise StreamError(
                     f"found {header!r}, expected BZh1 to BZh9, which bzip2 begins with"
                 )
-            self._ended = True
+            self.ended = True
             self._bits = _PackedBits()
         elif len(header) < len(_HEADER):
             return False

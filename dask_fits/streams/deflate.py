@@ -106,20 +106,11 @@ class GzipDecoder:
     def _inflate(self, rest: memoryview | bytes) -> Generator[bytes, None, bytes]:
         """Yield what packed bytes inflate to; return those behind the end of the member."""
         inflator = self._inflator
-        packed = bytes(rest)
-        piece = b""
-        # A full piece may have more behind it, though no packed byte is left.
-        while (len(rest) or len(piece) == _PIECE) and not inflator.eof:
-            try:
-                piece = inflator.decompress(rest, _PIECE)
-            except InflateErrors as error:
-                raise StreamError(f"gzip member {self._members}: {error}") from error
-            rest = inflator.unconsumed_tail
+        for piece in _inflate(inflator, rest, f"gzip member {self._members}"):
             self.length += len(piece)
-            if piece:
-                yield piece
+            yield piece
         if not inflator.eof:
-            self._recent.append(packed)
+            self._recent.append(bytes(rest))
             return b""
         # It has compared the check sum and the length.
         self.verified = self.length
@@ -142,6 +133,20 @@ class GzipDecoder:
         difference = (isize - inflated) % (1 << 32)
         is_near = min(difference, (1 << 32) - difference) <= inflated // 64
         return is_near or (self.verified + isize) % _RECORD == 0
+
+
+def _inflate(inflator: Any, rest: memoryview | bytes, unit: str) -> Iterator[bytes]:
+    """Yield what packed bytes inflate to, in pieces, until they or the stream end."""
+    piece = b""
+    # A full piece may have more behind it, though no packed byte is left.
+    while (len(rest) or len(piece) == _PIECE) and not inflator.eof:
+        try:
+            piece = inflator.decompress(rest, _PIECE)
+        except InflateErrors as error:
+            raise StreamError(f"{unit}: {error}") from error
+        rest = inflator.unconsumed_tail
+        if piece:
+            yield piece
 
 
 def _has_header(data: bytes) -> bool:
@@ -192,19 +197,10 @@ class ZipMemberDecoder:
                     raise StreamError(f"found more than the {self._size} bytes of the zip member")
                 yield piece
 
-    def _inflate(self, rest: memoryview | bytes) -> Iterator[bytes]:
+    def _inflate(self, rest: memoryview) -> Iterator[bytes]:
         if self._inflator is None:
-            yield bytes(rest)
-            return
-        piece = b""
-        while (len(rest) or len(piece) == _PIECE) and not self._inflator.eof:
-            try:
-                piece = self._inflator.decompress(rest, _PIECE)
-            except InflateErrors as error:
-                raise StreamError(f"zip member: {error}") from error
-            rest = self._inflator.unconsumed_tail
-            if piece:
-                yield piece
+            return iter((bytes(rest),))
+        return _inflate(self._inflator, rest, "zip member")
 
     def finish(self) -> Iterator[bytes]:
         """Compare length and check sum with those of the directory; see `StreamDecoder`."""

@@ -18,7 +18,7 @@ _MAGIC: dict[Format, re.Pattern[bytes]] = {
     "lzw": re.compile(rb"\x1f\x9d"),
     "zip": re.compile(rb"PK(\x03\x04|\x05\x06)"),
 }
-"""Bytes that a file of each format begins with."""
+"""Bytes that a file of each format begins with; a skippable frame of zstd has its own."""
 
 MOST_PER_BYTE: dict[Format, int] = {
     "gzip": 1032,
@@ -76,7 +76,8 @@ def stream_decoder(name: Format, *, threads: int) -> StreamDecoder:
     if name in ("xz", "zstd"):
         from dask_fits.streams.frames import xz_decoder, zstd_decoder
 
-        return xz_decoder() if name == "xz" else zstd_decoder()
+        make = xz_decoder if name == "xz" else zstd_decoder
+        return make(_MAGIC[name])
     from dask_fits.streams.deflate import GzipDecoder
 
     return GzipDecoder()

@@ -17,11 +17,8 @@ _PIECE = 1024 * 1024
 _XZ_MEMORY = 512 * 1024 * 1024
 """Bytes that decoding may take: ``xz -9`` needs 65 MiB, a damaged header may ask for gigabytes."""
 
-_XZ_MAGIC = re.compile(rb"\xfd7zXZ\0")
-_ZSTD_MAGIC = re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18")
-"""Bytes that a frame begins with; those of a skippable frame are the others."""
-
 _LONGEST_MAGIC = 6
+"""Bytes that tell whether a frame begins."""
 
 
 class FrameDecoder:
@@ -115,17 +112,23 @@ class FrameDecoder:
             raise StreamError(f"{self._unit} {self._frames}: {error}") from error
 
 
-def xz_decoder() -> FrameDecoder:
-    """Make a decoder of xz files."""
+def xz_decoder(magic: re.Pattern[bytes]) -> FrameDecoder:
+    """Make a decoder of xz files, whose streams begin with `magic`."""
 
     def make() -> lzma.LZMADecompressor:
         return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
 
-    return FrameDecoder("xz stream", _XZ_MAGIC, make, lzma.LZMAError)
+    return FrameDecoder("xz stream", magic, make, lzma.LZMAError)
 
 
-def zstd_decoder() -> FrameDecoder:
-    """Make a decoder of zstd files; raise ImportError if there is no library for it."""
+def zstd_decoder(magic: re.Pattern[bytes]) -> FrameDecoder:
+    """Make a decoder of zstd files, whose frames begin with `magic`.
+
+    Raises
+    ------
+    ImportError
+        There is no library for it.
+    """
     # Python has it from 3.14 on.
     zstd = import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
-    return FrameDecoder("zstd frame", _ZSTD_MAGIC, zstd.ZstdDecompressor, zstd.ZstdError)
+    return FrameDecoder("zstd frame", magic, zstd.ZstdDecompressor, zstd.ZstdError)

@@ -52,23 +52,13 @@ class LzwDecoder:
         self._links = np.zeros(lzw_kernel.MAX_CODES, np.uint32)
         self._counts = np.ones(lzw_kernel.MAX_CODES, np.uint16)
         self._values = np.empty(_ROOM, np.uint8)
-        self._length = 0
-        self._ended = False
-
-    @property
-    def length(self) -> int:
-        """Unpacked bytes that have been yielded."""
-        return self._length
+        self.length = 0
+        self.ended = False
 
     @property
     def verified(self) -> int:
         """As many bytes: there is no check sum that could be compared."""
-        return self._length
-
-    @property
-    def ended(self) -> bool:
-        """Whether the stream has ended, which only the end of the file tells."""
-        return self._ended
+        return self.length
 
     def decode(self, data: memoryview) -> Iterator[bytes]:
         """Take the next packed bytes; yield what they unpack to, in pieces.
@@ -95,7 +85,7 @@ class LzwDecoder:
         """
         if len(self._header) < _HEADER_SIZE:
             raise CutStreamError("the LZW stream ends within its header")
-        self._ended = True
+        self.ended = True
         yield from ()
 
     def _read_header(self) -> None:
@@ -128,7 +118,7 @@ class LzwDecoder:
         while status == kernel.NEEDS_ROOM:
             status = kernel.decode_codes(codes, self._values, self._links, self._counts, state)
             if count := int(state[kernel.COUNT]):
-                self._length += count
+                self.length += count
                 yield self._values[:count].tobytes()
         if status == kernel.BAD_CODE:
             code = int(state[kernel.CODE])

@@ -3,16 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
-import sys
 import threading
-import time
-import traceback
-import warnings
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -26,6 +18,7 @@ from dask_fits.readers import tiled
 from dask_fits.wcs import quiet
 from dask_fits.xarray_backend import grid
 from tests.servers.range_server import RangeServer
+from tests.support.forks import in_child
 from tests.support.patience import PATIENCE, until
 
 PIXELS = np.random.default_rng(2).integers(-99, 99, (60, 200), dtype=np.int16)
@@ -39,30 +32,6 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     packed = fits.CompImageHDU(PIXELS, compression_type="RICE_1")
     fits.HDUList([fits.PrimaryHDU(), packed]).writeto(found / "packed.fits")
     return found
-
-
-def in_child(act: Callable[[], Any]) -> None:
-    """Fork, and do something in the child, which must not hang."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of fork beside threads: on purpose
-        pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            act()
-            code = 0
-        except BaseException:  # noqa: BLE001 (pytest must not go on in two processes)
-            traceback.print_exc(file=sys.__stderr__)
-        finally:
-            os._exit(code)
-    deadline = time.monotonic() + PATIENCE
-    while not (ended := os.waitpid(pid, os.WNOHANG))[0]:
-        if time.monotonic() > deadline:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-            pytest.fail("the child hangs")
-        time.sleep(0.005)
-    assert ended[1] == 0
 
 
 async def load(url: str) -> xr.Dataset:
@@ -88,7 +57,7 @@ def test_it_reads_what_its_parent_has_read_and_what_not(
         cut = again.data.compute(scheduler="sync")
         assert np.array_equal(cut[0], PIXELS[26:34, 46:54])
 
-    in_child(act)
+    in_child(act, patience=PATIENCE)
 
 
 def test_load_async_has_threads_of_the_child(directory: Path) -> None:
@@ -99,7 +68,7 @@ def test_load_async_has_threads_of_the_child(directory: Path) -> None:
         (image,) = asyncio.run(load(url)).data_vars.values()
         assert np.array_equal(image, PIXELS)
 
-    in_child(act)
+    in_child(act, patience=PATIENCE)
 
 
 def test_a_file_of_which_a_thread_reads_headers(server: RangeServer) -> None:
@@ -115,7 +84,7 @@ def test_a_file_of_which_a_thread_reads_headers(server: RangeServer) -> None:
             with pytest.raises(StorageError, match=r"plain\.fits: a thread was .* open it again"):
                 len(file)
 
-        in_child(act)
+        in_child(act, patience=PATIENCE)
     reading.join()
     assert len(file) == 2
 
@@ -147,7 +116,7 @@ def test_a_lock_that_another_thread_holds(directory: Path, name: str) -> None:
             pass
 
     try:
-        in_child(act)
+        in_child(act, patience=PATIENCE)
     finally:
         done.set()
         holding.join()

@@ -32,7 +32,6 @@ from distributed import Client
 from isal import igzip
 
 import dask_fits
-from dask_fits.cli import program
 from dask_fits.exceptions import (
     FileChangedError,
     FitsError,
@@ -45,6 +44,7 @@ from dask_fits.storage.index_file import INDEXES
 from tests.servers.range_server import RangeServer
 from tests.servers.s3 import S3Server
 from tests.support.at_rest import write_at_rest
+from tests.support.command_line import Run, runner
 from tests.support.fits_files import fits_bytes, same_bits
 from tests.support.gzip_files import ENCODERS
 from tests.support.indexes import forget, make_points_dense
@@ -52,8 +52,6 @@ from tests.support.patience import until
 from tests.support.traffic import asked
 
 QUICK = dask_fits.TransferConfig(attempts=3, backoff=0.001)
-
-Run = Callable[..., tuple[int, str, str]]
 
 
 @cache
@@ -128,12 +126,7 @@ def indexed(path: Path, directory: Path) -> FitsFile:
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["dask-fits", *map(str, arguments)])
-        code = program._run()
-        return code, *capfd.readouterr()
-
-    return run
+    return runner(monkeypatch, capfd)
 
 
 def has_index(file: FitsFile) -> bool:

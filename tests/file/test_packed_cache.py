@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import threading
 import time
-import traceback
-import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,6 +23,7 @@ from tests.servers.files import replace_file
 from tests.servers.range_server import RangeServer
 from tests.support.at_rest import write_at_rest
 from tests.support.fits_files import fits_bytes
+from tests.support.forks import in_child
 from tests.support.memory import peak_below
 from tests.support.packed_files import PACKERS, file_name, forget, gzipped, stream
 from tests.support.patience import PATIENCE, until
@@ -273,30 +270,6 @@ def test_a_wait_for_a_file_ends_when_nobody_wants_it(path: Path) -> None:
 # Processes that are forked off
 
 
-def in_child(act: Callable[[], Any]) -> None:
-    """Fork, and do something in the child, which must not hang."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of fork beside threads: on purpose
-        pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            act()
-            code = 0
-        except BaseException:  # noqa: BLE001 (pytest must not go on in two processes)
-            traceback.print_exc()
-        finally:
-            os._exit(code)
-    deadline = time.monotonic() + 5
-    while not (ended := os.waitpid(pid, os.WNOHANG))[0]:
-        if time.monotonic() > deadline:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-            pytest.fail("the child hangs")
-        time.sleep(0.005)
-    assert ended[1] == 0
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("held", ["nothing", "the file", "the files"])
 def test_a_forked_process_begins_anew(
@@ -322,7 +295,7 @@ def test_a_forked_process_begins_anew(
         assert np.array_equal(reader[...], PIXELS)
 
     try:
-        in_child(act)
+        in_child(act, patience=5)
     finally:
         done.set()
         thread.join()

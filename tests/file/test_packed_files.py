@@ -8,7 +8,6 @@ import itertools
 import json
 import pickle
 import subprocess
-import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -26,10 +25,10 @@ from distributed import Client
 
 import dask_fits
 from dask_fits import FitsError, FitsFile
-from dask_fits.cli import program
 from dask_fits.file.header_reader import HEADER_READ
 from tests.support.at_rest import write_at_rest
 from tests.support.clusters import two_workers
+from tests.support.command_line import runner
 from tests.support.corpus import cards
 from tests.support.fits_files import blocks, card, fits_bytes, primary, same_bits
 from tests.support.packed_files import (
@@ -462,9 +461,7 @@ def test_xarray_guesses_it_by_its_name(name: str, tmp_path: Path) -> None:
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Any]:
     def run(*arguments: object) -> str:
-        monkeypatch.setattr(sys, "argv", ["dask-fits", *map(str, arguments)])
-        code = program._run()
-        out, err = capfd.readouterr()
+        code, out, err = runner(monkeypatch, capfd)(*arguments)
         assert code == 0, err
         return out
 

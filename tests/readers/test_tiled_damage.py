@@ -31,9 +31,9 @@ from dask_fits import (
     TruncatedFileError,
     UnsupportedHduError,
 )
-from dask_fits.cli import program
 from dask_fits.codecs import registry
 from tests.support.at_rest import write_at_rest
+from tests.support.command_line import Run, runner
 from tests.support.fits_files import BLOCK, blocks, card, extension, same_bits
 from tests.support.memory import peak_below
 from tests.support.messages import raises
@@ -48,8 +48,6 @@ COLUMN = "COMPRESSED_DATA"
 LAST = "tile (1, 1), row 4 of the table"
 FOUR = (np.s_[:12, :14], np.s_[:12, 14:], np.s_[12:, :14], np.s_[12:, 14:])
 """The pixels of each tile."""
-
-Run = Callable[..., tuple[int, str, str]]
 
 
 def integers(zcmptype: str = "RICE_1", image: np.ndarray = IMAGE, **arguments: Any) -> TiledParts:
@@ -68,14 +66,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
-    """The command line: its status, and what it prints."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["dask-fits", *map(str, arguments)])
-        code = program._run()
-        return code, *capfd.readouterr()
-
-    return run
+    return runner(monkeypatch, capfd)
 
 
 def use_astropy(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,6 @@ import re
 import subprocess
 import threading
 import tracemalloc
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,8 +16,8 @@ from hypothesis import strategies as st
 
 from dask_fits.streams import bzip2
 from dask_fits.streams.bzip2 import Bzip2Decoder
-from dask_fits.streams.decoder import CutStreamError, StreamError
 from tests.support.corpus import CORPUS, FILES, each
+from tests.support.streams import outcome_of
 
 BLOCK = f"{0x314159265359:048b}"
 END = f"{0x177245385090:048b}"
@@ -33,31 +32,9 @@ def noise(size: int, seed: int = 1) -> bytes:
     return bytes(content)
 
 
-def pieces(packed: bytes, step: int) -> Iterator[memoryview]:
-    for start in range(0, len(packed), step):
-        yield memoryview(packed)[start : start + step]
-
-
 def outcome(packed: bytes, step: int = 1 << 30, threads: int = 2) -> tuple[bytes, str | None]:
     """What a stream unpacks to, and the error at its end if there is one."""
-    decoder = Bzip2Decoder(threads)
-    found = bytearray()
-    try:
-        for piece in pieces(packed, step):
-            for part in decoder.decode(piece):
-                assert 0 < len(part) <= 1 << 20
-                found += part
-                assert decoder.length == decoder.verified == len(found)
-        for part in decoder.finish():
-            found += part
-    except CutStreamError as error:
-        return bytes(found), f"cut: {error}"
-    except StreamError as error:
-        return bytes(found), f"damaged: {error}"
-    finally:
-        assert decoder.length == decoder.verified == len(found)
-    assert decoder.ended
-    return bytes(found), None
+    return outcome_of(Bzip2Decoder(threads), packed, step)
 
 
 def bits_of(packed: bytes) -> str:

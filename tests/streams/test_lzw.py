@@ -6,7 +6,6 @@ import io
 import random
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,37 +18,17 @@ from hypothesis import strategies as st
 pytest.importorskip("numba")
 
 from dask_fits.streams import lzw_kernel
-from dask_fits.streams.decoder import CutStreamError, StreamError
 from dask_fits.streams.lzw import LzwDecoder
 from tests.support.corpus import CORPUS, FILES, each
 from tests.support.lzw_encoder import CLEAR, Encoder
+from tests.support.streams import outcome_of, pieces
 
 pytestmark = pytest.mark.untraced
 
 
-def pieces(packed: bytes, step: int) -> Iterator[memoryview]:
-    for start in range(0, len(packed), step):
-        yield memoryview(packed)[start : start + step]
-
-
 def outcome(packed: bytes, step: int = 1 << 30) -> tuple[bytes, str | None]:
     """What a stream unpacks to, and the error at its end if there is one."""
-    decoder = LzwDecoder()
-    found = bytearray()
-    try:
-        for piece in pieces(packed, step):
-            for part in decoder.decode(piece):
-                assert 0 < len(part) <= 1 << 20
-                found += part
-                assert decoder.length == decoder.verified == len(found)
-        for part in decoder.finish():
-            found += part
-    except CutStreamError as error:
-        return bytes(found), f"cut: {error}"
-    except StreamError as error:
-        return bytes(found), f"damaged: {error}"
-    assert decoder.ended
-    return bytes(found), None
+    return outcome_of(LzwDecoder(), packed, step)
 
 
 def mixture(size: int, seed: int = 0) -> bytes:
