@@ -140,9 +140,9 @@ class GzipIndex:
         point = self.points[number]
         if not point["member"]:
             try:
-                yield from inflate_from(
-                    packed, int(point["bit"]) % 8, zlib.decompress(window), size
-                )
+                # An index that is damaged must not ask for memory.
+                history = zlib.decompressobj().decompress(window, WINDOW)
+                yield from inflate_from(packed, int(point["bit"]) % 8, history, size)
             except (zlib.error, *InflateErrors) as error:
                 raise StreamError(f"unpacked bytes from {point['start']}: {error}") from error
             return
