@@ -281,11 +281,12 @@ def build_index(file: PackedFile, place: Place, progress: Progress | None = None
     """
     building = IndexBuilding(file, place)
     reported = 0
-    for _ in building.unpacking.pieces:
-        raise_if_cancelled()
-        if progress and (done := building.unpacking.taken) != reported:
-            reported = done
-            progress(done, file.packed.range.nbytes)
+    with closing(building.unpacking.pieces) as pieces:
+        for _ in pieces:
+            raise_if_cancelled()
+            if progress and (done := building.unpacking.taken) != reported:
+                reported = done
+                progress(done, file.packed.range.nbytes)
     loaded = building.finish()
     if progress and reported < file.packed.range.nbytes:  # behind the last piece is padding
         progress(file.packed.range.nbytes, file.packed.range.nbytes)

@@ -209,6 +209,7 @@ class PackedStore(PackedFile):
         except BaseException:
             file.is_dead = True
             FILES.drop(self, file)
+            file.unpacking.pieces.close()  # and its requests, if it was given up between two pieces
             raise
 
     def _check_unchanged(self) -> None:
