@@ -130,7 +130,7 @@ def cutout_command(opener: Opener, **options: Any) -> None:
     dask-fits cutout URL --x 150 --y 100 --size 64x32 --plan
     dask-fits cutout URL --key 0,100:110,200:220 -o cut.fits
     """  # noqa: D301 (click wants the character that \b stands for)
-    from dask_fits.writing.atomic import check_is_free
+    from dask_fits.storage.atomic import check_is_free
 
     given = _CutoutOptions(**options)
     given.check()
@@ -163,7 +163,7 @@ def cutout_command(opener: Opener, **options: Any) -> None:
 
 def _write_cutout(output: str, hdu: HDU, window: WindowReader, *, overwrite: bool) -> None:
     """Read the pixels of a window and write them as a FITS file."""
-    from dask_fits.writing.atomic import write_atomically
+    from dask_fits.storage.atomic import write_atomically
     from dask_fits.writing.box import box_to_fits
 
     write_atomically(output, box_to_fits(hdu, window[...], window.origin), overwrite=overwrite)

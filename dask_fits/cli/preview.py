@@ -12,7 +12,7 @@ import numpy.typing as npt
 from dask_fits._typing import KeyItem
 from dask_fits.exceptions import MissingDriverError, NotAnImageError
 from dask_fits.file.hdu import HDU
-from dask_fits.writing.atomic import write_atomically
+from dask_fits.storage.atomic import write_atomically
 
 try:
     from PIL import Image

@@ -30,7 +30,7 @@ from dask_fits.storage.opening import open_store
 from dask_fits.storage.packed import with_index
 from dask_fits.storage.place import FilePath, Place, label_of
 from dask_fits.storage.redaction import redact_url
-from dask_fits.storage.store import Store
+from dask_fits.storage.store import Store, is_indexed
 from dask_fits.storage.transfer import TransferConfig
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class FitsFile:
     @property
     def has_index(self) -> bool:
         """Whether the file was opened with an index, by which parts of a gzip file are read."""
-        return bool(self.packing) and not self._store.is_sequential
+        return is_indexed(self._store)
 
     def packing_note(self) -> str:
         """Say how the file is compressed as a whole; empty if it is not."""

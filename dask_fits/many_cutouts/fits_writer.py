@@ -21,7 +21,7 @@ from dask_fits.exceptions import FitsError, FitsFormatError, printable
 from dask_fits.file.hdu import HDU
 from dask_fits.many_cutouts.rows import Rows
 from dask_fits.many_cutouts.tasks import Errors, Part
-from dask_fits.writing.atomic import check_is_free, write_atomically
+from dask_fits.storage.atomic import check_is_free, write_atomically
 from dask_fits.writing.box import Template, boxes_to_fits
 from dask_fits.writing.fill import stored_fill
 

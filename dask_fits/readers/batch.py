@@ -19,7 +19,7 @@ from dask_fits.planning.chunks import ReadPlan
 from dask_fits.planning.tile_plan import HeapPlan, TileBox, tile_box, tile_runs
 from dask_fits.ranges.byte_range import ByteRange
 from dask_fits.readers.tile_decoder import TileDecoder
-from dask_fits.storage.store import Store
+from dask_fits.storage.store import Store, is_indexed
 
 Piece = tuple[int, tuple[slice, ...], npt.NDArray[Any]]
 """Number of a box, a part of it, and the pixels there."""
@@ -31,7 +31,7 @@ def read_plan(store: Store, ranges: Iterable[ByteRange], useful_bytes: int) -> R
         store.requests(ranges),
         useful_bytes,
         packing=store.packing,
-        by_index=bool(store.packing) and not store.is_sequential,
+        by_index=is_indexed(store),
     )
 
 

@@ -20,7 +20,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
-from uuid import uuid4
 
 import fsspec
 from fsspec.archive import AbstractArchiveFileSystem
@@ -33,6 +32,7 @@ from fsspec.registry import known_implementations, registry
 
 from dask_fits._typing import FileSystem
 from dask_fits.exceptions import StorageError
+from dask_fits.storage.atomic import write_atomically
 from dask_fits.storage.redaction import redact_url
 from dask_fits.storage.request_group import RequestGroup
 from dask_fits.storage.response import Transport
@@ -205,16 +205,8 @@ def write_file(url: str, options: Mapping[str, Any], parts: Iterable[bytes]) -> 
         with fs.open(path, "wb") as file:
             file.writelines(parts)
         return
-    # Under a name of its own until it is complete: others may be reading, or writing the same.
-    target = Path(f"{path}.{uuid4().hex}.part")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with target.open("wb") as file:
-            file.writelines(parts)
-        target.replace(path)
-    except BaseException:
-        target.unlink(missing_ok=True)
-        raise
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, *parts, overwrite=True)
 
 
 def is_filesystem(candidate: object) -> bool:

@@ -27,7 +27,7 @@ from dask_fits.storage.index_file import (
 from dask_fits.storage.packed_file import BLOCK, HEADER_BLOCK, PackedFile
 from dask_fits.storage.place import Place
 from dask_fits.storage.redaction import redact_url
-from dask_fits.storage.stretches import Stretches
+from dask_fits.storage.stretches import Stretches, positions
 from dask_fits.storage.transfer import TransferConfig
 from dask_fits.storage.unpacked import Unpacking
 from dask_fits.streams.decoder import StreamError
@@ -155,11 +155,8 @@ class IndexedStore(PackedFile):
                 return
         decoder = GzipDecoder()
         unpacking = Unpacking(self.stored, self.packed.range, decoder, self.name)
-        position = 0
         with closing(unpacking.pieces) as pieces:
-            for piece in pieces:
-                yield position, piece
-                position += len(piece)
+            yield from positions(pieces)
         if unpacking.error and unpacking.usable < max(span.stop for span in spans.values()):
             raise renew(unpacking.error)
 
@@ -173,10 +170,7 @@ class IndexedStore(PackedFile):
                 pieces = loaded.index.inflate(number, packed, window, wanted)
             except (StreamError, FitsError) as error:  # the latter of the index's own file
                 raise _IndexError(str(error)) from error
-            position = wanted.start
-            for piece in pieces:
-                yield position, piece
-                position += len(piece)
+            yield from positions(pieces, wanted.start)
 
     def _packed_spans(
         self, index: GzipIndex, spans: Mapping[int, ByteRange]

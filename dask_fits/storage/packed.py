@@ -34,7 +34,7 @@ from dask_fits.storage.packed_file import BLOCK, HEADER_BLOCK, PackedFile
 from dask_fits.storage.packing import Packed
 from dask_fits.storage.place import Place
 from dask_fits.storage.store import Store
-from dask_fits.storage.stretches import Stretches
+from dask_fits.storage.stretches import Stretches, positions
 from dask_fits.storage.unpacked import (
     UNPACKED_BYTES,
     UnpackedFile,
@@ -138,10 +138,7 @@ class PackedStore(PackedFile):
             may_be_there = self.packed.range.nbytes > MAX_PACKED
         if not may_be_there and INDEXES.get(index_token(self, place)) is None:
             return None
-        loaded = find_index(self, place)
-        if loaded is None or loaded.is_wrong or not loaded.index.is_useful:
-            return None
-        return IndexedStore(self.stored, self.packed, place)
+        return _find_indexed(self, place)
 
     def keep(self, stretches: Mapping[int, bytes]) -> None:
         """Do nothing: there is no index."""
@@ -228,7 +225,7 @@ class PackedStore(PackedFile):
         building = IndexBuilding(self, place) if place and is_new else None
         unpacking = building.unpacking if building else self._unpacking()
         with closing(unpacking.pieces) as pieces:
-            stretches = Stretches(_positions(pieces))
+            stretches = Stretches(positions(pieces))
             yield from stretches.cut(ranges, whole=whole, block=BLOCK)
             # The check sum stands behind the bytes, and what is behind that belongs to the index.
             stop = ranges[-1].stop
@@ -251,12 +248,12 @@ class PackedStore(PackedFile):
         )
 
 
-def _positions(pieces: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
-    """Yield consecutive pieces with their positions."""
-    position = 0
-    for piece in pieces:
-        yield position, piece
-        position += len(piece)
+def _find_indexed(file: PackedFile, place: Place) -> IndexedStore | None:
+    """Return the store of a file by its index, if there is one that is of use."""
+    loaded = find_index(file, place)
+    if loaded is None or loaded.is_wrong or not loaded.index.is_useful:
+        return None
+    return IndexedStore(file.stored, file.packed, place)
 
 
 def open_packed(
@@ -312,11 +309,9 @@ def open_packed(
     place = None
     if packed_format == "gzip" and index is not None and stored.version.kind:
         place = place_of_index(stored, index)
-        indexed = IndexedStore(stored, packed, place)
-        loaded = find_index(indexed, place)
-        if loaded and loaded.index.is_useful and not loaded.is_wrong:
-            return indexed, indexed.begin(first, count)
     store = PackedStore(stored, packed, place)
+    if place is not None and (indexed := _find_indexed(store, place)) is not None:
+        return indexed, indexed.begin(first, count)
     return store, store.begin(first, count)
 
 
@@ -333,4 +328,4 @@ def with_index(store: Store, progress: Progress | None) -> Store:
     loaded = find_index(store, place) or build_index(store, place, progress)
     if not loaded.index.is_useful:
         return store
-    return IndexedStore(store.stored, store.packed, store.index_place)
+    return IndexedStore(store.stored, store.packed, place)

@@ -129,3 +129,8 @@ class Store(Protocol):
             The storage refused, failed for longer than the retries last, or sent an unusable
             response.
         """
+
+
+def is_indexed(store: Store) -> bool:
+    """Return whether a file is compressed as a whole and parts of it are read by an index."""
+    return bool(store.packing) and not store.is_sequential

@@ -8,6 +8,13 @@ from dask_fits.concurrency.cancellation import raise_if_cancelled
 from dask_fits.ranges.byte_range import ByteRange
 
 
+def positions(pieces: Iterable[bytes], start: int = 0) -> Iterator[tuple[int, bytes]]:
+    """Yield consecutive pieces with their positions; the first one is at `start`."""
+    for piece in pieces:
+        yield start, piece
+        start += len(piece)
+
+
 class Stretches:
     """Ascending stretches of a file, out of which ranges are copied in ascending order.
 

@@ -141,8 +141,7 @@ class Unpacking:
         """Choose the packed bytes that are likely to unpack to what is wanted."""
         length = self._decoder.length
         if length:
-            taken = self._position - self._packed_range.start
-            count = max(int((wanted - length) * taken / length * 1.1), _FIRST_WINDOW)
+            count = max(int((wanted - length) * self.taken / length * 1.1), _FIRST_WINDOW)
         else:
             count = _BLIND_WINDOW
         stop = min(self._position + min(count, _MAX_WINDOW), self._packed_range.stop)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def write_atomically(
-    path: str | os.PathLike[str], content: bytes, *, overwrite: bool = False
+    path: str | os.PathLike[str], *content: bytes, overwrite: bool = False
 ) -> None:
     """Write a file whole or not at all.
 
@@ -19,7 +19,8 @@ def write_atomically(
     ----------
     path : str or os.PathLike
         The file.
-    content : bytes
+    *content : bytes
+        What it holds, one part behind the other.
     overwrite : bool
         Whether to replace an existing file.
 
@@ -35,7 +36,7 @@ def write_atomically(
     part = target.with_name(f".{secrets.token_hex(8)}.part")
     try:
         with part.open("xb") as file:
-            file.write(content)
+            file.writelines(content)
             file.flush()
             os.fsync(file.fileno())
         _rename(part, target, overwrite=overwrite)
