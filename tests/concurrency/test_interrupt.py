@@ -28,7 +28,7 @@ from distributed import Client, LocalCluster
 import dask_fits
 from dask_fits.arrays.lazy import watch_computations
 from dask_fits.cli import main
-from dask_fits.writing import atomic
+from dask_fits.storage import atomic
 from tests.servers.range_server import RangeServer
 from tests.support.patience import until
 
