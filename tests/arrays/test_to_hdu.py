@@ -15,7 +15,7 @@ from astropy.io import fits
 from astropy.wcs import WCS
 from dask.base import is_dask_collection
 from distributed import Client
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import dask_fits
@@ -331,6 +331,7 @@ WORDS: list[Callable[[Any], Any]] = [
 
 @settings(max_examples=EXAMPLES // 6, parent=some)
 @given(st.sampled_from(sorted({**MADE, **COMPRESSED})), _edits(_card_edit))
+@example("unsigned", [("set", "BLANK", b"-1", 1)])
 def test_damaged_headers(tmp_path: Path, name: str, edits: list[Edit]) -> None:
     """An error of ours, or a file that astropy reads as our pixels."""
     path = tmp_path / "a.fits"
@@ -361,5 +362,7 @@ def _check_written(hdu: dask_fits.HDU) -> None:
         content = written(found, output_verify="ignore")
     except Exception:  # noqa: BLE001 (of cards that astropy does not write)
         return
+    if expected.dtype == np.int8:  # astropy 8.0 cannot read them with a BLANK
+        content = content.replace(b"BLANK   =", b"COMMENT  ")
     with fits.open(io.BytesIO(content)) as again:
         assert same_bits(again[-1].data, expected)
