@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 BENCH_READY := $(VENV)/.bench-ready
 
+# Wherever bytecode is not to be written, each of the many processes of the tests compiles it anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: setup demo quick test check lint types bench dist clean
 
 setup: $(READY)

@@ -192,14 +192,15 @@ def test_every_span_unpacks_to_what_was_packed(encoder: str, kind: str) -> None:
 @pytest.mark.parametrize(
     "encoder", ["zlib 0", "zlib 1", "zlib 6", "ISA-L 0", "ISA-L 1", "ISA-L 3", "members", "blocked"]
 )
-def test_every_span_by_either_library(encoder: str, kind: str, library: str) -> None:
+@pytest.mark.parametrize("library", ["zlib"], indirect=True)
+def test_every_span_without_isal(encoder: str, kind: str, library: str) -> None:
     data = data_of()[kind]
     found = indexed(packed_by(encoder, kind), data)
     check_points(found, data)
     check_reads(found, data)
 
 
-@pytest.mark.parametrize("piece", [997, 65_536, 100_000, 1 << 30])
+@pytest.mark.parametrize("piece", [997, 65_536, 1 << 30])
 @pytest.mark.parametrize(
     ("encoder", "kind"),
     [
@@ -617,10 +618,7 @@ PROGRAMS = {
     "pigz 0": ["pigz", "-0", "-c"],
     "bgzip": ["bgzip", "-c"],
     "7z": ["7z", "a", "-tgzip", "-si", "-so", "-an"],
-    "igzip 0": ["igzip", "-0", "-c"],
-    "igzip 1": ["igzip", "-1", "-c"],
-    "igzip 2": ["igzip", "-2", "-c"],
-    "igzip 3": ["igzip", "-3", "-c"],
+    "igzip": ["igzip", "-c"],
     "gzip": ["gzip", "-c"],
     "gzip --rsyncable": ["gzip", "--rsyncable", "-c"],
 }
