@@ -81,4 +81,4 @@ def main(folder: Path, url: str = "") -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "packed-cube"), *sys.argv[2:3])
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "packed-output"), *sys.argv[2:3])
