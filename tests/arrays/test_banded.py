@@ -175,6 +175,7 @@ def packed(pixels: np.ndarray, tile: tuple[int, ...]) -> tuple[bytes, np.ndarray
     return content, fits.getdata(BytesIO(content)), count
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("name", TILES)
 def test_a_full_read_fetches_each_tile_once(name: str) -> None:
     tile, chunks = TILES[name]
@@ -477,6 +478,7 @@ STEPS = {
 }
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("name", STEPS)
 @pytest.mark.parametrize(
     "settings", [{}, {"optimization.fuse.active": False}], ids=["fused", "not fused"]

@@ -82,6 +82,7 @@ def assert_same(content: bytes, original: Any, index: int) -> None:
 # What is written is what was read
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("checksum", [False, True])
 def test_all_types_as_primary_and_as_extension(

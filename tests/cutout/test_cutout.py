@@ -236,6 +236,7 @@ def test_positions_on_the_sky(worlds: Images, data: st.DataObject, name: str, mo
     assert_as_cutout2d(image, position, data.draw(SOME_SIZES | ANGULAR), mode)
 
 
+@pytest.mark.untraced
 @settings(max_examples=150, deadline=None)
 @given(st.data(), st.sampled_from(MODES))
 def test_kinds_of_pixels(kinds: Images, data: st.DataObject, mode: str) -> None:
@@ -586,6 +587,7 @@ def plus(block: np.ndarray) -> np.ndarray:
     return block + 0
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize(
     "off", [{}, {"optimization.fuse.active": False}, {"array.slicing.split-large-chunks": False}]
 )

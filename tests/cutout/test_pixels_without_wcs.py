@@ -109,6 +109,7 @@ def wcs_made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 # Positions and sizes in pixels
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("mode", ["trim", "partial"])
 @each(PLANES)
 def test_a_cutout_in_pixels(cards: Keywords, mode: Any, tmp_path: Path) -> None:

@@ -534,6 +534,7 @@ def test_a_damaged_hdu_has_a_repr(tmp_path: Path) -> None:
 # Tables
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("kind", ["local", "http", "s3", "memory"])
 def test_a_table_says_how_astropy_reads_it(
     kind: str, mixed: str, tmp_path: Path, request: pytest.FixtureRequest

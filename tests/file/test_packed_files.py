@@ -27,7 +27,6 @@ import dask_fits
 from dask_fits import FitsError, FitsFile
 from dask_fits.file.header_reader import HEADER_READ
 from tests.support.at_rest import write_at_rest
-from tests.support.clusters import two_workers
 from tests.support.command_line import runner
 from tests.support.corpus import cards
 from tests.support.fits_files import blocks, card, fits_bytes, primary, same_bits
@@ -376,14 +375,13 @@ def test_what_is_pickled_is_small(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_cluster_reads(tmp_path: Path) -> None:
+def test_a_cluster_reads(tmp_path: Path, client: Client) -> None:
     path = tmp_path / "noise.fits.bz2"
     write_at_rest(path, PACKERS["bzip2"](NOISE_FILE))
     hdu = dask_fits.open(path)[0]
-    with two_workers(set_as_default=False) as client:
-        assert_computes(client, hdu.data, NOISE)
-        assert_computes(client, hdu.to_dask(chunks=(100, 300)), NOISE)
-        assert_computes(client, hdu.cutout((300, 200), 21).data, NOISE[190:211, 290:311])
+    assert_computes(client, hdu.data, NOISE)
+    assert_computes(client, hdu.to_dask(chunks=(100, 300)), NOISE)
+    assert_computes(client, hdu.cutout((300, 200), 21).data, NOISE[190:211, 290:311])
 
 
 def assert_computes(client: Client, array: da.Array, expected: np.ndarray) -> None:

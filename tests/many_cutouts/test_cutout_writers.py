@@ -231,6 +231,7 @@ def three_hdus(root: Path, name: str, add: int = 0, versions: Sequence[int] = (1
     return saved(root, name, first, *hdus)
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("mode", ["partial", "trim", "strict"])
 def test_several_hdus_are_an_axis_of_the_group(tmp_path: Path, mode: Any) -> None:
     paths = [three_hdus(tmp_path, f"{n}.fits", n) for n in range(2)]
@@ -278,6 +279,7 @@ def stars(paths: Sequence[str], count: int = 60) -> SkyCoord:
     return SkyCoord(lon, lat, unit="deg")
 
 
+@pytest.mark.untraced
 def test_corners_on_the_sky_say_where_the_pixels_are_from(tmp_path: Path) -> None:
     paths = overlapping(tmp_path)
     images = [pixels_of(path) for path in paths]

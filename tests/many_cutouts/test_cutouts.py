@@ -517,6 +517,7 @@ def several_hdus(root: Path) -> tuple[list[str], list[dict[Any, Known]]]:
     return paths, known_ones
 
 
+@pytest.mark.untraced
 def test_several_hdus_make_an_axis_of_their_own(tmp_path: Path) -> None:
     paths, images = several_hdus(tmp_path)
     positions = on_the_sky(images[0]["SCI"].wcs, 8, 15)

@@ -255,6 +255,7 @@ def assert_same_cutout(found: Cutout2D, expected: Cutout2D) -> None:
     assert found.wcs.array_shape == expected.wcs.array_shape == found.data.shape
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("position", POSITIONS)
 @pytest.mark.parametrize("mode", ["trim", "partial", "strict"])
 @pytest.mark.parametrize("kind", KINDS)

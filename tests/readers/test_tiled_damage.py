@@ -644,6 +644,7 @@ def check_one_bad_tile(path: Path, image: np.ndarray, row: int, error: Any, *wor
         hdu.data.compute(scheduler="sync")
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("name", DESCRIPTORS)
 @pytest.mark.parametrize("row", [0, 3])
 def test_a_damaged_descriptor(path: Path, name: str, row: int) -> None:

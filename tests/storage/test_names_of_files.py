@@ -219,6 +219,7 @@ KEYS = [
 ]
 
 
+@pytest.mark.untraced
 def test_keys_of_s3_are_what_is_written(s3_server: S3Server) -> None:
     options = s3_server.storage_options
     for n, key in enumerate(KEYS):

@@ -47,6 +47,7 @@ def place(protocol: str, url: str) -> dict[str, Any]:
 # Conditions
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize(
     ("protocol", "stamps"),
     [

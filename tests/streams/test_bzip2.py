@@ -78,6 +78,7 @@ SMALL = noise(250_000)
 PACKED = bz2.compress(SMALL, 1)
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("step", [1, 7, 10, 1000, 1 << 30])
 def test_pieces_of_any_size(step: int, threads: int) -> None:
@@ -114,6 +115,7 @@ def test_any_bytes_in_any_streams(contents: list[bytes], step: int) -> None:
     assert outcome(packed, step) == (b"".join(contents), None)
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("step", [1, 1000, 1 << 30])
 def test_streams_of_other_levels_follow(step: int) -> None:
     contents = [SMALL[:150_000], b"", noise(3000), b"", bytes(7)]

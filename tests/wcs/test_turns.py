@@ -269,6 +269,7 @@ KINDS: dict[str, Keywords] = {
 }
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("first", ["longitude", "latitude"])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("projection", CYLINDERS)

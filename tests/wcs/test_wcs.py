@@ -543,6 +543,7 @@ def assert_moved(wcs: WCS, origin: tuple[int, ...], shape: tuple[int, ...]) -> N
         assert found.pixel_shape == shape[::-1]
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("name", IMAGES)
 def test_the_wcs_of_a_box_is_right(name: str) -> None:
     hdu = ours(written(*IMAGES[name]()))
@@ -554,6 +555,7 @@ def test_the_wcs_of_a_box_is_right(name: str) -> None:
     assert state(wcs, hdu.shape) == before, "the image's own WCS changed"
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("name", IMAGES)
 def test_the_wcs_of_a_box_of_a_box(name: str) -> None:
     hdu = ours(written(*IMAGES[name]()))
@@ -633,6 +635,7 @@ def test_a_position_gives_its_pixel(name: str) -> None:
 UNSWAPPED = [name for name in CELESTIAL if "swapped" not in name and name not in ONE_DETECTOR_AXIS]
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("name", UNSWAPPED)
 def test_a_position_gives_the_pixel_of_astropy(name: str) -> None:
     wcs = ours(written(*IMAGES[name]())).wcs
@@ -650,6 +653,7 @@ def test_a_position_on_swapped_axes_gives_the_pixel_of_the_wcs(name: str) -> Non
         assert same_bits(to_pixels(wcs, position), wcs.world_to_pixel(position))
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("name", ["TAN", "SIP", "lookup", "swapped axes", "spectral cube"])
 @pytest.mark.parametrize("shape", [(), (1,), (5,), (2, 3), (2, 1, 4), (0,), (3, 0)])
 def test_positions_of_any_shape(name: str, shape: tuple[int, ...]) -> None:
@@ -796,6 +800,7 @@ SIZES = [
 ]
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("scales", SCALES)
 @pytest.mark.parametrize("size", SIZES, ids=repr)
 def test_a_size_is_that_of_cutout2d(scales: str, size: Any) -> None:
@@ -806,6 +811,7 @@ def test_a_size_is_that_of_cutout2d(scales: str, size: Any) -> None:
     assert [type(length) for length in found] == [int, int]
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("size", SIZES, ids=repr)
 @pytest.mark.parametrize(
     "axes", [("RA", "DEC", "FREQ"), ("FREQ", "RA", "DEC"), ("RA", "FREQ", "DEC", "STOKES")], ids=str

@@ -339,6 +339,7 @@ def assert_same_world(
     assert list(after.wcs.ctype) == list(before.wcs.ctype)
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("name", IMAGES)
 def test_the_world_coordinates_move_with_the_pixels(name: str) -> None:
     content = written(*IMAGES[name]())

@@ -152,6 +152,7 @@ def test_stokes_parameters(crval: float, cdelt: float, expected: list[Any]) -> N
 ORDERS = list(itertools.permutations(("RA", "DEC", "FREQ", "STOKES")))
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("order", ORDERS, ids="-".join)
 def test_cubes_of_any_order_of_axes(order: tuple[str, ...]) -> None:
     keywords = cube(*order) | {f"CRPIX{order.index('STOKES') + 1}": 1.0}
@@ -341,6 +342,7 @@ KEYS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("chunks", [None, {}])
 @pytest.mark.parametrize("first", KEYS)
 def test_selecting_keeps_the_sky_with_the_pixels(calls: list[int], first: str, chunks: Any) -> None:
@@ -589,6 +591,7 @@ def selections() -> Iterator[tuple[str, str]]:
         yield name, ("whole", "the last pixel")[n % 2]
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize(("name", "way"), list(selections()))
 def test_the_wcs_follows_a_selection(name: str, way: str) -> None:
     ds, whole = opened(*FOLLOWED[name]())
@@ -777,6 +780,7 @@ def test_a_cutout_of_a_cutout_and_of_every_second_pixel() -> None:
     assert pixels.x.values.tolist() == [28, 29, 30, 31, 32]
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("name", ["TAN", "SIP", "FK5", "swapped axes, SIP", "lookup", "four axes"])
 @pytest.mark.parametrize("frame", ["", "galactic", "fk4"])
 def test_the_nearest_pixel_of_a_position_in_any_frame(name: str, frame: str) -> None:
