@@ -15,6 +15,7 @@ import dask_fits
 from dask_fits import FitsError, FitsFile
 from tests.support.corpus import CORPUS, FILES, cards, each, needs_corpus, quiet_astropy
 from tests.support.fits_files import same_bits
+from tests.support.places import place_of
 
 pytestmark = [pytest.mark.untraced, pytest.mark.filterwarnings("ignore::dask_fits.FitsWarning")]
 
@@ -91,6 +92,38 @@ def test_a_packed_file(entry: dict[str, Any], tmp_path: Path) -> None:
             assert same_bits(hdu.data.compute(scheduler="sync"), data)
             box = tuple(slice(length // 3, length // 3 + 7) for length in data.shape)
             assert same_bits(hdu.section[box], data[box])
+
+
+def contents(**arguments: Any) -> list[Any] | type[FitsError]:
+    """Headers and pixels of a file, or the errors that it has."""
+    found: list[Any] = []
+    try:
+        for hdu in dask_fits.open(**arguments):
+            found.append(hdu.header_text)
+            if hdu.layout.image is not None:
+                found.append(hdu.section[...])
+    except FitsError as error:
+        return type(error)
+    return found
+
+
+@needs_corpus
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["http", "s3", "gcs"])
+def test_packed_files_over_the_wire(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    place = place_of(kind, tmp_path, request)
+    for number, entry in enumerate(PACKED):
+        path = CORPUS / entry["file"]
+        found = contents(**place.arguments(f"{number}.fits", path.read_bytes()))
+        expected = contents(url=str(path))
+        if isinstance(found, type) or isinstance(expected, type):
+            assert found is expected, path
+            continue
+        assert len(found) == len(expected), path
+        for one, other in zip(found, expected, strict=True):
+            assert one == other if isinstance(one, str) else same_bits(one, other), path
 
 
 @needs_corpus

@@ -30,7 +30,7 @@ MANIFEST = CORPUS / "manifest.json"
 
 FILES: list[dict[str, Any]] = json.loads(MANIFEST.read_text())["files"] if MANIFEST.exists() else []
 
-# Not covered: "zip" and "unix-compress", which are not read.
+# For those who want the unpacked file; how packed ones are read is seen in test_packed_corpus.py.
 UNPACK = {"none": bytes, "gzip": gzip.decompress, "bzip2": bz2.decompress}
 
 COVERED = [entry for entry in FILES if entry["container"] in UNPACK]
