@@ -473,6 +473,7 @@ def from_fits(  # noqa: PLR0913 (each is a question that a caller has)
     storage_options: Mapping[str, Any] | None = None,
     transfer: TransferConfig | None = None,
     filesystem: FileSystem | None = None,
+    index: str | os.PathLike[str] | None = "auto",
 ) -> da.Array:
     """Open one image of a FITS file as a lazy Dask array.
 
@@ -485,7 +486,7 @@ def from_fits(  # noqa: PLR0913 (each is a question that a caller has)
         Index, name, or name and version; by default the first HDU that holds an image.
     chunks, mask_and_scale
         See `HDU.to_dask`.
-    storage_options, transfer, filesystem
+    storage_options, transfer, filesystem, index
         See `dask_fits.open`.
 
     Examples
@@ -497,7 +498,13 @@ def from_fits(  # noqa: PLR0913 (each is a question that a caller has)
     """
     from dask_fits.arrays.lazy import to_dask
 
-    file = open(url, storage_options=storage_options, transfer=transfer, filesystem=filesystem)
+    file = open(
+        url,
+        storage_options=storage_options,
+        transfer=transfer,
+        filesystem=filesystem,
+        index=index,
+    )
     return to_dask(select_image(file, hdu).reader(mask_and_scale=mask_and_scale), chunks)
 
 

@@ -56,6 +56,7 @@ class FitsBackendEntrypoint(BackendEntrypoint):
         storage_options: Mapping[str, Any] | None = None,
         transfer: TransferConfig | None = None,
         filesystem: FileSystem | None = None,
+        index: str | os.PathLike[str] | None = "auto",
     ) -> xr.Dataset:
         """Open the images of one pixel grid as a Dataset of lazy variables; reads headers only.
 
@@ -80,7 +81,7 @@ class FitsBackendEntrypoint(BackendEntrypoint):
         world_coords : bool
             Add two-dimensional coordinates of the sky (``ra`` and ``dec``, or the others of the
             WCS), which are computed on access. Images whose WCS is not celestial get none.
-        storage_options, transfer, filesystem
+        storage_options, transfer, filesystem, index
             See `dask_fits.open`.
 
         Returns
@@ -100,7 +101,7 @@ class FitsBackendEntrypoint(BackendEntrypoint):
         from dask_fits.xarray_backend.dataset import Options, one_dataset
 
         options = Options(mask_and_scale, world_coords, _name_set(drop_variables))
-        file = _open(filename_or_obj, storage_options, transfer, filesystem)
+        file = _open(filename_or_obj, storage_options, transfer, filesystem, index)
         return one_dataset(file, _keys(hdu, hdus), options)
 
     @explains_arguments
@@ -116,6 +117,7 @@ class FitsBackendEntrypoint(BackendEntrypoint):
         storage_options: Mapping[str, Any] | None = None,
         transfer: TransferConfig | None = None,
         filesystem: FileSystem | None = None,
+        index: str | os.PathLike[str] | None = "auto",
     ) -> dict[str, xr.Dataset]:
         """Open all images, those of each pixel grid as one Dataset; reads headers only.
 
@@ -130,7 +132,7 @@ class FitsBackendEntrypoint(BackendEntrypoint):
         from dask_fits.xarray_backend.dataset import Options, all_datasets
 
         options = Options(mask_and_scale, world_coords, _name_set(drop_variables))
-        file = _open(filename_or_obj, storage_options, transfer, filesystem)
+        file = _open(filename_or_obj, storage_options, transfer, filesystem, index)
         return all_datasets(file, _keys(hdu, hdus), options)
 
     def open_datatree(  # type: ignore[override]
@@ -170,13 +172,20 @@ def _open(
     storage_options: Mapping[str, Any] | None,
     transfer: TransferConfig | None,
     filesystem: FileSystem | None,
+    index: str | os.PathLike[str] | None,
 ) -> FitsFile:
     """Open a file for xarray, which may have changed its path."""
     from dask_fits.file.fits_file import open as open_file
 
     if filesystem is not None and isinstance(url, str):
         url = _undo_absolute_path(url)
-    return open_file(url, storage_options=storage_options, transfer=transfer, filesystem=filesystem)
+    return open_file(
+        url,
+        storage_options=storage_options,
+        transfer=transfer,
+        filesystem=filesystem,
+        index=index,
+    )
 
 
 def _undo_absolute_path(path: str) -> str:

@@ -237,15 +237,24 @@ def test_cutouts(indexed: FitsFile, path: Path) -> None:
         )
 
 
-def test_xarray_and_from_fits_use_the_index_in_the_cache(path: Path, tmp_path: Path) -> None:
-    dask_fits.open(path).build_index()
-    assert index_of(tmp_path / "cache" / "dask_fits").suffix == ".gzi"
-    forget()
-    with xr.open_dataset(path, engine="fits", hdu="SCI", chunks={}) as ds:
-        assert same_bits(ds.SCI.values, pixels()["SCI"])
+@pytest.mark.parametrize("where", ["the cache", "a directory"])
+def test_xarray_and_from_fits_use_an_index(where: str, path: Path, tmp_path: Path) -> None:
+    folder = tmp_path / ("cache/dask_fits" if where == "the cache" else "indexes")
+    options = {"index": folder} if where == "a directory" else {}
+    dask_fits.open(path, **options).build_index()
+    assert index_of(folder).suffix == ".gzi"
+    ds = {"engine": "fits", "chunks": {}}
+    for read in (
+        lambda **options: xr.open_dataset(path, hdu="SCI", **ds, **options).SCI.values,
+        lambda **options: xr.open_datatree(path, hdu="SCI", **ds, **options)["SCI"].SCI.values,
+        lambda **options: dask_fits.from_fits(path, "SCI", **options).compute(),
+    ):
+        forget()
+        assert same_bits(read(**options), pixels()["SCI"])
         assert len(INDEXES._loaded) == 1
-    array = dask_fits.from_fits(path, "TILED")
-    assert same_bits(array.compute(), pixels()["TILED"])
+        forget()
+        assert same_bits(read(index=None), pixels()["SCI"])
+        assert not INDEXES._loaded
 
 
 # What is said of it.
