@@ -41,10 +41,6 @@ class LocalStore(StoredFile):
         return utf8_name(self.url)
 
     @property
-    def part_size(self) -> None:
-        """None: a range is not cut into parts."""
-
-    @property
     def block_size(self) -> int:
         """Bytes that are best read at a time; see `Store.block_size`."""
         return LOCAL_BLOCK

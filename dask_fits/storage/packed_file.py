@@ -56,11 +56,6 @@ class PackedFile:
         return getattr(self.stored, "options", None)
 
     @property
-    def part_size(self) -> int | None:
-        """Longest part that a range of the file as it is stored is cut into, in bytes."""
-        return self.stored.part_size
-
-    @property
     def block_size(self) -> int:
         """Bytes that are best read at a time; see `Store.block_size`."""
         return BLOCK

@@ -52,10 +52,6 @@ class Store(Protocol):
         """Length of the file in bytes; of one that is compressed as a whole, an upper bound."""
 
     @property
-    def part_size(self) -> int | None:
-        """Longest part that a range is cut into, in bytes; None if a range is one request."""
-
-    @property
     def block_size(self) -> int | None:
         """Bytes that are best read at a time if cutting a range costs nothing; else None."""
 

@@ -20,6 +20,11 @@ class StoredFile:
     """False: a range is read by itself."""
 
     @property
+    def part_size(self) -> int | None:
+        """Longest part that a range is cut into, in bytes; None if a range is one request."""
+        return None
+
+    @property
     def token(self: Store) -> tuple[str | int, ...]:
         """What tells this version of the file from all other files; see `Store.token`."""
         version = self.version
@@ -47,6 +52,6 @@ class StoredFile:
     def take_less_memory(self) -> None:
         """Do nothing: no bytes are kept."""
 
-    def requests(self: Store, ranges: Iterable[ByteRange]) -> tuple[ByteRange, ...]:
+    def requests(self, ranges: Iterable[ByteRange]) -> tuple[ByteRange, ...]:
         """Cut ranges into the parts that are fetched by one request each; see `split_range`."""
         return split_ranges(ranges, self.part_size)

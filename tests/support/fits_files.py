@@ -95,10 +95,6 @@ class WatchedStore(StoredFile):
         return FileVersion(len(self.content), "watched")
 
     @property
-    def part_size(self) -> None:
-        return None
-
-    @property
     def block_size(self) -> None:
         return None
 
