@@ -153,8 +153,7 @@ class IndexedStore(PackedFile):
                 )
             else:
                 return
-        decoder = GzipDecoder()
-        unpacking = Unpacking(self.stored, self.packed.range, decoder, self.name)
+        unpacking = Unpacking(self, GzipDecoder())
         with closing(unpacking.pieces) as pieces:
             yield from positions(pieces)
         if unpacking.error and unpacking.usable < max(span.stop for span in spans.values()):
@@ -247,7 +246,7 @@ class IndexBuilding:
         self._file = file
         self._place = place
         self._decoder = IndexingDecoder()
-        self.unpacking = Unpacking(file.stored, file.packed.range, self._decoder, file.name)
+        self.unpacking = Unpacking(file, self._decoder)
 
     def finish(self) -> LoadedIndex:
         """Keep the index, once all pieces have been taken; raise if the file is damaged."""

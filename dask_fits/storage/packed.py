@@ -173,8 +173,7 @@ class PackedStore(PackedFile):
 
     def _unpacking(self, first: bytes = b"") -> Unpacking:
         """Begin a pass through the file."""
-        decoder = self.packed.decoder(self.name)
-        return Unpacking(self.stored, self.packed.range, decoder, self.name, first)
+        return Unpacking(self, self.packed.decoder(self.name), first)
 
     def _peek(self, file: UnpackedFile, start: int, count: int) -> bytes:
         self._reach(file, start + min(count, HEADER_BLOCK), keep_from=start)

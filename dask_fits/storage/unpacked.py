@@ -12,7 +12,7 @@ from dask_fits.concurrency.cancellation import raise_if_cancelled
 from dask_fits.concurrency.process_lock import ProcessLock
 from dask_fits.exceptions import FitsError, FitsFormatError, FitsWarning, TruncatedFileError
 from dask_fits.ranges.byte_range import ByteRange
-from dask_fits.storage.store import Store
+from dask_fits.storage.packed_file import PackedFile
 from dask_fits.streams.decoder import CutStreamError, StreamDecoder, StreamError
 
 UNPACKED_BYTES = 256 * 1024 * 1024
@@ -39,25 +39,13 @@ class Unpacking:
 
     Parameters
     ----------
-    stored : Store
-        The file as it is stored.
-    packed_range : ByteRange
-        The packed bytes in it.
+    file : PackedFile
     decoder : StreamDecoder
-    name : str
-        The file's redacted name, for messages.
     first : bytes
         The first of the packed bytes, if they have been fetched already.
     """
 
-    def __init__(
-        self,
-        stored: Store,
-        packed_range: ByteRange,
-        decoder: StreamDecoder,
-        name: str,
-        first: bytes = b"",
-    ) -> None:
+    def __init__(self, file: PackedFile, decoder: StreamDecoder, first: bytes = b"") -> None:
         self.wanted: int | None = None
         """Unpacked bytes that are wanted at present, so that no more is fetched than they are
         likely to need; None for all."""
@@ -67,11 +55,11 @@ class Unpacking:
         """Once the pass has ended: the unpacked bytes that may be used, from the first on."""
         self.pieces = self._unpack(memoryview(first))
         """The unpacked pieces that are left."""
-        self._stored = stored
-        self._packed_range = packed_range
+        self._stored = file.stored
+        self._packed_range = file.packed.range
         self._decoder = decoder
-        self._name = name
-        self._position = packed_range.start + len(first)
+        self._name = file.name
+        self._position = self._packed_range.start + len(first)
 
     @property
     def taken(self) -> int:
