@@ -158,10 +158,9 @@ def place_of_index(stored: Store, directory: str | os.PathLike[str]) -> Place:
     ValueError
         It is no directory, but a file in an archive.
     """
-    version = stored.version
     # The name without secrets, since those of a signed URL change.
     identity = (stored.name, *stored.token[1:])
-    name = f"{blake2b(repr((identity, version.size)).encode(), digest_size=16).hexdigest()}.gzi"
+    name = f"{blake2b(repr(identity).encode(), digest_size=16).hexdigest()}.gzi"
     if directory == "auto":
         from platformdirs import user_cache_path
 
@@ -175,11 +174,7 @@ def place_of_index(stored: Store, directory: str | os.PathLike[str]) -> Place:
     return place
 
 
-def save_index(
-    place: Place,
-    stored: Store,
-    loaded: LoadedIndex,
-) -> None:
+def save_index(place: Place, stored: Store, loaded: LoadedIndex) -> None:
     """Write the file of an index, whole or not at all.
 
     Raises
