@@ -1,5 +1,6 @@
 """Lazy Dask arrays of FITS images anywhere; each task fetches exactly the bytes that it needs."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from dask_fits.exceptions import (
@@ -29,6 +30,8 @@ from dask_fits.ranges.cost import CostModel
 from dask_fits.storage.transfer import TransferConfig
 
 if TYPE_CHECKING:
+    from dask_fits.collections.collection import Collection
+    from dask_fits.collections.opening import open_collection
     from dask_fits.many_cutouts.cutouts import cutouts
 
     __version__: str
@@ -37,6 +40,7 @@ __all__ = [
     "HDU",
     "AccessDeniedError",
     "ByteRange",
+    "Collection",
     "CostModel",
     "FileChangedError",
     "FitsError",
@@ -59,15 +63,22 @@ __all__ = [
     "cutouts",
     "from_fits",
     "open",
+    "open_collection",
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """Import `cutouts`, which needs Dask and astropy, and look up the version, on first use."""
-    if name == "cutouts":
-        from dask_fits.many_cutouts.cutouts import cutouts
+_LAZY = {
+    "Collection": "dask_fits.collections.collection",
+    "cutouts": "dask_fits.many_cutouts.cutouts",
+    "open_collection": "dask_fits.collections.opening",
+}
+"""Modules of the names that are imported on first use."""
 
-        return cutouts
+
+def __getattr__(name: str) -> Any:
+    """Import on first use what needs Dask and astropy, and look up the version."""
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
     if name == "__version__":
         from importlib.metadata import version
 

@@ -95,6 +95,16 @@ def renew(error: _Error) -> _Error:
     return type(error)(*error.args)
 
 
+def error_of(kind: str, message: str) -> FitsError | None:
+    """Make an error again of the name of its class and its message; None without a name."""
+    if not kind:
+        return None
+    cls = globals().get(kind)
+    if isinstance(cls, type) and issubclass(cls, FitsError):
+        return cls(message)
+    return FitsError(message)
+
+
 def one_line(error: Exception) -> str:
     """Return the message of a library's error on one line; the error's type if it is empty."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -47,7 +47,14 @@ class FitsFile:
     are case-insensitive. The object holds no handle, so that there is nothing to close.
     """
 
-    def __init__(self, store: Store, first: bytes) -> None:
+    def __init__(self, store: Store, first: bytes | None = None) -> None:
+        """Take a file, and its first bytes; without these nothing is read before it is asked for.
+
+        Raises
+        ------
+        FitsFormatError
+            The first header cannot be understood.
+        """
         self._store = store
         self._hdus: list[HDU] = []
         # Byte at which the next header begins; None after the last HDU.
@@ -55,14 +62,27 @@ class FitsFile:
         # The error that ended the list of HDUs.
         self._damage: FitsFormatError | None = None
         # Bytes that were read from the next header on.
-        self._read_ahead = first
+        self._read_ahead = first or b""
         self._lock = ProcessLock()
-        self._read_next(0)
+        if first is None:
+            self._next_header = 0
+        else:
+            self._read_next(0)
 
     @property
     def url(self) -> str:
         """Path or URL of the file, without credentials."""
         return self._store.name
+
+    @property
+    def store(self) -> Store:
+        """The version of the file that was opened, readable by ranges."""
+        return self._store
+
+    @property
+    def damage(self) -> FitsFormatError | None:
+        """The error that ended the list of HDUs, as far as it has been read; else None."""
+        return renew(self._damage) if self._damage else None
 
     @property
     def packing(self) -> str:

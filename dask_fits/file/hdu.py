@@ -85,9 +85,9 @@ class HDU:
     store: Store = field(repr=False)
     file: Hdus = field(repr=False, compare=False)
     """The HDU's file, a `FitsFile`."""
-    text: HeaderText = field(repr=False)
+    text: HeaderText = field(repr=False, compare=False)
     """The text of the header."""
-    tile_table: bytes | None = field(repr=False)
+    tile_table: bytes | None = field(repr=False, compare=False)
     """The table of a tile-compressed image, if it is short and came with the header."""
     in_memory: InMemory = field(default_factory=InMemory, repr=False, compare=False)
     """The objects `header` and `data`, with what users assigned to their items."""
@@ -352,7 +352,7 @@ class HDU:
         from dask_fits.wcs.header import WcsHeader
 
         return WcsHeader.of(
-            self.header_text,
+            self.text.cards_of_wcs(),
             self.shape,
             compressed=self.kind == "compressed-image",
             where=self.where,

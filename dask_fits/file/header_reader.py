@@ -19,6 +19,7 @@ from dask_fits.format.header import (
 from dask_fits.format.header_text import HeaderText
 from dask_fits.format.layout import HduLayout, hdu_layout
 from dask_fits.format.tiles import TiledLayout
+from dask_fits.ranges.byte_range import ByteRange
 from dask_fits.storage.store import Store
 
 HEADER_READ = 20 * BLOCK
@@ -153,7 +154,9 @@ def _parse(store: Store, start: int, text: bytes, length: int, *, index: int) ->
     size = store.max_size
     where = f"{store.name}: HDU {index}"
     header = parse_header(replace_odd_end(text[:length].ljust(length)), where=where)
-    layout = hdu_layout(header, index=index, start=start, file_size=size)
+    # The padding of the last block may be missing.
+    header_range = ByteRange(start, max(start, min(start + header.nbytes, size)))
+    layout = hdu_layout(header, index=index, header_range=header_range, file_size=size)
     if length > len(text) and layout.data_range.nbytes:
         raise TruncatedHeaderError(
             f"{where}: the file ends inside the header: found {len(text)} bytes, expected {length}"

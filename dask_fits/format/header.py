@@ -116,6 +116,20 @@ class RawHeader:
         )
         return FitsFormatError(f"{self.where}: {keyword}: found {shown}, expected {expected}")
 
+    def structure(self) -> bytes:
+        """Return the structural cards alone: a header of the same meaning, for `parse_header`."""
+        cards = [
+            self.raw[start : self._end_of_card(start)] for start in sorted(self.cards.values())
+        ]
+        return b"".join([*cards, b"END".ljust(CARD)])
+
+    def _end_of_card(self, start: int) -> int:
+        """Return the end of the card that begins at a byte, or of the last that continues it."""
+        stop = start + CARD
+        while self.raw.startswith(b"CONTINUE", stop):
+            stop += CARD
+        return stop
+
     def _card_at(self, position: int) -> str:
         """Return the card that begins at a byte, decoded."""
         return self.raw[position : position + CARD].decode("latin-1")

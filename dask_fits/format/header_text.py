@@ -23,6 +23,10 @@ class HeaderText:
         plain = self._plain  # read once: another thread may pack in the meantime
         return zlib.decompress(self._packed) if plain is None else plain
 
+    def cards_of_wcs(self) -> bytes:
+        """Return the blocks, or as many of the cards as a WCS may depend on."""
+        return self.blocks()
+
     def pack(self) -> None:
         """Keep the blocks compressed from now on."""
         if self._plain is not None:

@@ -87,17 +87,19 @@ class HduLayout:
         return self.data_range.stop + -self.data_range.stop % BLOCK
 
 
-def hdu_layout(header: RawHeader, *, index: int, start: int, file_size: int) -> HduLayout:
+def hdu_layout(
+    header: RawHeader, *, index: int, header_range: ByteRange, file_size: int
+) -> HduLayout:
     """Work out the layout of one HDU.
 
     Parameters
     ----------
     header : RawHeader
-        Its header.
+        Its header, or as much of it as its structural cards.
     index : int
         Position of the HDU in the file, from 0.
-    start : int
-        Position of the header in the file, in bytes.
+    header_range : ByteRange
+        The header's bytes in the file; without the padding of the last block, if that is missing.
     file_size : int
         Length of the file in bytes.
 
@@ -107,8 +109,6 @@ def hdu_layout(header: RawHeader, *, index: int, start: int, file_size: int) -> 
         A mandatory keyword is missing or cannot be used.
     """
     primary = index == 0
-    # The padding of the last block may be missing.
-    header_range = ByteRange(start, max(start, min(start + header.nbytes, file_size)))
     kind = _classify(header, primary=primary)
     if kind == "other" and primary:  # SIMPLE = F: everything after the header (section 4.4.1.1)
         lengths: tuple[int, ...] = ()

@@ -21,8 +21,9 @@ from dask.highlevelgraph import HighLevelGraph
 from dask_fits._typing import FileSystem, Integers, Progress, Size
 from dask_fits.arrays.banded import chunk_limit
 from dask_fits.arrays.computations import watch_computations
+from dask_fits.collections.collection import Collection
 from dask_fits.collections.outcome import Outcome, values
-from dask_fits.collections.sources import Source, find_sources, label
+from dask_fits.collections.sources import Source, are_several, find_sources, label
 from dask_fits.cutout import Mode, check_fill, check_mode
 from dask_fits.exceptions import FitsError, MissingDriverError
 from dask_fits.file.fits_file import open as open_file
@@ -281,7 +282,7 @@ class WcsView:
 
 @explains_arguments
 def cutouts(  # noqa: PLR0913 (each is a question that a caller has)
-    files: Source | Iterable[Source],
+    files: Source | Iterable[Source] | Collection,
     positions: SkyCoord | npt.ArrayLike,
     size: Size,
     *,
@@ -301,8 +302,9 @@ def cutouts(  # noqa: PLR0913 (each is a question that a caller has)
 
     Parameters
     ----------
-    files : path, URL, file object, FitsFile, or several of them
+    files : path, URL, file object, FitsFile, HDU, or several of them; or Collection
         A ``*`` stands for all files that match. File objects are those that `dask_fits.open` takes.
+        Each row of a collection is a file here, of one HDU, and no header is read.
     positions : SkyCoord or (n, 2) array
         On the sky, or pixel coordinates x, y from 0, which are cut out of every file.
     size : number, Quantity, or two of them
@@ -349,14 +351,20 @@ def cutouts(  # noqa: PLR0913 (each is a question that a caller has)
     dask.array<fits-cutouts, shape=(3, 32, 32), dtype=float32, chunksize=(3, 32, 32), ...>
     """
     check_mode(mode)
-    several = _are_several(hdus)
+    several = are_several(hdus)
     keys = tuple(cast("Sequence[HduKey]", hdus)) if several else (cast("HduKey | None", hdus),)
     if not keys:
         raise ValueError("hdus: expected at least one")
     opener = partial(open_file, storage_options=storage_options, transfer=transfer)
     search = Search(as_targets(positions), size, keys, opener)
-    sources = list(find_sources(files, storage_options, filesystem))
-    names = redact_urls([label(source) for source in sources])
+    sources: Sequence[Source]
+    if isinstance(files, Collection):
+        if hdus is not None:
+            raise ValueError("hdus: expected none with a collection: its rows are the HDUs")
+        names, sources = files.names(), files.sources()
+    else:
+        sources = list(find_sources(files, storage_options, filesystem))
+        names = redact_urls([label(source) for source in sources])
 
     # From files to images, from images and positions to rows, from rows to reads.
     outcomes = reject_other_shapes(find_images(sources, search, progress))
@@ -390,14 +398,6 @@ def cutouts(  # noqa: PLR0913 (each is a question that a caller has)
         _spec=spec,
         _mode=mode,
     )
-
-
-def _are_several(hdus: HduKey | Sequence[HduKey] | None) -> bool:
-    """Whether these are several HDUs; one may be an index, a name, or a name and version."""
-    if not isinstance(hdus, Sequence) or isinstance(hdus, str):
-        return False
-    is_pair = isinstance(hdus, tuple) and len(hdus) == 2
-    return not (is_pair and isinstance(hdus[0], str) and hasattr(hdus[1], "__index__"))
 
 
 def _usable_fill(

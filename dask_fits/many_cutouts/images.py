@@ -102,6 +102,10 @@ class Search:
 
     def find_hdus(self, file_index: int, source: Source) -> list[Outcome[HDU]]:
         """Open a file; return the outcome of finding the HDU of each slot."""
+        if isinstance(source, HDU):
+            return [Outcome(file_index, 0, source, None)]
+        if isinstance(source, FitsError):
+            return [Outcome(file_index, 0, None, source)]
         try:
             file = source if isinstance(source, FitsFile) else self.open(source)
         except FitsError as error:
@@ -185,9 +189,9 @@ def find_images(
         box_shape = resolver.resolve(file_index, hdus)
         images = [hdu.then(lambda hdu: search.place(hdu, box_shape)) for hdu in hdus]
         # A file that was opened here is seen by nobody else, and there may be ten thousand.
-        if not isinstance(source, FitsFile):
-            for hdu in values(hdus):
-                hdu.file.take_less_memory()
+        if not isinstance(source, (FitsFile, HDU)):
+            for found in values(hdus):
+                found.file.take_less_memory()
         return images
 
     with filters_kept():

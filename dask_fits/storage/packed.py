@@ -305,13 +305,20 @@ def open_packed(
     else:
         packed = Packed(packed_format, ByteRange(0, stored.version.size))
     first = first[packed.range.start : packed.range.stop]
+    store = unpacked_store(stored, packed, index)
+    return store, store.begin(first, count)
+
+
+def unpacked_store(
+    stored: Store, packed: Packed, index: str | os.PathLike[str] | None
+) -> PackedStore | IndexedStore:
+    """Return the store of the content of a file: by its index, if there is one that is of use."""
     place = None
-    if packed_format == "gzip" and index is not None and stored.version.kind:
+    if packed.format == "gzip" and index is not None and stored.version.kind:
         place = place_of_index(stored, index)
     store = PackedStore(stored, packed, place)
-    if place is not None and (indexed := _find_indexed(store, place)) is not None:
-        return indexed, indexed.begin(first, count)
-    return store, store.begin(first, count)
+    indexed = None if place is None else _find_indexed(store, place)
+    return indexed or store
 
 
 def with_index(store: Store, progress: Progress | None) -> Store:

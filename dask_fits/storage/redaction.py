@@ -48,6 +48,12 @@ _SIGNATURE_PARAMETERS = frozenset(
 )
 """Names of a query that say how a URL is signed and until when, but not the signature."""
 
+_SIGNS = re.compile(
+    r"(?i)x-(amz|goog)-|(aws|google)access(key)?id|sig(nature)?$|expires$|policy$|key-pair-id$"
+    r"|s[eprtv]$|spr$|sk(oid|tid|t|e|s|v)$|.*(token|credential|secret|passw|api_?key|auth)"
+)
+"""Names of a query that sign a URL or say who asks, and never which file it is."""
+
 _HARMLESS = _FILE_PARAMETERS | _SIGNATURE_PARAMETERS
 """Names of a query whose values are shown, in lower case."""
 
@@ -114,6 +120,34 @@ def redact_urls(urls: Sequence[str]) -> tuple[str, ...]:
         number = numbers.setdefault(url, len(numbers) + 1)
         labels.append(f"{name} ({number})" if urls_of_name[name] > 1 else name)
     return tuple(labels)
+
+
+def unsigned_url(url: str) -> str:
+    """Return a path or URL that can be kept: without secrets, and without what signs it.
+
+    What else is hidden in a query may say which file it is, and stays there as ``name=***``.
+
+    Examples
+    --------
+    >>> unsigned_url("https://me:secret@host/a.fits?versionId=3&X-Amz-Signature=secret&id=3")
+    'https://host/a.fits?versionId=3&id=***'
+    """
+    links = _CHAIN_JOINT.split(redact_url(url))
+    return "::".join(map(_drop_signature, links))
+
+
+def _drop_signature(link: str) -> str:
+    """Drop from a redacted URL the parameters of its query that sign it."""
+    protocol, mark, _ = link.partition("://")
+    address, question, query = link.partition("?")
+    if not mark or not question or not _WEB.search(protocol):
+        return link
+    kept = [
+        parameter
+        for parameter in query.split("&")
+        if not _SIGNS.match(unquote(parameter.partition("=")[0]))
+    ]
+    return f"{address}?{'&'.join(kept)}" if kept else address
 
 
 def redact_text(text: str, url: str, options: Mapping[str, Any]) -> str:

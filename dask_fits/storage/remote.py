@@ -188,7 +188,27 @@ def open_remote(place: Place, transfer: TransferConfig, *, count: int) -> tuple[
             UnversionedFileWarning,
             stacklevel=4,  # who called dask_fits.open
         )
-    store = RemoteStore(
+    return _store_of(file, place, version, transfer), bytes(first)
+
+
+def known_remote(place: Place, version: FileVersion, transfer: TransferConfig) -> RemoteStore:
+    """Make the store of a version of a file that is known from before; makes no request.
+
+    Raises
+    ------
+    MissingDriverError, StorageError
+        The filesystem cannot be made.
+    """
+    with storage_errors(place.url, place.options):
+        file = _RemoteFile(place.url, place.options, transfer, place.filesystem)
+    return _store_of(file, place, version, transfer)
+
+
+def _store_of(
+    file: _RemoteFile, place: Place, version: FileVersion, transfer: TransferConfig
+) -> RemoteStore:
+    """Make the store of a version of a file."""
+    return RemoteStore(
         url=place.url,
         version=version,
         options=place.options,
@@ -196,7 +216,6 @@ def open_remote(place: Place, transfer: TransferConfig, *, count: int) -> tuple[
         parallel=file.transport.parallel,
         filesystem=place.filesystem,
     )
-    return store, bytes(first)
 
 
 def _server_of(name: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import struct
 import zipfile
 
@@ -10,6 +9,7 @@ from dask_fits.exceptions import FitsError, FitsFileNotFoundError, FitsFormatErr
 from dask_fits.ranges.byte_range import ByteRange
 from dask_fits.storage.packing import Packed, ZipMember
 from dask_fits.storage.store import Store
+from dask_fits.storage.store_file import StoreFile
 from dask_fits.streams.formats import MOST_PER_BYTE
 
 _TAIL = 64 * 1024
@@ -132,54 +132,22 @@ def _check_method(member: zipfile.ZipInfo, where: str) -> None:
         )
 
 
-class _ArchiveFile(io.RawIOBase):
+class _ArchiveFile(StoreFile):
     """An archive as a file object, of which both ends are kept."""
 
     def __init__(self, archive: Store, first: bytes) -> None:
-        super().__init__()
-        self._archive = archive
-        self._size = archive.version.size
-        self._position = 0
+        super().__init__(archive)
         self._kept = [(0, first)]
-
-    def seekable(self) -> bool:
-        """Return True."""
-        return True
-
-    def readable(self) -> bool:
-        """Return True."""
-        return True
-
-    def tell(self) -> int:
-        """Return the position."""
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Set the position; see `io.IOBase.seek`."""
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        if base + offset < 0:
-            raise OSError(f"a position of {base + offset}")  # as a file does
-        self._position = base + offset
-        return self._position
-
-    def read(self, size: int | None = -1) -> bytes:
-        """Read up to `size` bytes; all, if it is negative."""
-        stop = self._size if size is None or size < 0 else min(self._position + size, self._size)
-        if stop <= self._position:
-            return b""
-        if stop - self._position > _MAX_READ:
-            raise ValueError(f"a directory of {stop - self._position} bytes")
-        data = self._read(self._position, stop)
-        self._position = stop
-        return data
 
     def _read(self, start: int, stop: int) -> bytes:
         """Read bytes of the archive: out of those that are kept, if all of them are."""
+        if stop - start > _MAX_READ:
+            raise ValueError(f"a directory of {stop - start} bytes")
         tail = max(self._size - _TAIL, 0)
         # The directory is read first, from its end on.
         if len(self._kept) == 1 and stop > max(tail, len(self._kept[0][1])):
-            self._kept.append((tail, self._archive.peek(tail, _TAIL)))
+            self._kept.append((tail, super()._read(tail, tail + _TAIL)))
         for first, content in self._kept:
             if first <= start and stop <= first + len(content):
                 return content[start - first : stop - first]
-        return self._archive.peek(start, stop - start)
+        return super()._read(start, stop)

@@ -172,13 +172,21 @@ def wcs_cards(header: str) -> list[str]:
     kept: list[str] = []
     is_kept = False
     for start in range(0, len(header), 80):
-        card = header[start : start + 80]
+        keyword = header[start : start + 8]
         # A CONTINUE card goes with the card that it continues.
-        if not (is_kept and card.startswith("CONTINUE")):
-            is_kept = _WCS_KEYWORD.match(card) is not None
+        if not (is_kept and keyword == "CONTINUE"):
+            is_kept = _is_wcs_keyword(keyword)
         if is_kept:
-            kept.append(card.translate(_PRINTABLE))
+            card = header[start : start + 80]
+            plain = card.isascii() and card.isprintable()
+            kept.append(card if plain else card.translate(_PRINTABLE))
     return kept
+
+
+@lru_cache(maxsize=4096)
+def _is_wcs_keyword(keyword: str) -> bool:
+    """Return whether a WCS may depend on a keyword; cached, since headers have the same ones."""
+    return _WCS_KEYWORD.match(keyword) is not None
 
 
 def repair_cards(cards: Iterable[str], letter: str, where: str) -> list[WcsCard]:
@@ -249,6 +257,11 @@ def _keyword_kind(keyword: str) -> _KeywordKind:
     letter = match[1] if match else None
     role: Role = next((role for role, pattern in _ROLES if pattern.fullmatch(keyword)), "other")
     return _KeywordKind(letter, role, _INTEGER_KEYWORD.fullmatch(keyword) is not None)
+
+
+def letter_of(keyword: str) -> str:
+    """Return the letter of the alternate WCS that a keyword belongs to; empty if to none."""
+    return _keyword_kind(keyword).letter or ""
 
 
 def _select_wcs(cards: Sequence[WcsCard], letter: str, where: str) -> list[WcsCard]:

@@ -1,0 +1,172 @@
+"""Gathering: reading the headers of many files, here or on the workers of a cluster."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dask_fits._typing import Integers, Progress
+from dask_fits.collections.columns import HeldColumns, columns_of, concatenate
+from dask_fits.collections.record import FileRecord, Inspection, Record
+from dask_fits.collections.sources import MAX_CONCURRENT_FILES
+from dask_fits.concurrency.cancellation import threads
+from dask_fits.exceptions import FitsError
+from dask_fits.file.fits_file import FitsFile
+from dask_fits.file.fits_file import open as open_file
+from dask_fits.storage.place import Place
+from dask_fits.storage.transfer import TransferConfig
+from dask_fits.wcs.footprints import FootprintMaker
+from dask_fits.wcs.header import WcsHeader
+
+_BUNDLE = 256
+"""Files whose headers a task of a cluster reads, and whose footprints are found together."""
+
+_AT_ONCE = 8192
+"""Files that are handed to threads at once: each takes some memory while it waits."""
+
+Found = Place | FitsFile | FitsError
+"""A file whose headers are to be read, or the reason why it cannot be."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Gathered:
+    """What was noted of the images of some files."""
+
+    columns: HeldColumns
+    source: Integers
+    """(rows,): index of each row's file."""
+
+
+def gather(
+    found: Sequence[tuple[str, Found]],
+    inspection: Inspection,
+    transfer: TransferConfig | None,
+    progress: Progress | None,
+) -> Gathered:
+    """Read the headers of files, many at the same time, and note their images.
+
+    Parameters
+    ----------
+    found : sequence of (str, Found)
+        The files, each with its URL.
+    inspection : Inspection
+    transfer : TransferConfig, optional
+    progress : callable, optional
+
+    Returns
+    -------
+    Gathered
+        By file, and then by HDU.
+    """
+    client = _current_client()
+    gather_bundles = _gather_here if client is None else _on_workers(client)
+    parts: list[Gathered] = []
+    done = 0
+    for part, count in gather_bundles(found, inspection, transfer):
+        parts.append(Gathered(part.columns, part.source + done))
+        done += count
+        if progress:
+            progress(done, len(found))
+    columns = concatenate([part.columns for part in parts], inspection.keywords)
+    return Gathered(columns, np.concatenate([part.source for part in parts]))
+
+
+_Bundles = Iterator[tuple[Gathered, int]]
+"""What is noted of bundles of files, in their order, and the number of files of each."""
+
+
+def _gather_here(
+    found: Sequence[tuple[str, Found]], inspection: Inspection, transfer: TransferConfig | None
+) -> _Bundles:
+    """Read headers in threads of this process."""
+    maker = FootprintMaker()
+
+    def note(numbered: tuple[int, tuple[str, Found]]) -> list[Record]:
+        return _note_file(numbered[0] % _BUNDLE, *numbered[1], inspection, transfer)
+
+    with threads(MAX_CONCURRENT_FILES) as in_threads:
+        for start in range(0, len(found), _AT_ONCE):
+            files = found[start : start + _AT_ONCE]
+            results = in_threads(note, enumerate(files))
+            for first in range(0, len(files), _BUNDLE):
+                count = min(_BUNDLE, len(files) - first)
+                records = [record for _ in range(count) for record in next(results)]
+                yield _tabulate(records, inspection, maker), count
+
+
+def gather_bundle(
+    found: Sequence[tuple[str, Found]], inspection: Inspection, transfer: TransferConfig | None
+) -> Gathered:
+    """Read the headers of a bundle of files: the task of a cluster."""
+    ((gathered, _),) = _gather_here(found, inspection, transfer)
+    return gathered
+
+
+def _on_workers(client: Any) -> Callable[..., _Bundles]:
+    """Return a function that reads headers on the workers of a cluster."""
+
+    def gather_bundles(
+        found: Sequence[tuple[str, Found]], inspection: Inspection, transfer: TransferConfig | None
+    ) -> _Bundles:
+        bundles = [found[start : start + _BUNDLE] for start in range(0, len(found), _BUNDLE)]
+        # Not pure: another call may find other versions of the files.
+        futures = client.map(
+            gather_bundle, bundles, inspection=inspection, transfer=transfer, pure=False
+        )
+        try:
+            for bundle, future in zip(bundles, futures, strict=True):
+                yield future.result(), len(bundle)
+        finally:
+            client.cancel(futures)
+
+    return gather_bundles
+
+
+def _current_client() -> Any:
+    """Return the client of a cluster that Dask computes on; None if there is none."""
+    # Who has a client has imported distributed: elsewhere the import would cost time for nothing.
+    distributed = sys.modules.get("distributed")
+    if distributed is None:
+        return None
+    with suppress(ValueError):
+        distributed.get_worker()
+        return None  # this is a task itself, which must not wait for others
+    with suppress(ValueError):
+        return distributed.default_client()
+    return None
+
+
+def _note_file(
+    source: int,
+    url: str,
+    found: Found,
+    inspection: Inspection,
+    transfer: TransferConfig | None,
+) -> list[Record]:
+    """Note the images of a file, or the reason why it cannot be read."""
+    if isinstance(found, FitsError):
+        return [Record(source, FileRecord(url), error=found)]
+    try:
+        file = open_file(found, transfer=transfer) if isinstance(found, Place) else found
+        return inspection.records(source, file)
+    except FitsError as error:
+        return [Record(source, FileRecord(url), error=error)]
+
+
+def _tabulate(records: Sequence[Record], inspection: Inspection, maker: FootprintMaker) -> Gathered:
+    """Make columns of records."""
+    images = [_image_of(record) for record in records]
+    columns = columns_of(records, maker.make(images), inspection.keywords)
+    return Gathered(columns, np.array([record.source for record in records], np.int64))
+
+
+def _image_of(record: Record) -> tuple[WcsHeader, tuple[int, ...]] | None:
+    """Return the world coordinates and the shape of a record's image; None if it has none."""
+    if record.shape is None or record.wcs_header is None:
+        return None
+    return record.wcs_header, record.shape

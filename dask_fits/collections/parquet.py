@@ -1,0 +1,246 @@
+"""Collections in Parquet files; the only importer of pyarrow.
+
+A file has a row for each image, as the collection has, and the columns of `columns.FIXED` and of
+the keywords under their own names, so that other tools read it. Rows that are near each other on
+the sky are near each other in the file; the column `position` has their order in the collection.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dask_fits._typing import Integers
+from dask_fits.collections.columns import (
+    COUNTS,
+    FIXED,
+    NUMBERS,
+    OBJECTS,
+    SHAPES,
+    TEXTS,
+    Column,
+    as_objects,
+)
+from dask_fits.collections.table import as_typed
+from dask_fits.exceptions import FitsFormatError, one_line
+from dask_fits.storage.errors import storage_errors
+from dask_fits.storage.filesystem import write_file
+from dask_fits.storage.opening import open_store
+from dask_fits.storage.place import place_of
+from dask_fits.storage.store import Store
+from dask_fits.storage.store_file import StoreFile
+from dask_fits.wcs.footprints import unit_vectors
+
+_POSITION = "position"
+"""Column of the position of a row in the collection."""
+
+_METADATA = b"dask_fits"
+"""Name of what is said of the file as a whole."""
+
+_FORMAT = 1
+"""Version of the format."""
+
+_GROUP = 32_768
+"""Rows of a group, which is read as a whole."""
+
+_CELLS = 64
+"""Cells along each side of a face of a cube around the sky, by which rows are sorted."""
+
+_UNSORTED_TYPES = {name: pa.float64() for name in NUMBERS} | {
+    name: pa.int64() for name in (*COUNTS, *OBJECTS)
+}
+
+
+def write_parquet(
+    column: Callable[[str], Column],
+    keywords: tuple[str, ...],
+    url: str | os.PathLike[str],
+    storage_options: Mapping[str, Any] | None,
+) -> None:
+    """Write the columns of a collection; see `Collection.to_parquet`."""
+    order = sky_order(column("s_ra"), column("s_dec"))
+    arrays = {_POSITION: pa.array(order, pa.int64())}
+    for name in FIXED:
+        arrays[name] = _to_arrow(name, column(name)[order])
+    for name in keywords:
+        arrays[name] = _keyword_to_arrow(column(name)[order])
+    metadata = {_METADATA: json.dumps({"format": _FORMAT, "keywords": keywords}).encode()}
+    table = pa.table(arrays).replace_schema_metadata(metadata)
+    place = place_of(url, storage_options)
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd", row_group_size=_GROUP)
+    with storage_errors(place.url, place.options):
+        write_file(place.url, place.options, [sink.getvalue()])
+
+
+def sky_order(ra: npt.NDArray[np.float64], dec: npt.NDArray[np.float64]) -> Integers:
+    """Return an order of positions in which those near each other on the sky mostly stay together.
+
+    They lie on a cube around the sky, cell by cell along a curve (Morton's); within a cell, and
+    without a position, they keep the order that they have.
+    """
+    vectors = unit_vectors(ra, dec)
+    known = np.isfinite(ra) & np.isfinite(dec)
+    vectors = np.where(known[:, None], vectors, 1.0)
+    axis = np.abs(vectors).argmax(axis=1)
+    along = np.take_along_axis(vectors, axis[:, None], axis=1)[:, 0]
+    others = np.array([[1, 2], [0, 2], [0, 1]])[axis]
+    face = 2 * axis + (along < 0)
+    # Angles rather than projected lengths: cells of about the same size.
+    sides = np.arctan(np.take_along_axis(vectors, others, axis=1) / np.abs(along)[:, None])
+    cells = np.clip((sides / (np.pi / 2) + 0.5) * _CELLS, 0, _CELLS - 1).astype(np.int64)
+    within = _interleave(cells[:, 0]) | _interleave(cells[:, 1]) << 1
+    key = np.where(known, face << 12 | within, -1)
+    return np.argsort(key, kind="stable").astype(np.int64)
+
+
+def _interleave(numbers: Integers) -> Integers:
+    """Put a zero bit behind each of the six bits of numbers."""
+    result = np.zeros_like(numbers)
+    for bit in range(6):
+        result |= (numbers >> bit & 1) << 2 * bit
+    return result
+
+
+def _to_arrow(name: str, values: Column) -> pa.Array:
+    """Make Arrow's array of one of the fixed columns."""
+    if name in SHAPES:
+        lists = [None if shape is None else list(shape) for shape in values.tolist()]
+        return pa.array(lists, pa.list_(pa.int64()))
+    if name in TEXTS:
+        return pa.array(values, pa.string()).dictionary_encode()
+    return pa.array(values, _UNSORTED_TYPES[name], from_pandas=name in NUMBERS)
+
+
+def _keyword_to_arrow(values: Column) -> pa.Array:
+    """Make Arrow's array of the values of a keyword."""
+    typed, missing = as_typed(values)
+    return pa.array(typed, mask=missing)
+
+
+def open_parquet(
+    url: str | os.PathLike[str], storage_options: Mapping[str, Any] | None
+) -> tuple[pa.Table | None, ParquetColumns | None]:
+    """Open a Parquet file.
+
+    Returns
+    -------
+    table : pyarrow.Table or None
+        The file as a table, if no collection is in it.
+    columns : ParquetColumns or None
+        The columns of a collection, which are read when they are needed.
+
+    Raises
+    ------
+    FitsFormatError
+        It is no Parquet file, or of a later format.
+    FitsFileNotFoundError, AccessDeniedError, StorageError
+        It cannot be read.
+    """
+    store, _ = open_store(url, storage_options, None, count=0)
+    try:
+        file = pq.ParquetFile(StoreFile(store))
+        about = (file.schema_arrow.metadata or {}).get(_METADATA)
+        if about is None:
+            return file.read(), None
+        described = json.loads(about)
+    except (pa.ArrowException, ValueError) as error:
+        raise FitsFormatError(f"{store.name}: no Parquet file: {one_line(error)}") from error
+    if described["format"] != _FORMAT:
+        raise FitsFormatError(
+            f"{store.name}: found a collection of format {described['format']}, expected {_FORMAT}"
+        )
+    groups = tuple(
+        file.metadata.row_group(number).num_rows for number in range(file.metadata.num_row_groups)
+    )
+    return None, ParquetColumns(store, tuple(described["keywords"]), groups)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ParquetColumns:
+    """The columns of a collection in a Parquet file; see `columns.Columns`."""
+
+    store: Store
+    keywords: tuple[str, ...]
+    groups: tuple[int, ...]
+    """Rows of each group of rows."""
+    _read: dict[str, Column] = field(default_factory=dict, repr=False)
+    """Columns that this process has read."""
+    _lock: Any = field(default_factory=threading.Lock, repr=False)
+
+    def __len__(self) -> int:
+        return sum(self.groups)
+
+    def __getstate__(self) -> tuple[Any, ...]:
+        return self.store, self.keywords, self.groups
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        for name, value in zip(("store", "keywords", "groups"), state, strict=True):
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "_read", {})
+        object.__setattr__(self, "_lock", threading.Lock())
+
+    def order(self) -> Integers:
+        """Return the rows of the file in the order of the collection."""
+        positions = self.get(_POSITION, None)
+        rows = np.empty(len(positions), np.int64)
+        rows[positions] = np.arange(len(positions))
+        return rows
+
+    def get(self, name: str, rows: Integers | None) -> Column:
+        """Return a column, or some rows of it: of few rows only the groups that they are in."""
+        with self._lock:
+            column = self._read.get(name)
+        if column is None and rows is not None:
+            starts = np.concatenate([[0], np.cumsum(self.groups)])
+            group = np.searchsorted(starts, rows, "right") - 1
+            touched = np.unique(group)
+            if 2 * len(touched) <= len(self.groups):
+                part = self._read_groups(name, touched.tolist())
+                # Where each of the groups begins, in the part and in the file.
+                begins = np.concatenate([[0], np.cumsum(np.array(self.groups)[touched])])
+                taken: Column = part[begins[np.searchsorted(touched, group)] + rows - starts[group]]
+                return taken
+        if column is None:
+            column = self._read_groups(name, [*range(len(self.groups))])
+            with self._lock:
+                self._read[name] = column
+        return column if rows is None else column[rows]
+
+    def _read_groups(self, name: str, groups: list[int]) -> Column:
+        """Read a column of some groups of rows."""
+        if not groups:
+            return _from_arrow(name, pa.array([], pa.int64()))
+        try:
+            file = pq.ParquetFile(StoreFile(self.store))
+            column = file.read_row_groups(groups, columns=[name]).column(0)
+        except (pa.ArrowException, ValueError, IndexError) as error:
+            raise FitsFormatError(
+                f"{self.store.name}: {name}: the Parquet file is damaged: {one_line(error)}"
+            ) from error
+        return _from_arrow(name, column)
+
+
+def _from_arrow(name: str, column: pa.ChunkedArray | pa.Array) -> Column:
+    """Return an Arrow column as the collection has it."""
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks()
+    if name in COUNTS or name == _POSITION:
+        return np.asarray(column.to_numpy(zero_copy_only=False), np.int64)
+    if name in NUMBERS:
+        return np.asarray(column.to_numpy(zero_copy_only=False), np.float64)
+    if name in SHAPES:
+        return as_objects(None if shape is None else tuple(shape) for shape in column.to_pylist())
+    if pa.types.is_dictionary(column.type):
+        words = column.dictionary.to_numpy(zero_copy_only=False)
+        return np.asarray(words[column.indices.to_numpy(zero_copy_only=False)], object)
+    return as_objects(column.to_pylist())

@@ -1,0 +1,170 @@
+"""Rows of a collection -> HDUs that can be read, without a request."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from dask_fits._typing import Integers
+from dask_fits.collections.columns import Column, Columns
+from dask_fits.collections.record import NO_HDU, parse_packing
+from dask_fits.exceptions import FitsError, StorageError, error_of
+from dask_fits.file.hdu import HDU
+from dask_fits.file.known_hdu import known_hdu, known_layout
+from dask_fits.format.layout import HduLayout
+from dask_fits.ranges.byte_range import ByteRange
+from dask_fits.storage.opening import known_store
+from dask_fits.storage.place import Place, place_of
+from dask_fits.storage.redaction import HIDDEN, redact_url
+from dask_fits.storage.store import Store
+from dask_fits.storage.transfer import TransferConfig
+from dask_fits.storage.version import FileVersion
+
+FILE_COLUMNS = ("access_url", "size", "version_kind", "version", "encoding", "packing")
+"""Columns that say which version of which file a row is of."""
+
+LAYOUT_COLUMNS = (
+    "hdu", "header_start", "header_stop", "data_stop", "structure", "error_type", "error",
+)  # fmt: skip
+"""Columns that say where and how the pixels of a row lie."""
+
+
+class Places(Protocol):
+    """Where the files of rows are."""
+
+    def place(self, row: int, url: str) -> Place:
+        """Return the place of a row's file, whose `access_url` is given."""
+
+    def take(self, rows: Integers) -> Places:
+        """Return the places of some rows, in this order."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GivenPlaces:
+    """Places of files as they were given, secrets included."""
+
+    places: Sequence[Place] = field(repr=False)
+    source: Integers
+    """(rows,): index of each row's place."""
+
+    def place(self, row: int, url: str) -> Place:  # noqa: ARG002 (what it is known by here is a number)
+        """Return the place of a row's file."""
+        return self.places[int(self.source[row])]
+
+    def take(self, rows: Integers) -> GivenPlaces:
+        """Return the places of some rows."""
+        wanted, source = np.unique(self.source[rows], return_inverse=True)
+        return GivenPlaces([self.places[number] for number in wanted.tolist()], source)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NotedPlaces:
+    """Places of files by the URLs that were noted of them, which are without secrets."""
+
+    storage_options: Mapping[str, Any] | None = field(repr=False)
+
+    def place(self, row: int, url: str) -> Place:  # noqa: ARG002 (the URL says it)
+        """Return the place of a row's file.
+
+        Raises
+        ------
+        StorageError
+            A part of the URL was not written down, since it may have been a secret.
+        """
+        if HIDDEN in url:
+            raise StorageError(
+                f"{redact_url(url)}: the collection was written without a parameter of this URL, "
+                "which may have been a secret, and may say which file it is: collect the file again"
+            )
+        return place_of(url, self.storage_options)
+
+    def take(self, rows: Integers) -> NotedPlaces:  # noqa: ARG002
+        """Return the places of some rows: the same."""
+        return self
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """Some rows of a collection, of which HDUs are made."""
+
+    columns: Mapping[str, Column]
+    """The columns of `FILE_COLUMNS` and `LAYOUT_COLUMNS`, and `wcs` if HDUs are made."""
+    places: Places
+    transfer: TransferConfig | None
+
+    def __len__(self) -> int:
+        return len(self.columns["hdu"])
+
+    def error(self, row: int) -> FitsError | None:
+        """Return the error that was noted of a row; None if there was none."""
+        return error_of(self.columns["error_type"][row], self.columns["error"][row])
+
+    def has_hdu(self, row: int) -> bool:
+        """Return whether a row is of an HDU, rather than of a file that could not be read."""
+        return bool(self.columns["hdu"][row] != NO_HDU)
+
+    def store(self, row: int) -> Store:
+        """Make the store of the version of the file that was seen; makes no request.
+
+        Raises
+        ------
+        MissingDriverError, StorageError
+            It cannot be made.
+        """
+        url, size, kind, value, encoding, packing = (
+            self.columns[name][row] for name in FILE_COLUMNS
+        )
+        version = FileVersion(int(size), kind, value, encoding)
+        packed = parse_packing(packing, version.size)
+        return known_store(self.places.place(row, url), version, packed, self.transfer)
+
+    def layout(self, row: int, name: str) -> HduLayout:
+        """Work out the layout of the HDU; `name` is that of its file."""
+        hdu, start, stop, data_stop, structure = (
+            self.columns[column][row] for column in LAYOUT_COLUMNS[:5]
+        )
+        return known_layout(
+            structure,
+            index=int(hdu),
+            header_range=ByteRange(int(start), int(stop)),
+            data_stop=int(data_stop),
+            where=f"{name}: HDU {hdu}",
+        )
+
+    def hdu(self, row: int) -> HDU:
+        """Make the HDU of a row; reads nothing.
+
+        Raises
+        ------
+        FitsError
+            It is of a file that could not be read: the error of then.
+        """
+        if not self.has_hdu(row):
+            raise self.error(row) or FitsError(f"{self.columns['access_url'][row]}: has no HDU")
+        store = self.store(row)
+        index = int(self.columns["hdu"][row])
+        return known_hdu(store, self.layout(row, store.name), index, self.columns["wcs"][row])
+
+    def hdu_or_error(self, row: int) -> HDU | FitsError:
+        """Make the HDU of a row, or return the error that keeps it from being read."""
+        try:
+            return self.hdu(row)
+        except FitsError as error:
+            return error
+
+
+def rows_of(
+    columns: Columns,
+    rows: Integers,
+    places: Places,
+    transfer: TransferConfig | None,
+    *,
+    wcs: bool = True,
+) -> Rows:
+    """Take some rows, with the columns of world coordinates or without."""
+    names = (*FILE_COLUMNS, *LAYOUT_COLUMNS, *(("wcs",) if wcs else ()))
+    taken = {name: columns.get(name, rows) for name in names}
+    return Rows(taken, places.take(rows), transfer)

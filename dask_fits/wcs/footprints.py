@@ -1,0 +1,270 @@
+"""Where images lie on the sky: points of their outlines, of many images at a time.
+
+To make an astropy WCS of each header takes most of the time of describing a file. Most headers of a
+survey differ in a few numbers alone, so the images of one *kind* share a WCS, in which these
+numbers are set: a hundredth of the time.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from astropy import units as u
+from astropy.coordinates import FK4, FK5, ICRS, BaseCoordinateFrame, FK4NoETerms, Galactic, SkyCoord
+from astropy.wcs import WCS
+
+from dask_fits.exceptions import FitsError, StorageError, TruncatedFileError
+from dask_fits.wcs.frames import check_offline, frame_of
+from dask_fits.wcs.geometry import angular_unit, to_sky
+from dask_fits.wcs.header import WcsHeader, read_wcs
+from dask_fits.wcs.keywords import letter_of
+from dask_fits.wcs.plane import read_plane
+from dask_fits.wcs.quiet import filters_kept, quiet
+from dask_fits.wcs.turns import Extent
+
+_Floats = npt.NDArray[np.float64]
+
+_SIDES = 4
+"""Points along each side of an outline: a corner, and three more up to the next one."""
+
+OUTLINE = slice(3, 3 + 4 * _SIDES)
+"""The outline among the points of a footprint: from the corner at x, y = -0.5 along x first."""
+
+CORNERS = slice(3, None, _SIDES)
+"""The four corners among them."""
+
+_MOST_KINDS = 256
+"""Kinds of which a WCS is kept."""
+
+_OWN_NUMBER = re.compile(r"(?:CRPIX|CRVAL|CDELT|CROTA)[12]|(?:PC|CD)[12]_[12]")
+"""Keywords of the numbers in which the images of one kind differ."""
+
+_IRRELEVANT = re.compile(
+    r"NAXIS|DATE|MJD|JDREF|JD-|[JB]EPOCH|TIM|TREF|TSTART|TSTOP|TELAPSE|XPOSURE|PLEPH|OBSGEO|OBSORB|"
+    r"WCSNAME|CNAME|CRDER|CSYER|WCSAXES"
+)
+"""Beginnings of keywords on which no position of a pixel of a plane image depends."""
+
+_SEPARATE = re.compile(r"[AB]P?_|CPDIS|CQDIS|DP|DQ|D2IM|AXISCORR|WAT|PLT|AMD|PPO|CNPIX|PLATE")
+"""Beginnings of the keywords of distortions and of plate solutions: such an image has its own."""
+
+_CARD = re.compile(r"([A-Z0-9_-]{1,8}) *= +([^'/ ]*|'[^']*') *(?:/.*)?")
+"""A plain card: keyword and value."""
+
+_FIXED_FRAMES = (ICRS, FK5, FK4, FK4NoETerms, Galactic)
+"""Frames that do not depend on when and from where a position was observed."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Footprints:
+    """The places of n images on the sky."""
+
+    points: _Floats
+    """(n, 19, 3): unit vectors in ICRS of the central pixel, of the pixels next to it along x and
+    y, and of the outline; NaN where an image has no sky, or is not known to have any."""
+    sides: npt.NDArray[np.int64]
+    """(n, 2): number of pixels along the two axes that span the sky, x first; -1 if none do."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Kind:
+    """A WCS that images of one kind share."""
+
+    wcs: WCS
+    frame: BaseCoordinateFrame
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Points:
+    """The points of one image, in the frame of its WCS."""
+
+    lon: _Floats
+    """Degrees."""
+    lat: _Floats
+    frame: BaseCoordinateFrame
+    sides: tuple[int, int]
+
+
+class FootprintMaker:
+    """Finds footprints, and keeps a WCS of each kind of image that it has seen.
+
+    For one thread at a time: a WCS is changed while it is used.
+    """
+
+    def __init__(self) -> None:
+        self._kinds: OrderedDict[tuple[str, ...], _Kind] = OrderedDict()
+
+    def make(self, images: Sequence[tuple[WcsHeader, tuple[int, ...]] | None]) -> Footprints:
+        """Find the footprints of images.
+
+        Parameters
+        ----------
+        images : sequence of (WcsHeader, shape)
+            Keywords and shape (NumPy order) of each image; None if it has no pixels.
+        """
+        with filters_kept(), quiet():
+            found = [None if image is None else self._find(*image) for image in images]
+        points = np.full((len(found), 3 + 4 * _SIDES, 3), np.nan)
+        sides = np.full((len(found), 2), -1, np.int64)
+        frames: dict[str, list[int]] = {}
+        for number, place in enumerate(found):
+            if place is not None:
+                sides[number] = place.sides
+                frames.setdefault(repr(place.frame), []).append(number)
+        # One transformation for all images of a frame: astropy takes a millisecond for each.
+        for numbers in frames.values():
+            places = [place for number in numbers if (place := found[number]) is not None]
+            points[numbers] = _to_icrs(places)
+        return Footprints(points, sides)
+
+    def _find(self, header: WcsHeader, shape: tuple[int, ...]) -> _Points | None:
+        """Find the points of one image; None if it has no place on the sky."""
+        if len(shape) < 2 or 0 in shape:
+            return None
+        try:
+            return self._find_by_kind(header, shape) or _find_by_wcs(header, shape)
+        except (FitsError, ValueError):
+            return None
+
+    def _find_by_kind(self, header: WcsHeader, shape: tuple[int, ...]) -> _Points | None:
+        """Find the points with the WCS of the image's kind; None if it has to have its own."""
+        if len(shape) != 2 or (divided := _divide_cards(header.cards)) is None:
+            return None
+        key, numbers = divided
+        kind = self._kinds.get(key)
+        if kind is None:
+            if (kind := _make_kind(header)) is None:
+                return None
+            self._kinds[key] = kind
+            if len(self._kinds) > _MOST_KINDS:
+                self._kinds.popitem(last=False)
+        pixels = np.stack(_pixels(*shape), axis=1)
+        try:
+            _set_numbers(kind.wcs, numbers)
+            world = kind.wcs.wcs.p2s(pixels, 0)["world"]
+        except Exception:  # noqa: BLE001 (wcslib's, of a singular matrix: its own WCS says why)
+            return None
+        if not np.isfinite(world).all():
+            return None
+        wcs = kind.wcs.wcs
+        return _Points(world[:, wcs.lng], world[:, wcs.lat], kind.frame, (shape[1], shape[0]))
+
+
+def _divide_cards(cards: Iterable[str]) -> tuple[tuple[str, ...], dict[str, float]] | None:
+    """Divide the cards of a WCS into what its kind is known by, and the numbers of this image.
+
+    Returns
+    -------
+    key : tuple of str
+    numbers : dict
+        By keyword.
+
+    None if the image has a distortion, or a card that is not as plain as most are.
+    """
+    key: list[str] = []
+    numbers: dict[str, float] = {}
+    for card in cards:
+        if _IRRELEVANT.match(card):
+            continue
+        match = _CARD.fullmatch(card.rstrip())
+        if match is None or _SEPARATE.match(card):
+            return None
+        keyword, value = match.groups()
+        if _OWN_NUMBER.fullmatch(keyword):
+            try:
+                numbers[keyword] = float(value)
+            except ValueError:
+                return None
+        elif not letter_of(keyword):
+            key.append(f"{keyword}={value}")
+    return (*key, *numbers), numbers
+
+
+def _make_kind(header: WcsHeader) -> _Kind | None:
+    """Make the WCS of a kind; None if its images have to have their own."""
+    wcs = read_wcs(header)
+    # wcslib changes units other than degrees, and the numbers with them.
+    if not wcs.has_celestial or wcs.naxis != 2 or any(map(_unit_of(header.cards).get, ("1", "2"))):
+        return None
+    frame = frame_of(wcs)
+    return _Kind(wcs, frame) if isinstance(frame, _FIXED_FRAMES) else None
+
+
+def _unit_of(cards: Iterable[str]) -> dict[str, bool]:
+    """Return by the number of an axis whether it has a unit other than degrees."""
+    units = (_CARD.fullmatch(card.rstrip()) for card in cards if card.startswith("CUNIT"))
+    return {match[1][5:]: match[2].strip("' ") not in ("deg", "") for match in units if match}
+
+
+def _set_numbers(wcs: WCS, numbers: dict[str, float]) -> None:
+    """Set the numbers of an image in the WCS of its kind."""
+    wcsprm = wcs.wcs
+    for name, default in (("crpix", 0.0), ("crval", 0.0), ("cdelt", 1.0), ("crota", 0.0)):
+        keywords = [f"{name.upper()}{axis}" for axis in (1, 2)]
+        if any(keyword in numbers for keyword in keywords):
+            setattr(wcsprm, name, [numbers.get(keyword, default) for keyword in keywords])
+    for name, on_diagonal in (("pc", 1.0), ("cd", 0.0)):
+        keywords = [f"{name.upper()}{row}_{column}" for row in (1, 2) for column in (1, 2)]
+        if any(keyword in numbers for keyword in keywords):
+            defaults = (on_diagonal, 0.0, 0.0, on_diagonal)
+            values = [numbers.get(*pair) for pair in zip(keywords, defaults, strict=True)]
+            setattr(wcsprm, name, np.reshape(values, (2, 2)))
+    wcsprm.set()
+
+
+def _find_by_wcs(header: WcsHeader, shape: tuple[int, ...]) -> _Points | None:
+    """Find the points of an image with its own WCS; None if no axes of it span the sky."""
+    try:
+        plane = read_plane(header, len(shape))
+    except (StorageError, TruncatedFileError):  # of a table of coordinates in another HDU
+        return None
+    wcs = plane.celestial
+    if wcs is None or not wcs.has_celestial:
+        return None
+    y_axis, x_axis = plane.axes
+    height, width = shape[y_axis], shape[x_axis]
+    x, y = _pixels(height, width)
+    pixels = [np.zeros(len(x)) for _ in range(wcs.naxis)]
+    low, high = sorted((wcs.wcs.lng, wcs.wcs.lat))
+    pixels[low], pixels[high] = x, y
+    lon, lat = to_sky(wcs, pixels, Extent.of(height, width))
+    lon_unit, lat_unit = angular_unit(wcs, wcs.wcs.lng), angular_unit(wcs, wcs.wcs.lat)
+    frame = frame_of(wcs)
+    return _Points(lon * lon_unit.to(u.deg), lat * lat_unit.to(u.deg), frame, (width, height))
+
+
+def _pixels(height: int, width: int) -> tuple[_Floats, _Floats]:
+    """Return x and y of the points of a footprint; a pixel's centre has whole numbers."""
+    centre_x = (width - 1) / 2
+    centre_y = (height - 1) / 2
+    part = np.arange(_SIDES) / _SIDES
+    along = np.concatenate([part, np.ones(_SIDES), 1 - part, np.zeros(_SIDES)])
+    x = np.concatenate([[centre_x, centre_x + 1, centre_x], along * width - 0.5])
+    y = np.concatenate([[centre_y, centre_y, centre_y + 1], np.roll(along, _SIDES) * height - 0.5])
+    return x, y
+
+
+def _to_icrs(places: Sequence[_Points]) -> _Floats:
+    """Return (n, points, 3) unit vectors in ICRS of images of one frame."""
+    lon = np.stack([place.lon for place in places])
+    lat = np.stack([place.lat for place in places])
+    frame = places[0].frame
+    if not isinstance(frame, ICRS):
+        try:
+            check_offline(frame)
+            icrs = SkyCoord(lon * u.deg, lat * u.deg, frame=frame).icrs
+        except Exception:  # noqa: BLE001 (of the sun, a planet, the Earth: no place on the sky)
+            return np.full((*lon.shape, 3), np.nan)
+        lon, lat = icrs.ra.deg, icrs.dec.deg
+    return unit_vectors(lon, lat)
+
+
+def unit_vectors(lon: npt.ArrayLike, lat: npt.ArrayLike) -> _Floats:
+    """Return (..., 3) unit vectors of longitudes and latitudes in degrees."""
+    lon, lat = np.deg2rad(lon), np.deg2rad(lat)
+    return np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=-1)
