@@ -16,13 +16,22 @@ from benchmarks.night import measure_night
 from benchmarks.packed import measure_packed
 from benchmarks.reads import measure_reads
 from benchmarks.remote import measure_remote
+from benchmarks.stacks import measure_stacks
 from benchmarks.xarray_engine import measure_xarray
 
 RESULTS = Path(__file__).parent / "results" / "latest.json"
 SUBJECTS = (
     *("reads", "compressed", "headers", "remote", "cutouts"),
-    *("xarray", "packed", "imports", "night"),
+    *("xarray", "packed", "stacks", "imports", "night"),
 )
+
+BY_ROUNDS = {
+    "compressed": measure_compressed,
+    "cutouts": measure_cutouts,
+    "packed": measure_packed,
+    "stacks": measure_stacks,
+}
+"""Subjects that take no other options."""
 
 
 def main() -> None:
@@ -48,19 +57,16 @@ def _measure(options: argparse.Namespace) -> Iterator[Table]:
             images = write_images(Path(folder), size_mb=options.size_mb)
             yield measure_reads(images, rounds=options.rounds)
             yield measure_memory(images)
-    if "compressed" in wanted:
-        yield from measure_compressed(rounds=options.rounds)
+    for subject, measure in BY_ROUNDS.items():
+        if subject in wanted:
+            yield from measure(rounds=options.rounds)
     if "headers" in wanted:
         yield measure_headers(rounds=options.rounds)
     if "remote" in wanted:
         yield from measure_remote(size_mb=options.remote_mb, rounds=options.rounds)
-    if "cutouts" in wanted:
-        yield from measure_cutouts(rounds=options.rounds)
     if "xarray" in wanted:
         sizes = {"size_mb": options.cube_mb, "remote_mb": options.remote_mb}
         yield from measure_xarray(**sizes, rounds=options.rounds)
-    if "packed" in wanted:
-        yield from measure_packed(rounds=options.rounds)
     if "imports" in wanted:
         yield measure_imports(rounds=options.rounds)
     if "night" in wanted:

@@ -28,7 +28,7 @@ LAYERS = [
     {"cutout"},
     {"file"},
     {"writing", "xarray_backend", "collections"},
-    {"many_cutouts"},
+    {"many_cutouts", "stacks"},
     {"cli"},
     {"__init__"},
 ]
@@ -41,10 +41,12 @@ ONLY_IMPORTER = {
     "s3fs": set(),
     "gcsfs": set(),
     "dask": {
-        *(f"arrays/{name}.py" for name in ("computations", "banded", "lazy", "astropy_hdu")),
+        *(f"arrays/{name}.py" for name in ("computations", "windowed", "banded", "lazy")),
+        "arrays/astropy_hdu.py",
         *(f"cli/{name}.py" for name in ("statistics", "commands", "cutouts")),
         *(f"xarray_backend/{name}.py" for name in ("arrays", "sky")),
         *(f"many_cutouts/{name}.py" for name in ("cutouts", "stream")),
+        *(f"stacks/{name}.py" for name in ("frames", "array")),
     },
     "click": {
         f"cli/{name}.py"
@@ -58,6 +60,8 @@ ONLY_IMPORTER = {
         *("writing/box.py", "codecs/astropy_c.py"),
         *(f"wcs/{name}.py" for name in ("header", "plane", "geometry", "resampling", "tables")),
         *(f"wcs/{name}.py" for name in ("frames", "quiet", "celestial", "turns")),
+        *(f"wcs/{name}.py" for name in ("footprints", "regions")),
+        *(f"collections/{name}.py" for name in ("selection", "table")),
         *(f"many_cutouts/{name}.py" for name in ("cutouts", "images", "targets", "catalog")),
         *(f"xarray_backend/{name}.py" for name in ("grid", "groups", "sky", "subset", "accessor")),
     },
@@ -68,7 +72,9 @@ ONLY_IMPORTER = {
         f"xarray_backend/{name}.py"
         for name in ("__init__", "entrypoint", "arrays", "dataset", "sky", "subset", "accessor")
     },
-    "pandas": {"xarray_backend/dataset.py"},
+    "pandas": {"xarray_backend/dataset.py", "collections/selection.py"},
+    "pyarrow": {"collections/parquet.py"},
+    "erfa": {"collections/times.py"},
 }
 
 FILES = sorted(PACKAGE.rglob("*.py"))

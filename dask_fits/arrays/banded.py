@@ -7,18 +7,14 @@ read; see `dask_fits.planning.band_reads.divide`::
     boxes     |===================|===|            each is read once, by a "fits-band" task
     pieces    |=====|       |=====|                a is cut out of the first box; so is a piece of c
                                                    ("fits-piece"), which is joined with the second
-
-Two index spaces meet here. Windows, boxes and the indices of chunks have all axes of the image.
-Dask's keys and chunks, and the keys of users, have the axes of the array, without those that an
-integer dropped (`Window.kept`).
 """
 
 from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from functools import cached_property, partial
+from collections.abc import Iterable, Iterator
+from functools import partial
 from math import prod
 from typing import Any, cast
 
@@ -26,15 +22,13 @@ import dask.array as da
 import numpy as np
 import numpy.typing as npt
 from dask import config
-from dask._task_spec import DataNode, Task, TaskRef
-from dask.array.core import Array, getter
-from dask.base import is_dask_collection, tokenize
-from dask.highlevelgraph import HighLevelGraph, Layer, MaterializedLayer
+from dask._task_spec import Task, TaskRef
+from dask.array.core import Array
+from dask.base import tokenize
 from dask.typing import Key as DaskKey
 from dask.utils import format_bytes, parse_bytes
 
-from dask_fits._typing import Key
-from dask_fits.arrays.computations import watch_computations
+from dask_fits.arrays.windowed import WindowedArray, WindowLayer, array_name
 from dask_fits.planning.band_reads import Index, Part, divide
 from dask_fits.planning.bands import (
     Bands,
@@ -46,8 +40,8 @@ from dask_fits.planning.bands import (
     suggest_chunk_shape,
 )
 from dask_fits.planning.chunks import ReadPlan
-from dask_fits.planning.selection import Selection, select
-from dask_fits.readers.reader import HduReader, PixelReader
+from dask_fits.planning.selection import Selection
+from dask_fits.readers.reader import HduReader
 
 HELD_CHUNKS = 8
 """Memory that a full read holds at most, if it can, as a multiple of Dask's array.chunk-size."""
@@ -84,73 +78,23 @@ def _read_costs(reader: HduReader) -> Costs:
     )
 
 
-class BandLayer(Layer):
-    """The tasks of the chunks of a window of an image, made for the chunks that are computed."""
+class BandLayer(WindowLayer[HduReader]):
+    """The tasks of chunks that are divided out of bands."""
 
     def __init__(self, name: str, reader: HduReader, window: Window, bands: Bands | None) -> None:
-        super().__init__()
-        self.name = name
-        self.reader = reader
-        self.window = window
+        super().__init__(name, reader, window)
         self.bands = bands
 
-    def cull(
-        self,
-        keys: set[DaskKey],
-        all_hlg_keys: Collection[DaskKey],  # noqa: ARG002 (Dask's)
-    ) -> tuple[Layer, Mapping[DaskKey, set[DaskKey]]]:
-        """Return a layer with the tasks that some chunks need."""
-        chunk_keys = {key for key in keys if isinstance(key, tuple) and key[0] == self.name}
-        tasks = self._make_tasks(self._chunk_index(key) for key in sorted(chunk_keys))
-        return MaterializedLayer(tasks, self.annotations), {key: set() for key in chunk_keys}
-
-    @property
-    def has_legacy_tasks(self) -> bool:
-        """Whether some tasks are bare tuples."""
-        return False
-
-    def is_materialized(self) -> bool:
-        """Return whether the tasks of all chunks have been made."""
-        return "_all_tasks" in self.__dict__
-
-    def get_output_keys(self) -> set[DaskKey]:
-        """Return the keys of all chunks."""
-        return {self._chunk_key(index) for index in self._chunk_indices()}
-
-    def __getitem__(self, key: DaskKey) -> Task:
-        return self._all_tasks[key]
-
-    def __iter__(self) -> Iterator[DaskKey]:
-        return iter(self._all_tasks)
-
-    def __len__(self) -> int:
-        return len(self._all_tasks)
-
-    @cached_property
-    def _all_tasks(self) -> dict[DaskKey, Task]:
-        return self._make_tasks(self._chunk_indices())
-
-    def _chunk_indices(self) -> Iterator[Index]:
-        """Iterate over the positions of all chunks, along all axes of the image."""
-        return itertools.product(*(range(len(lengths)) for lengths in self.window.chunks))
-
-    def _chunk_index(self, key: tuple[Any, ...]) -> Index:
-        """Return a chunk's position along all axes of the image; Dask's key has the array's."""
-        array_index = iter(key[1:])
-        return tuple(next(array_index) if kept else 0 for kept in self.window.kept)
-
-    def _chunk_key(self, index: Index) -> tuple[Any, ...]:
-        """Return Dask's key of a chunk, from its position along all axes of the image."""
-        return (self.name, *itertools.compress(index, self.window.kept))
+    def narrow(self, selection: Selection) -> tuple[BandLayer, tuple[Any, ...] | None]:
+        """Return the layer of a part of the window; see `WindowLayer`."""
+        window, dask_key = narrow(self.window, selection)
+        if window == self.window:
+            return self, dask_key
+        name = array_name(self.reader, window)
+        return BandLayer(name, self.reader, window, bands_for(self.reader, window)), dask_key
 
     def _make_tasks(self, indices: Iterable[Index]) -> dict[DaskKey, Task]:
-        """Make tasks that read bands and chunks, and tasks that cut chunks out of bands.
-
-        Parameters
-        ----------
-        indices : iterable of tuple of int
-            Positions of the chunks that are computed, along all axes of the image.
-        """
+        """Make tasks that read bands and chunks, and tasks that cut chunks out of bands."""
         token = tokenize(self.reader)
         tasks: dict[DaskKey, Task] = {}
         parts_of_chunks = divide(self.window, self.bands, indices, _read_costs(self.reader))
@@ -168,11 +112,6 @@ class BandLayer(Layer):
                 # The piece is the whole chunk, so it gets the chunk's key.
                 self._add_piece(tasks, token, parts[0], key)
         return tasks
-
-    def _read_task(self, key: DaskKey, box: Box) -> Task:
-        """Make the task that reads a box of the window."""
-        # As that of `da.from_array`, so that Dask can pass a slice of the chunk on to the reader.
-        return Task(key, getter, DataNode(None, self.reader), DataNode(None, self.window.key(box)))
 
     def _add_piece(
         self, tasks: dict[DaskKey, Task], token: str, part: Part, key: DaskKey | None = None
@@ -231,12 +170,8 @@ def _join_pieces(
     return chunk
 
 
-class BandedArray(da.Array):
-    """A Dask array whose chunks share bytes of a file.
-
-    A selection by integers and slices is a new array over the reader, however many selections
-    follow one another: no more is fetched than the last one needs. Everything else is Dask's.
-    """
+class BandedArray(WindowedArray):
+    """A Dask array whose chunks share bytes of a file."""
 
     __slots__ = ()
 
@@ -245,64 +180,8 @@ class BandedArray(da.Array):
         cls, reader: HduReader, window: Window, bands: Bands | None, name: str | None = None
     ) -> BandedArray:
         """Make the array of a window of an image."""
-        watch_computations()
         name = name or array_name(reader, window)
-        graph = HighLevelGraph({name: BandLayer(name, reader, window, bands)}, {name: set()})
-        # Dask's chunks and meta have the axes of the array.
-        chunks = tuple(itertools.compress(window.chunks, window.kept))
-        meta = np.empty((0,) * len(chunks), reader.dtype)
-        return cls(graph, name, chunks, meta=meta)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (type(self), (self.dask, self.name, self.chunks, self.dtype, self._meta))
-
-    def copy(self) -> da.Array:
-        """Return a copy, so that an assignment changes one of the two; pixels are not copied."""
-        return type(self)(self.dask, self.name, self.chunks, meta=self)
-
-    def to_delayed(self, optimize_graph: bool = True) -> npt.NDArray[Any]:  # noqa: FBT001, FBT002 (Dask's)
-        """Return a `dask.delayed.Delayed` for each chunk; see `dask.array.Array.to_delayed`.
-
-        Tasks are made when it is known which of them are computed.
-        """
-        delayed = super().to_delayed(optimize_graph and self._layer is None)
-        return cast("npt.NDArray[Any]", delayed)
-
-    @property
-    def _layer(self) -> BandLayer | None:
-        """The layer that reads the chunks; None after an assignment, which adds another one."""
-        layer = self.dask.layers.get(self.name)
-        return layer if isinstance(layer, BandLayer) else None
-
-    def __getitem__(self, index: Key | da.Array) -> da.Array:
-        selection = self._select(index)
-        layer = self._layer
-        if selection is not None and layer is not None:
-            window, dask_key = narrow(layer.window, selection)
-            if window != layer.window:
-                array = type(self).of(layer.reader, window, bands_for(layer.reader, window))
-                if dask_key is None:
-                    return array
-                return cast("da.Array", Array.__getitem__(array, dask_key))
-        return cast("da.Array", super().__getitem__(index))
-
-    def _select(self, index: Key | da.Array) -> Selection | None:
-        """Resolve a key; None if only Dask understands it, or Dask is to raise the error."""
-        items = index if isinstance(index, tuple) else (index,)
-        if any(map(is_dask_collection, items)):
-            return None
-        try:
-            return select(cast("Key", index), self.shape)
-        except IndexError:
-            return None
-
-
-def array_name(reader: PixelReader, window: Window) -> str:
-    """Return the name of a window's array, by its pixels and chunks."""
-    chunks = [np.asarray(lengths, np.int64) for lengths in window.chunks]
-    if window.lengths == reader.shape and all(window.kept):
-        return "fits-" + tokenize(reader, chunks)
-    return "fits-" + tokenize(reader, chunks, window.axis_ranges, window.kept)
+        return cls.of_layer(BandLayer(name, reader, window, bands))
 
 
 def narrow(window: Window, selection: Selection) -> tuple[Window, tuple[Any, ...] | None]:

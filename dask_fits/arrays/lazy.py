@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import cast
 
 import dask.array as da
@@ -13,13 +13,13 @@ from dask.utils import parse_bytes
 from dask_fits._typing import Chunks, Key
 from dask_fits.arrays.banded import (
     BandedArray,
-    array_name,
     bands_for,
     chunk_limit,
     plan_selection,
     warn_if_costly,
 )
 from dask_fits.arrays.computations import watch_computations
+from dask_fits.arrays.windowed import array_name
 from dask_fits.exceptions import FitsFormatError
 from dask_fits.planning.bands import Window
 from dask_fits.planning.chunks import ReadPlan, chunk_boxes, count_chunks
@@ -38,23 +38,24 @@ def to_dask(reader: HduReader, chunks: Chunks = "auto") -> da.Array:
     window = Window.whole(chunk_grid(reader, chunks))
     bands = bands_for(reader, window)
     if bands is None:
-        return _array_of_window(reader, window)
+        return array_of_window(reader, window, name=array_name(reader, window))
     warn_if_costly(reader, window, bands)
     return BandedArray.of(reader, window, bands)
 
 
 def lazy_array(reader: PixelReader, chunks: Chunks = "auto") -> da.Array:
     """Make a lazy Dask array of a reader's pixels, each chunk read by itself."""
-    return _array_of_window(reader, Window.whole(chunk_grid(reader, chunks)))
+    window = Window.whole(chunk_grid(reader, chunks))
+    return array_of_window(reader, window, name=array_name(reader, window))
 
 
-def _array_of_window(reader: PixelReader, window: Window) -> da.Array:
-    """Make the Dask array of a window, each chunk read by itself."""
+def array_of_window(reader: PixelReader, window: Window, *, name: str) -> da.Array:
+    """Make the Dask array of a whole image, each chunk read by itself."""
     watch_computations()
     array: da.Array = da.from_array(
         reader,
         chunks=window.chunks,
-        name=array_name(reader, window),
+        name=name,
         # With these four, Dask hands slices on to the reader, and the graph stays small.
         inline_array=True,
         asarray=True,
@@ -88,12 +89,25 @@ def _whole_chunk_axes(key: Key, selection: Selection) -> Collection[int]:
     return () if selection.listed is None else (selection.listed,)
 
 
-def chunk_grid(reader: PixelReader, chunks: Chunks = "auto") -> tuple[tuple[int, ...], ...]:
-    """Resolve the `chunks` argument of `to_dask` to the lengths of chunks along each axis."""
+def chunk_grid(
+    reader: PixelReader,
+    chunks: Chunks = "auto",
+    *,
+    contiguous_chunk: Callable[[int], tuple[int, ...]] | None = None,
+) -> tuple[tuple[int, ...], ...]:
+    """Resolve the `chunks` argument of `to_dask` to the lengths of chunks along each axis.
+
+    Parameters
+    ----------
+    reader : PixelReader
+    chunks : int, "auto", None, or a tuple or mapping of these and of tuples of int
+    contiguous_chunk : callable, optional
+        Returns the shape of ``"auto"`` chunks of at most some bytes; by default the reader's.
+    """
     limit = chunk_limit()
     if isinstance(chunks, str) and chunks != "auto":
         limit = int(parse_bytes(chunks))
-    contiguous = reader.contiguous_chunk(limit)
+    contiguous = (contiguous_chunk or reader.contiguous_chunk)(limit)
     _check_count(contiguous, reader, limit)
     if isinstance(chunks, str):
         return _normalize(contiguous, reader)

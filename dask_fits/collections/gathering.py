@@ -26,6 +26,12 @@ from dask_fits.wcs.header import WcsHeader
 _BUNDLE = 256
 """Files whose headers a task of a cluster reads, and whose footprints are found together."""
 
+_LOCAL_THREADS = 4
+"""Threads that read headers of files on a mounted disk, which may be one of a network."""
+
+_LOCAL_GROUP = 16
+"""Files on a mounted disk that a thread is handed at once."""
+
 _AT_ONCE = 8192
 """Files that are handed to threads at once: each takes some memory while it waits."""
 
@@ -85,18 +91,26 @@ def _gather_here(
 ) -> _Bundles:
     """Read headers in threads of this process."""
     maker = FootprintMaker()
+    is_local = all(not isinstance(file, Place) or file.is_local for _, file in found)
+    # Of files on a disk most of the time is Python's, which more threads only pass back and forth.
+    count, length = (_LOCAL_THREADS, _LOCAL_GROUP) if is_local else (MAX_CONCURRENT_FILES, 1)
 
-    def note(numbered: tuple[int, tuple[str, Found]]) -> list[Record]:
-        return _note_file(numbered[0] % _BUNDLE, *numbered[1], inspection, transfer)
+    def note(numbers: range) -> list[Record]:
+        return [
+            record
+            for number in numbers
+            for record in _note_file(number % _BUNDLE, *found[number], inspection, transfer)
+        ]
 
-    with threads(MAX_CONCURRENT_FILES) as in_threads:
+    with threads(count) as in_threads:
         for start in range(0, len(found), _AT_ONCE):
-            files = found[start : start + _AT_ONCE]
-            results = in_threads(note, enumerate(files))
-            for first in range(0, len(files), _BUNDLE):
-                count = min(_BUNDLE, len(files) - first)
-                records = [record for _ in range(count) for record in next(results)]
-                yield _tabulate(records, inspection, maker), count
+            files = range(start, min(start + _AT_ONCE, len(found)))
+            groups = [files[first : first + length] for first in range(0, len(files), length)]
+            results = in_threads(note, groups)
+            for first in range(0, len(groups), _BUNDLE // length):
+                noted = groups[first : first + _BUNDLE // length]
+                records = [record for _ in noted for record in next(results)]
+                yield _tabulate(records, inspection, maker), sum(map(len, noted))
 
 
 def gather_bundle(

@@ -111,7 +111,7 @@ class Inspection:
     def records(self, source: int, file: FitsFile) -> list[Record]:
         """Note the HDUs of a file; reads headers, as many as are needed for that."""
         noted = FileRecord.of(file.store)
-        primary = _Cards.of(file[0])
+        primary = _Cards(file[0])
         found = self._find_all(file) if self.hdus is None else self._find_keys(file)
         records = [
             Record(source, noted, error=hdu)
@@ -119,7 +119,7 @@ class Inspection:
             else self._note(Record(source, noted), hdu, primary)
             for hdu in found
         ]
-        file.take_less_memory()
+        file.store.take_less_memory()
         return records
 
     def _find_all(self, file: FitsFile) -> Iterator[HDU | FitsError]:
@@ -142,7 +142,7 @@ class Inspection:
 
     def _note(self, record: Record, hdu: HDU, primary: _Cards) -> Record:
         """Note one HDU."""
-        own = primary if hdu.index == 0 else _Cards.of(hdu)
+        own = primary if hdu.index == 0 else _Cards(hdu)
         look = own.look_or(primary)
         layout = hdu.layout
         image = layout.image
@@ -160,7 +160,7 @@ class Inspection:
             scaling=image.scaling if image else None,
             compression=hdu.compression or "",
             tile=image.tile if isinstance(image, TiledLayout) else None,
-            structure=card_text(own.header.structure()),
+            structure=own.structure,
             wcs="\n".join(card.rstrip(" ") for card in wcs_header.cards),
             times=read_times(look),
             keywords=tuple(look(keyword) for keyword in self.keywords),
@@ -189,15 +189,13 @@ def _problem_of(hdu: HDU) -> FitsError | None:
 class _Cards:
     """The cards of a header by their keywords, the first of each."""
 
-    def __init__(self, header: RawHeader, cards: RawHeader) -> None:
-        self.header = header
-        """Of the structural cards."""
-        self._cards = cards
+    __slots__ = ("_cards", "_positions", "structure")
 
-    @classmethod
-    def of(cls, hdu: HDU) -> _Cards:
+    def __init__(self, hdu: HDU) -> None:
         """Find the cards of an HDU's header."""
         raw = hdu.text.blocks()
+        self.structure = card_text(parse_header(raw, where="").structure())
+        """The structural cards, a line each."""
         text = raw.decode("latin-1")
         positions: dict[str, int] = {}
         for start in range(0, len(text), CARD):
@@ -205,10 +203,13 @@ class _Cards:
             if keyword == "HIERARCH":
                 keyword = text[start + 8 : start + CARD].partition("=")[0].upper()
             positions.setdefault(keyword.strip(), start)
-        return cls(parse_header(raw, where=""), RawHeader(raw, "", positions))
+        self._positions = positions
+        self._cards = RawHeader(raw, "", positions)
 
     def look(self, keyword: str) -> Value:
         """Return the value of a keyword; None if it is missing, or holds no FITS value."""
+        if keyword not in self._positions:
+            return None
         try:
             return self._cards.value(keyword)
         except (FitsFormatError, ValueError):  # a card without a value indicator, for one
@@ -216,6 +217,8 @@ class _Cards:
 
     def look_or(self, primary: _Cards) -> Callable[[str], Value]:
         """Return a function that looks a keyword up here, or else in the primary header."""
+        if primary is self:
+            return self.look
 
         def look(keyword: str) -> Value:
             value = self.look(keyword)

@@ -19,16 +19,20 @@ from astropy.nddata import Cutout2D
 
 import dask_fits
 from dask_fits.readers.window import WindowReader
+from dask_fits.stacks.array import stack_array
+from dask_fits.stacks.reader import StackReader
 from tests.support.contract import ArrayLikeContract, DaskContract
+from tests.support.stacks import stack_of
 
 pytestmark = pytest.mark.untraced
 
 PIXELS = np.random.default_rng(8).integers(-999, 999, (64, 48)).astype("i2")
+FRAMES = np.random.default_rng(9).integers(-999, 999, (42, 36, 40)).astype("i2")
 
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A plain image, scaled, and one of tiles; each ends in pixels, not in padding."""
+    """A plain image, scaled, one of tiles, and many images; each ends in pixels, not in padding."""
     root = tmp_path_factory.mktemp("contract")
     plain = fits.PrimaryHDU(PIXELS)
     plain.header["BSCALE"], plain.header["BZERO"] = 0.5, 100.0
@@ -36,6 +40,10 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fits.CompImageHDU(PIXELS, compression_type="RICE_1", tile_shape=(8, 12)).writeto(
         root / "tiles.fits"
     )
+    frames = [fits.PrimaryHDU(FRAMES[0]), *map(fits.ImageHDU, FRAMES[1:])]
+    for hdu in frames[::2]:
+        hdu.header["BSCALE"], hdu.header["BZERO"] = 0.5, 100.0
+    fits.HDUList(frames).writeto(root / "frames.fits")
     (root / "plain.fits.gz").write_bytes(gzip.compress((root / "plain.fits").read_bytes()))
     return root
 
@@ -70,6 +78,17 @@ class Tiles:
 
     def pixels(self, path: Path) -> np.ndarray:
         return fits.getdata(path, 1)
+
+
+class Frames:
+    """Images of integers, and of scaled ones, in turn."""
+
+    file = "frames.fits"
+    requests = len(FRAMES)
+
+    def pixels(self, path: Path) -> np.ndarray:
+        with fits.open(path) as file:
+            return np.stack([hdu.data.astype("f4") for hdu in file])
 
 
 class TestImageReader(Plain, ArrayLikeContract):
@@ -197,3 +216,31 @@ class TestChunkedVariable(Plain, DaskContract):
 
     def token(self, array: Any) -> str:
         return array.data.name
+
+
+def stack_reader(url: str, **options: Any) -> StackReader:
+    return stack_of([hdu.reader() for hdu in dask_fits.open(url, **options)])
+
+
+class TestStackReader(Frames, ArrayLikeContract):
+    def make(self, url: str, **options: Any) -> Any:
+        return stack_reader(url, **options)
+
+
+class TestStackArray(Frames, DaskContract):
+    def make(self, url: str, **options: Any) -> Any:
+        return stack_array(stack_reader(url, **options), (16, -1, -1))
+
+
+class TestPartOfAStackArray(Frames, DaskContract):
+    """Frames and rows that were listed one by one."""
+
+    requests = len(FRAMES) - 1
+    part = (np.delete(np.arange(len(FRAMES)), 3), np.r_[:30, 31, 35])
+
+    def make(self, url: str, **options: Any) -> Any:
+        array = stack_array(stack_reader(url, **options), (16, -1, -1))
+        return array[self.part[0]][:, self.part[1]]
+
+    def pixels(self, path: Path) -> np.ndarray:
+        return super().pixels(path)[np.ix_(*self.part)]

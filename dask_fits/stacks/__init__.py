@@ -1,0 +1,1 @@
+"""Stacks: the images of many files as one array, a file a frame."""
