@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from dask_fits.collections.collection import Collection
     from dask_fits.collections.opening import open_collection
     from dask_fits.many_cutouts.cutouts import cutouts
+    from dask_fits.stacks.stack import Stack, stack
 
     __version__: str
 
@@ -54,6 +55,7 @@ __all__ = [
     "NotAnImageError",
     "PartialOverlapError",
     "ReadPlan",
+    "Stack",
     "StorageError",
     "TransferConfig",
     "TruncatedFileError",
@@ -64,6 +66,7 @@ __all__ = [
     "from_fits",
     "open",
     "open_collection",
+    "stack",
 ]
 
 
@@ -71,6 +74,8 @@ _LAZY = {
     "Collection": "dask_fits.collections.collection",
     "cutouts": "dask_fits.many_cutouts.cutouts",
     "open_collection": "dask_fits.collections.opening",
+    "Stack": "dask_fits.stacks.stack",
+    "stack": "dask_fits.stacks.stack",
 }
 """Modules of the names that are imported on first use."""
 

@@ -46,7 +46,7 @@ ONLY_IMPORTER = {
         *(f"cli/{name}.py" for name in ("statistics", "commands", "cutouts")),
         *(f"xarray_backend/{name}.py" for name in ("arrays", "sky")),
         *(f"many_cutouts/{name}.py" for name in ("cutouts", "stream")),
-        *(f"stacks/{name}.py" for name in ("frames", "array")),
+        *(f"stacks/{name}.py" for name in ("frames", "array", "stack", "dataset", "zarr_writer")),
     },
     "click": {
         f"cli/{name}.py"
@@ -60,17 +60,18 @@ ONLY_IMPORTER = {
         *("writing/box.py", "codecs/astropy_c.py"),
         *(f"wcs/{name}.py" for name in ("header", "plane", "geometry", "resampling", "tables")),
         *(f"wcs/{name}.py" for name in ("frames", "quiet", "celestial", "turns")),
-        *(f"wcs/{name}.py" for name in ("footprints", "regions")),
+        *(f"wcs/{name}.py" for name in ("footprints", "sphere", "region_text", "overlap")),
         *(f"collections/{name}.py" for name in ("selection", "table")),
         *(f"many_cutouts/{name}.py" for name in ("cutouts", "images", "targets", "catalog")),
         *(f"xarray_backend/{name}.py" for name in ("grid", "groups", "sky", "subset", "accessor")),
     },
     "numba": {"compiled.py"},
     "isal": {"streams/inflate.py"},
-    "zarr": {"many_cutouts/zarr_writer.py"},
+    "zarr": {"writing/zarr_group.py"},
     "xarray": {
-        f"xarray_backend/{name}.py"
-        for name in ("__init__", "entrypoint", "arrays", "dataset", "sky", "subset", "accessor")
+        *(f"xarray_backend/{name}.py" for name in ("__init__", "entrypoint", "arrays", "dataset")),
+        *(f"xarray_backend/{name}.py" for name in ("sky", "subset", "accessor")),
+        "stacks/dataset.py",
     },
     "pandas": {"xarray_backend/dataset.py", "collections/selection.py"},
     "pyarrow": {"collections/parquet.py"},

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from dask_fits._typing import Integers
 from dask_fits.collections.columns import FIXED, Column, Columns
 from dask_fits.collections.display import describe, describe_html
-from dask_fits.collections.rows import Places, Rows, rows_of
+from dask_fits.collections.rows import NotedRows, Places, Rows, rows_of
 from dask_fits.collections.sources import name_of_hdu
 from dask_fits.exceptions import FitsError, error_of
 from dask_fits.file.hdu import HDU
@@ -48,7 +48,8 @@ class Collection:
         self._columns = columns
         self._places = places
         self._transfer = transfer
-        # Rows of the columns, in the order of the collection; None for all of them.
+        # Rows of the columns, in the order of this collection; None for all, in the order of the
+        # collection that was described or written.
         self._rows = rows
 
     @property
@@ -71,7 +72,10 @@ class Collection:
         """
         if name not in self.colnames:
             raise KeyError(f"{name}: found no such column; there are {', '.join(self.colnames)}")
-        return self._columns.get(name, self._rows)
+        columns = self._columns
+        if self._rows is None and columns.is_held:
+            return columns.get(name, None)
+        return columns.get(name, self._row_numbers())
 
     @property
     def table(self) -> Table:
@@ -143,15 +147,31 @@ class Collection:
         rows = self.rows(np.arange(len(self)))
         return [rows.hdu_or_error(row) for row in range(len(self))]
 
+    def _row_numbers(self) -> Integers:
+        """Return the rows of the columns, in the order of this collection."""
+        return self._columns.order() if self._rows is None else self._rows
+
     def take(self, positions: Integers) -> Collection:
         """Return the collection of some rows, by their positions in this one."""
-        rows = positions if self._rows is None else self._rows[positions]
+        rows = self._row_numbers()[positions]
         return Collection(self._columns, self._places, self._transfer, rows)
 
     def rows(self, positions: Integers, *, wcs: bool = True) -> Rows:
         """Take what is needed to make HDUs of some rows, by their positions in this collection."""
-        rows = positions if self._rows is None else self._rows[positions]
+        rows = self._row_numbers()[positions]
         return rows_of(self._columns, rows, self._places, self._transfer, wcs=wcs)
+
+    def all_rows(self) -> Rows:
+        """Take what is needed to read the pixels of all rows."""
+        return self.rows(np.arange(len(self)), wcs=False)
+
+    def noted_rows(self) -> NotedRows | None:
+        """Return where the rows are, if that is in a file; None if they are in memory."""
+        columns = self._columns
+        if columns.is_held:
+            return None
+        positions = range(len(columns)) if self._rows is None else columns.positions(self._rows)
+        return NotedRows(columns, self._places, self._transfer, positions)
 
     def select(
         self,
@@ -160,9 +180,10 @@ class Collection:
         *,
         region: SkyCoord | str | None = None,
         time: Moment | tuple[Moment | None, Moment | None] | None = None,
+        shape: tuple[int, ...] | None = None,
         where: str | None = None,
     ) -> Collection:
-        """Select images by where on the sky they are, by when they were taken, and by keywords.
+        """Select images by where on the sky they are, when they were taken, shape, and keywords.
 
         An image is selected if it meets all of the conditions. One whose place or time is not known
         meets none of these.
@@ -181,6 +202,8 @@ class Collection:
             Images are selected whose exposure was in progress then, or at some time between the
             two; None for a pair without a limit there. A number is a modified Julian date in UTC, a
             text a date of ISO 8601.
+        shape : tuple of int, optional
+            Shape of the images, NumPy order.
         where : str, optional
             A condition on columns, as `pandas.DataFrame.query` takes it:
             ``"FILTER == 'r' and EXPTIME > 100"``. A name that is no name of Python's is written
@@ -199,12 +222,14 @@ class Collection:
             pandas, which `where` needs, is not installed.
         """
         from dask_fits.collections.selection import select_sky, select_time, select_where
-        from dask_fits.wcs.regions import as_region
+        from dask_fits.wcs.region_text import as_region
 
         # What costs least first; only what is left is looked for on the sky.
         left = self
         if time is not None:
             left = left[select_time(left, time)]
+        if shape is not None:
+            left = left[np.array([each == tuple(shape) for each in left.column("shape")], bool)]
         if where is not None:
             left = left[select_where(left, where)]
         if position is None and region is None and not radius:

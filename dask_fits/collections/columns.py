@@ -74,11 +74,28 @@ class Columns(Protocol):
     def keywords(self) -> tuple[str, ...]:
         """Names of the columns of keywords."""
 
+    @property
+    def is_held(self) -> bool:
+        """Whether the rows are in memory; else tasks read them where they are."""
+
     def __len__(self) -> int:
         """Return the number of rows."""
 
     def get(self, name: str, rows: Integers | None) -> Column:
         """Return a column, or some rows of it; read if need be."""
+
+    def get_all(self, names: tuple[str, ...], rows: Integers) -> dict[str, Column]:
+        """Return some rows of several columns."""
+
+    def order(self) -> Integers:
+        """Return all rows in the order of the collection."""
+
+    def positions(self, rows: Integers) -> Integers:
+        """Return the positions of rows in the collection."""
+
+    @property
+    def token(self) -> tuple[object, ...]:
+        """What tells a file of columns from all others; empty if they are in memory."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,6 +105,9 @@ class HeldColumns:
     columns: Mapping[str, Column]
     keywords: tuple[str, ...]
 
+    is_held = True
+    """Whether the rows are in memory."""
+
     def __len__(self) -> int:
         return len(self.columns["hdu"])
 
@@ -95,6 +115,23 @@ class HeldColumns:
         """Return a column, or some rows of it."""
         column = self.columns[name]
         return column if rows is None else column[rows]
+
+    def get_all(self, names: tuple[str, ...], rows: Integers) -> dict[str, Column]:
+        """Return some rows of several columns."""
+        return {name: self.columns[name][rows] for name in names}
+
+    def order(self) -> Integers:
+        """Return all rows, which are in the order of the collection."""
+        return np.arange(len(self))
+
+    def positions(self, rows: Integers) -> Integers:
+        """Return the positions of rows in the collection: the same."""
+        return rows
+
+    @property
+    def token(self) -> tuple[object, ...]:
+        """Nothing: the columns are in memory."""
+        return ()
 
 
 def concatenate(parts: Sequence[HeldColumns], keywords: tuple[str, ...]) -> HeldColumns:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, cast
+from dataclasses import replace
+from typing import Any, Literal, TypeGuard, cast
 
 from dask_fits._typing import Progress
 from dask_fits.collections.collection import Collection
@@ -87,30 +88,44 @@ def open_collection(
         raise ValueError(f"on_error: expected 'keep' or 'raise', found {on_error!r}")
     if isinstance(files, Collection):
         raise TypeError("files: expected files, found a Collection: use it as it is")
-    if isinstance(files, (str, os.PathLike)) and is_parquet(files):
+    if is_parquet(files):
         from dask_fits.collections.parquet import open_parquet
 
         table, columns = open_parquet(files, storage_options)
         if columns is not None:
             _reject_for_parquet(hdus, keywords)
             noted = NotedPlaces(storage_options)
-            collection = Collection(columns, noted, transfer, columns.order())
+            collection = Collection(columns, noted, transfer)
             return _raise_first(collection) if on_error == "raise" else collection
         files = table
-    inspection = Inspection(_as_keys(hdus), _as_keywords(keywords))
-    sources = list(find_sources(files, storage_options, None))
-    if not sources:
-        raise ValueError("files: expected at least one, found none")
-    found = [(label(source), _find(source, storage_options)) for source in sources]
-    gathered = gather(found, inspection, transfer, progress)
-    places = [_place_of_found(file) for _, file in found]
-    collection = Collection(gathered.columns, GivenPlaces(places, gathered.source), transfer)
+    inspection = Inspection(_as_keys(hdus), as_keywords(keywords))
+    collection = describe_files(files, inspection, storage_options, transfer, progress)
     return _raise_first(collection) if on_error == "raise" else collection
 
 
-def is_parquet(url: str | os.PathLike[str]) -> bool:
+def describe_files(
+    files: object,
+    inspection: Inspection,
+    storage_options: Mapping[str, Any] | None,
+    transfer: TransferConfig | None,
+    progress: Progress | None,
+) -> Collection:
+    """Read the headers of files; see `open_collection`."""
+    sources = list(find_sources(files, storage_options, None))
+    if not sources:
+        raise ValueError("files: expected at least one, found none")
+    options = dict(storage_options) if storage_options else None
+    found = [(label(source), _find(source, options)) for source in sources]
+    gathered = gather(found, inspection, transfer, progress)
+    places = [_place_of_found(file) for _, file in found]
+    return Collection(gathered.columns, GivenPlaces(places, gathered.source), transfer)
+
+
+def is_parquet(files: object) -> TypeGuard[str | os.PathLike[str]]:
     """Return whether a path or URL names a Parquet file."""
-    path = os.fsdecode(url).partition("?")[0]
+    if not isinstance(files, (str, os.PathLike)):
+        return False
+    path = os.fsdecode(files).partition("?")[0]
     return path.lower().endswith((".parquet", ".parq")) and "*" not in path
 
 
@@ -134,7 +149,7 @@ def _as_keys(hdus: HduKey | Sequence[HduKey] | None) -> tuple[HduKey, ...] | Non
     return keys
 
 
-def _as_keywords(keywords: Sequence[str]) -> tuple[str, ...]:
+def as_keywords(keywords: Sequence[str]) -> tuple[str, ...]:
     """Return keywords as headers have them, each once."""
     if isinstance(keywords, str):
         raise TypeError(f"keywords: expected several, found {keywords!r}: write [{keywords!r}]")
@@ -146,16 +161,20 @@ def _as_keywords(keywords: Sequence[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _find(source: Source, storage_options: Mapping[str, Any] | None) -> Found:
+def _find(source: Source, storage_options: dict[str, Any] | None) -> Found:
     """Return where a file is, or the reason why that cannot be told."""
     if isinstance(source, HDU):
         raise TypeError("files: expected files, found an HDU: say with hdus= which ones you want")
     if isinstance(source, (FitsFile, FitsError)):
         return source
     try:
-        return place_of(source, storage_options)
+        place = place_of(source, storage_options)
     except FitsError as error:
         return error
+    # The same object for all files: a pickle has it once.
+    if storage_options is not None and place.options == storage_options:
+        place = replace(place, options=storage_options)
+    return place
 
 
 def _place_of_found(found: Found) -> Place:

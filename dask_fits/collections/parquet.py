@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-import threading
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,6 +31,7 @@ from dask_fits.collections.columns import (
     as_objects,
 )
 from dask_fits.collections.table import as_typed
+from dask_fits.concurrency.process_lock import ProcessLock
 from dask_fits.exceptions import FitsFormatError, one_line
 from dask_fits.storage.errors import storage_errors
 from dask_fits.storage.filesystem import write_file
@@ -38,7 +39,7 @@ from dask_fits.storage.opening import open_store
 from dask_fits.storage.place import place_of
 from dask_fits.storage.store import Store
 from dask_fits.storage.store_file import StoreFile
-from dask_fits.wcs.footprints import unit_vectors
+from dask_fits.wcs.sphere import unit_vectors_of
 
 _POSITION = "position"
 """Column of the position of a row in the collection."""
@@ -49,7 +50,7 @@ _METADATA = b"dask_fits"
 _FORMAT = 1
 """Version of the format."""
 
-_GROUP = 32_768
+_GROUP = 16_384
 """Rows of a group, which is read as a whole."""
 
 _CELLS = 64
@@ -88,7 +89,7 @@ def sky_order(ra: npt.NDArray[np.float64], dec: npt.NDArray[np.float64]) -> Inte
     They lie on a cube around the sky, cell by cell along a curve (Morton's); within a cell, and
     without a position, they keep the order that they have.
     """
-    vectors = unit_vectors(ra, dec)
+    vectors = unit_vectors_of(np.deg2rad(ra), np.deg2rad(dec))
     known = np.isfinite(ra) & np.isfinite(dec)
     vectors = np.where(known[:, None], vectors, 1.0)
     axis = np.abs(vectors).argmax(axis=1)
@@ -165,69 +166,121 @@ def open_parquet(
     return None, ParquetColumns(store, tuple(described["keywords"]), groups)
 
 
+class _Kept:
+    """What a process has read of Parquet files lately, for its next tasks."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._lock = ProcessLock()
+        self._items: OrderedDict[tuple[object, ...], Any] = OrderedDict()
+
+    def get(self, key: tuple[object, ...]) -> Any:
+        """Return what is kept under a key; None if nothing is."""
+        with self._lock:
+            if key in self._items:
+                self._items.move_to_end(key)
+            return self._items.get(key)
+
+    def put(self, key: tuple[object, ...], item: Any) -> None:
+        """Keep something, in the place of what has not been used for longest."""
+        with self._lock:
+            self._items[key] = item
+            while len(self._items) > self._most:
+                self._items.popitem(last=False)
+
+
+_GROUPS_KEPT = _Kept(32)
+_ORDERS_KEPT = _Kept(4)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class ParquetColumns:
-    """The columns of a collection in a Parquet file; see `columns.Columns`."""
+    """The columns of a collection in a Parquet file; see `columns.Columns`.
+
+    It holds no handle and, once pickled, no rows.
+    """
 
     store: Store
     keywords: tuple[str, ...]
     groups: tuple[int, ...]
     """Rows of each group of rows."""
-    _read: dict[str, Column] = field(default_factory=dict, repr=False)
-    """Columns that this process has read."""
-    _lock: Any = field(default_factory=threading.Lock, repr=False)
+    _whole: dict[str, Column] = field(default_factory=dict, repr=False)
+    """Columns that have been read as a whole."""
+
+    is_held = False
+    """Whether the rows are in memory."""
 
     def __len__(self) -> int:
         return sum(self.groups)
 
-    def __getstate__(self) -> tuple[Any, ...]:
-        return self.store, self.keywords, self.groups
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.store, self.keywords, self.groups)
 
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        for name, value in zip(("store", "keywords", "groups"), state, strict=True):
-            object.__setattr__(self, name, value)
-        object.__setattr__(self, "_read", {})
-        object.__setattr__(self, "_lock", threading.Lock())
+    @property
+    def token(self) -> tuple[object, ...]:
+        """What tells this version of the file from all others."""
+        return self.store.token
 
     def order(self) -> Integers:
         """Return the rows of the file in the order of the collection."""
-        positions = self.get(_POSITION, None)
-        rows = np.empty(len(positions), np.int64)
-        rows[positions] = np.arange(len(positions))
+        key = self.token
+        rows: Integers | None = _ORDERS_KEPT.get(key)
+        if rows is None:
+            positions = self.get(_POSITION, None)
+            rows = np.empty(len(positions), np.int64)
+            rows[positions] = np.arange(len(positions))
+            _ORDERS_KEPT.put(key, rows)
         return rows
 
-    def get(self, name: str, rows: Integers | None) -> Column:
-        """Return a column, or some rows of it: of few rows only the groups that they are in."""
-        with self._lock:
-            column = self._read.get(name)
-        if column is None and rows is not None:
-            starts = np.concatenate([[0], np.cumsum(self.groups)])
-            group = np.searchsorted(starts, rows, "right") - 1
-            touched = np.unique(group)
-            if 2 * len(touched) <= len(self.groups):
-                part = self._read_groups(name, touched.tolist())
-                # Where each of the groups begins, in the part and in the file.
-                begins = np.concatenate([[0], np.cumsum(np.array(self.groups)[touched])])
-                taken: Column = part[begins[np.searchsorted(touched, group)] + rows - starts[group]]
-                return taken
-        if column is None:
-            column = self._read_groups(name, [*range(len(self.groups))])
-            with self._lock:
-                self._read[name] = column
-        return column if rows is None else column[rows]
+    def positions(self, rows: Integers) -> Integers:
+        """Return the positions in the collection of rows of the file."""
+        return self.get(_POSITION, rows)
 
-    def _read_groups(self, name: str, groups: list[int]) -> Column:
-        """Read a column of some groups of rows."""
-        if not groups:
-            return _from_arrow(name, pa.array([], pa.int64()))
+    def get(self, name: str, rows: Integers | None) -> Column:
+        """Return a column, or some rows of it; see `columns.Columns`."""
+        if rows is not None:
+            return self.get_all((name,), rows)[name]
+        if name not in self._whole:
+            self._whole[name] = self._read((name,), [*range(len(self.groups))])[name]
+        return self._whole[name]
+
+    def get_all(self, names: tuple[str, ...], rows: Integers) -> dict[str, Column]:
+        """Return some rows of columns: of few rows only the groups that they are in are read."""
+        starts = np.concatenate([[0], np.cumsum(self.groups)])
+        group = np.searchsorted(starts, rows, "right") - 1
+        touched = np.unique(group)
+        if all(name in self._whole for name in names) or 2 * len(touched) > len(self.groups):
+            return {name: self.get(name, None)[rows] for name in names}
+        parts = self._read_some(names, touched.tolist())
+        # Where each of the groups begins, in the parts and in the file.
+        begins = np.concatenate([[0], np.cumsum(np.array(self.groups)[touched])])
+        index = begins[np.searchsorted(touched, group)] + rows - starts[group]
+        return {name: np.concatenate([part[name] for part in parts])[index] for name in names}
+
+    def _read_some(self, names: tuple[str, ...], groups: list[int]) -> list[dict[str, Column]]:
+        """Return columns of each of some groups: those that are kept, and the others together."""
+        keys = {group: (self.token, names, group) for group in groups}
+        found = {group: _GROUPS_KEPT.get(key) for group, key in keys.items()}
+        missing = [group for group in groups if found[group] is None]
+        if missing:
+            read = self._read(names, missing)
+            ends = np.cumsum([self.groups[group] for group in missing]).tolist()
+            for group, start, end in zip(missing, [0, *ends], ends, strict=False):
+                # Copies, which keep no other groups in memory.
+                found[group] = {name: column[start:end].copy() for name, column in read.items()}
+                _GROUPS_KEPT.put(keys[group], found[group])
+        return [found[group] for group in groups]
+
+    def _read(self, names: tuple[str, ...], groups: list[int]) -> dict[str, Column]:
+        """Read columns of some groups of rows."""
         try:
-            file = pq.ParquetFile(StoreFile(self.store))
-            column = file.read_row_groups(groups, columns=[name]).column(0)
+            file = pq.ParquetFile(StoreFile(self.store), pre_buffer=True)
+            table = file.read_row_groups(groups, columns=list(names))
         except (pa.ArrowException, ValueError, IndexError) as error:
             raise FitsFormatError(
-                f"{self.store.name}: {name}: the Parquet file is damaged: {one_line(error)}"
+                f"{self.store.name}: the Parquet file is damaged: {one_line(error)}"
             ) from error
-        return _from_arrow(name, column)
+        return {name: _from_arrow(name, table.column(name)) for name in names}
 
 
 def _from_arrow(name: str, column: pa.ChunkedArray | pa.Array) -> Column:
@@ -239,8 +292,21 @@ def _from_arrow(name: str, column: pa.ChunkedArray | pa.Array) -> Column:
     if name in NUMBERS:
         return np.asarray(column.to_numpy(zero_copy_only=False), np.float64)
     if name in SHAPES:
-        return as_objects(None if shape is None else tuple(shape) for shape in column.to_pylist())
+        return _shapes(column)
     if pa.types.is_dictionary(column.type):
         words = column.dictionary.to_numpy(zero_copy_only=False)
         return np.asarray(words[column.indices.to_numpy(zero_copy_only=False)], object)
     return as_objects(column.to_pylist())
+
+
+def _shapes(column: pa.ListArray) -> Column:
+    """Return a column of shapes; nearly always all are the same, which is quick."""
+    offsets = column.offsets.to_numpy()
+    lengths = np.diff(offsets)
+    if len(column) and column.null_count == 0 and (lengths == lengths[0]).all():
+        numbers = column.values.to_numpy()[offsets[0] : offsets[-1]].reshape(len(column), -1)
+        if (numbers == numbers[0]).all():
+            shapes = np.empty(len(column), object)
+            shapes.fill(tuple(numbers[0].tolist()))
+            return shapes
+    return as_objects(None if shape is None else tuple(shape) for shape in column.to_pylist())

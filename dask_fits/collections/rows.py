@@ -16,6 +16,8 @@ from dask_fits.file.hdu import HDU
 from dask_fits.file.known_hdu import known_hdu, known_layout
 from dask_fits.format.layout import HduLayout
 from dask_fits.ranges.byte_range import ByteRange
+from dask_fits.readers.reader import HduReader
+from dask_fits.storage.identity import identity_of
 from dask_fits.storage.opening import known_store
 from dask_fits.storage.place import Place, place_of
 from dask_fits.storage.redaction import HIDDEN, redact_url
@@ -41,6 +43,9 @@ class Places(Protocol):
     def take(self, rows: Integers) -> Places:
         """Return the places of some rows, in this order."""
 
+    def identity(self) -> str:
+        """Return what tells the files apart from others of the same URLs, in every process."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GivenPlaces:
@@ -58,6 +63,26 @@ class GivenPlaces:
         """Return the places of some rows."""
         wanted, source = np.unique(self.source[rows], return_inverse=True)
         return GivenPlaces([self.places[number] for number in wanted.tolist()], source)
+
+    def identity(self) -> str:
+        """Return what tells the files apart from others of the same URLs."""
+        texts = [self.places[number].url for number in range(len(self.places))]
+        last: Place | None = None
+        identity = ""
+        for number, place in enumerate(self.places):
+            # Nearly always all have the same options.
+            if last is None or not _have_same_options(last, place):
+                identity = identity_of(place.options, place.filesystem)
+            texts[number] += f" {identity}"
+            last = place
+        return "\0".join(texts)
+
+
+def _have_same_options(one: Place, other: Place) -> bool:
+    """Return whether two files are for certain reached with the same options."""
+    return one.filesystem is other.filesystem and (
+        one.options is other.options or not (one.options or other.options)
+    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,18 +110,27 @@ class NotedPlaces:
         """Return the places of some rows: the same."""
         return self
 
+    def identity(self) -> str:
+        """Return what tells the files apart from others of the same URLs."""
+        return identity_of(dict(self.storage_options or {}))
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rows:
     """Some rows of a collection, of which HDUs are made."""
 
     columns: Mapping[str, Column]
-    """The columns of `FILE_COLUMNS` and `LAYOUT_COLUMNS`, and `wcs` if HDUs are made."""
+    """The columns of `FILE_COLUMNS` and `LAYOUT_COLUMNS`, and `wcs` if positions are found."""
     places: Places
     transfer: TransferConfig | None
 
     def __len__(self) -> int:
         return len(self.columns["hdu"])
+
+    def take(self, indices: Integers) -> Rows:
+        """Take some of the rows."""
+        taken = {name: column[indices] for name, column in self.columns.items()}
+        return Rows(taken, self.places.take(indices), self.transfer)
 
     def error(self, row: int) -> FitsError | None:
         """Return the error that was noted of a row; None if there was none."""
@@ -146,7 +180,19 @@ class Rows:
             raise self.error(row) or FitsError(f"{self.columns['access_url'][row]}: has no HDU")
         store = self.store(row)
         index = int(self.columns["hdu"][row])
-        return known_hdu(store, self.layout(row, store.name), index, self.columns["wcs"][row])
+        wcs = self.columns["wcs"][row] if "wcs" in self.columns else ""
+        return known_hdu(store, self.layout(row, store.name), index, wcs)
+
+    def readers(self) -> list[HduReader | FitsError]:
+        """Make the reader of each row's pixels, or the error that keeps them from being read."""
+        return [self.reader_or_error(row) for row in range(len(self))]
+
+    def reader_or_error(self, row: int) -> HduReader | FitsError:
+        """Make the reader of a row's pixels, or return the error that keeps it from being made."""
+        try:
+            return self.hdu(row).reader()
+        except FitsError as error:
+            return error
 
     def hdu_or_error(self, row: int) -> HDU | FitsError:
         """Make the HDU of a row, or return the error that keeps it from being read."""
@@ -154,6 +200,26 @@ class Rows:
             return self.hdu(row)
         except FitsError as error:
             return error
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NotedRows:
+    """Rows of a collection that are not in memory: where they are, for the tasks that need them."""
+
+    columns: Columns
+    places: Places
+    transfer: TransferConfig | None
+    positions: range | Integers
+    """Positions in the collection as it was written."""
+
+    def identity(self) -> tuple[object, ...]:
+        """Return what tells the collection and its files apart from all others."""
+        return (*self.columns.token, self.places.identity())
+
+    def read(self) -> Rows:
+        """Read the rows."""
+        rows = self.columns.order()[np.asarray(self.positions)]
+        return rows_of(self.columns, rows, self.places, self.transfer, wcs=False)
 
 
 def rows_of(
@@ -166,5 +232,4 @@ def rows_of(
 ) -> Rows:
     """Take some rows, with the columns of world coordinates or without."""
     names = (*FILE_COLUMNS, *LAYOUT_COLUMNS, *(("wcs",) if wcs else ()))
-    taken = {name: columns.get(name, rows) for name in names}
-    return Rows(taken, places.take(rows), transfer)
+    return Rows(columns.get_all(names, rows), places.take(rows), transfer)

@@ -12,14 +12,15 @@ import numpy.typing as npt
 from astropy.time import Time
 
 from dask_fits._typing import Integers
-from dask_fits.collections.columns import Column, separation
+from dask_fits.collections.columns import Column
 from dask_fits.collections.rows import Rows
 from dask_fits.exceptions import MissingDriverError, one_line
-from dask_fits.wcs.footprints import unit_vectors
 from dask_fits.wcs.header import WcsHeader
+from dask_fits.wcs.overlap import overlaps
 from dask_fits.wcs.plane import read_plane
 from dask_fits.wcs.quiet import filters_kept, quiet
-from dask_fits.wcs.regions import Region, overlaps
+from dask_fits.wcs.regions import Region
+from dask_fits.wcs.sphere import angles_from, unit_vectors_of
 from dask_fits.wcs.tables import TableKey
 
 Moment: TypeAlias = Time | str | datetime | float
@@ -51,13 +52,15 @@ class Selectable(Protocol):
 
 def select_sky(collection: Selectable, region: Region) -> Integers:
     """Find the images that show a point of a region; return their positions, ascending."""
-    centre = unit_vectors(collection.column("s_ra"), collection.column("s_dec"))
+    centre = unit_vectors_of(
+        np.deg2rad(collection.column("s_ra")), np.deg2rad(collection.column("s_dec"))
+    )
     field = collection.column("s_fov")
     # A pixel more than the outline, for images of few pixels.
     reach = np.deg2rad(_BULGE * field / 2 + collection.column("s_pixel_scale") / 3600)
     region_centre, radius = region.circle
     # With NaN, of images without a sky, all of these are false.
-    near = separation(centre, region_centre) <= reach + radius
+    near = angles_from(centre, region_centre) <= reach + radius
     candidates = np.flatnonzero(near | (field >= _WIDE))
     is_within = region.contains(centre[candidates])
     rest = candidates[~is_within]

@@ -25,7 +25,7 @@ from dask_fits.collections.collection import Collection
 from dask_fits.collections.outcome import Outcome, values
 from dask_fits.collections.sources import Source, are_several, find_sources, label
 from dask_fits.cutout import Mode, check_fill, check_mode
-from dask_fits.exceptions import FitsError, MissingDriverError
+from dask_fits.exceptions import FitsError
 from dask_fits.file.fits_file import open as open_file
 from dask_fits.file.hdu import HduKey
 from dask_fits.hints import explains_arguments
@@ -47,6 +47,7 @@ from dask_fits.planning.chunks import ReadPlan
 from dask_fits.storage.place import utf8_name
 from dask_fits.storage.redaction import redact_urls
 from dask_fits.storage.transfer import TransferConfig
+from dask_fits.writing.zarr import open_zarr
 
 _MIN_CHUNK_ROWS = 64
 """Rows of a chunk of the result at least, if it can hold as many."""
@@ -135,34 +136,31 @@ class Cutouts:
         MissingDriverError
             zarr is not installed.
         """
-        try:
-            from dask_fits.many_cutouts.zarr_writer import ZarrWriter
-        except ImportError as error:
-            hint = "pip install 'dask_fits[zarr]'"
-            raise MissingDriverError(f"zarr is not installed: {hint}") from error
-        options = None if storage_options is None else dict(storage_options)
-        writer = ZarrWriter(os.fspath(store), options, self._spec)
+        group = open_zarr(store, storage_options)
+        from dask_fits.many_cutouts.zarr_writer import ZarrWriter
+
+        writer = ZarrWriter(group, self._spec)
         attributes = {"files": self._file_names(), "mode": self._mode}
         writer.create(len(self), attributes, overwrite=overwrite)
         errors = write_cutouts(self._reads, len(self), self._spec.row_bytes, lambda _: writer)
         done = self._with_errors(errors)
-        writer.add("position", self.position)
-        writer.add("file", self.file)
-        writer.add("corner", self._origins())
+        group.add("position", self.position)
+        group.add("file", self.file)
+        group.add("corner", self._origins())
         flags = np.select([done.status == name for name in STATUS], range(len(STATUS)))
         messages = {
             " ".join(map(str, index)): str(error)
             for index, error in np.ndenumerate(done.error)
             if error is not None
         }
-        writer.add(
+        group.add(
             "status",
             flags.astype(np.int8),
             errors=messages,
             flag_values=list(range(len(STATUS))),
             flag_meanings=" ".join(STATUS),
         )
-        writer.finish()
+        group.finish()
         return done
 
     def to_files(

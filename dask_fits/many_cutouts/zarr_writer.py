@@ -1,124 +1,46 @@
-"""Writing many cutouts into a zarr group; the only importer of zarr."""
+"""Writing many cutouts into a zarr group."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import zarr
-from zarr.errors import ContainsArrayError, ContainsGroupError
 
 from dask_fits._typing import Integers
 from dask_fits.concurrency.cancellation import raise_if_cancelled
 from dask_fits.many_cutouts.tasks import Errors, Part, ResultSpec, assemble
-from dask_fits.storage.errors import storage_errors
-from dask_fits.storage.filesystem import local_path, split_chain
-from dask_fits.storage.redaction import redact_url
-
-INCOMPLETE = "incomplete"
-"""Attribute of a group that has not been written to its end: it was interrupted, or still is."""
+from dask_fits.writing.zarr_group import ZarrGroup
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ZarrWriter:
     """Writes cutouts into a zarr group, each as a chunk of its own.
 
-    It is a `dask_fits.many_cutouts.stream.BlockWriter` of any block. Each call opens the group
-    anew: it holds no handle, and can be pickled.
+    It is a `dask_fits.many_cutouts.stream.BlockWriter` of any block, and can be pickled.
     """
 
-    store: str
-    storage_options: dict[str, Any] | None
-    """They may hold secrets and are shown nowhere."""
+    group: ZarrGroup
     spec: ResultSpec
 
-    def __repr__(self) -> str:
-        return f"ZarrWriter({self.name!r}, {self.spec})"
-
-    @property
-    def name(self) -> str:
-        """The path or URL, with secrets redacted."""
-        return redact_url(self.store)
-
     def create(self, row_count: int, attributes: dict[str, Any], *, overwrite: bool) -> None:
-        """Create the group, with an empty array for the pixels, and mark it as incomplete.
-
-        Raises
-        ------
-        FileExistsError
-            Something is there, and `overwrite` is not set or it is no zarr group.
-        AccessDeniedError, StorageError
-            The storage refuses or fails to write.
-        """
-        if overwrite and _holds_other_files(self.store):
-            raise FileExistsError(f"{self.name}: is no zarr group, and is not replaced by one")
-        with self._driver_errors():
-            try:
-                group = self._open_group(
-                    "w" if overwrite else "w-", attributes=attributes | {INCOMPLETE: True}
-                )
-            except (ContainsArrayError, ContainsGroupError, FileExistsError):
-                group = None
-        # Outside of the block, which would make a StorageError of it.
-        if group is None:
-            raise FileExistsError(f"{self.name}: exists, and it was not asked to replace it")
+        """Create the group; see `ZarrGroup.create`."""
         spec = self.spec
-        with self._driver_errors():
-            group.create_array(
-                "data",
-                shape=(row_count, *spec.row),
-                chunks=(1, *spec.row),
-                dtype=spec.dtype,
-                fill_value=np.array(spec.fill_value).astype(spec.dtype)[()],
-            )
-
-    def add(self, name: str, values: npt.NDArray[Any], **attributes: Any) -> None:
-        """Write a small array as a whole."""
-        with self._driver_errors():
-            self._open_group("r+").create_array(name, data=values, attributes=attributes)
-
-    def finish(self) -> None:
-        """Remove the mark of an incomplete group."""
-        with self._driver_errors():
-            del self._open_group("r+").attrs[INCOMPLETE]
+        self.group.create(
+            (row_count, *spec.row),
+            (1, *spec.row),
+            np.array(spec.fill_value).astype(spec.dtype)[()],
+            attributes,
+            overwrite=overwrite,
+        )
 
     def __call__(self, rows: Integers, parts_of_bundles: Sequence[Sequence[Part]]) -> Errors:
         """Open the group and write the cutouts of some rows; return the errors of cutouts."""
         cutouts, errors = assemble(rows, self.spec, parts_of_bundles)
-        with self._driver_errors():
-            data = self._open_group("r+")["data"]
+        with self.group.driver_errors():
+            data = self.group.pixels()
             for row, cutout in zip(rows.tolist(), cutouts, strict=True):
                 raise_if_cancelled()
                 data[row] = cutout
         return errors
-
-    def _driver_errors(self) -> AbstractContextManager[None]:
-        """Return a context manager that raises a driver's errors as StorageError."""
-        return storage_errors(self.store, self.storage_options or {})
-
-    def _open_group(self, mode: Literal["r+", "w", "w-"], **options: Any) -> Any:
-        # As a path, since in a text zarr takes :: for a URL.
-        store = self.store if "://" in self.store else _local_directory(self.store) or self.store
-        return zarr.open_group(store, mode=mode, storage_options=self.storage_options, **options)
-
-
-def _local_directory(store: str) -> Path | None:
-    """Return the directory on disk that a path or URL names; None if it names none."""
-    path = local_path(store, {}) if len(split_chain(store)) == 1 else None
-    return None if path is None else Path(path)
-
-
-def _holds_other_files(store: str) -> bool:
-    """Whether a path on disk is a file, or a directory that holds files but no zarr group."""
-    path = _local_directory(store)
-    if path is None:
-        return False
-    if not path.is_dir():
-        return path.exists()
-    names = {entry.name for entry in path.iterdir()}
-    return bool(names) and names.isdisjoint({"zarr.json", ".zgroup", ".zarray"})

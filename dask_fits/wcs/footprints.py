@@ -22,12 +22,11 @@ from dask_fits.exceptions import FitsError, StorageError, TruncatedFileError
 from dask_fits.wcs.frames import check_offline, frame_of
 from dask_fits.wcs.geometry import angular_unit, to_sky
 from dask_fits.wcs.header import WcsHeader, read_wcs
-from dask_fits.wcs.keywords import letter_of
+from dask_fits.wcs.keywords import IRRELEVANT, letter_of
 from dask_fits.wcs.plane import read_plane
 from dask_fits.wcs.quiet import filters_kept, quiet
+from dask_fits.wcs.sphere import Floats, unit_vectors_of
 from dask_fits.wcs.turns import Extent
-
-_Floats = npt.NDArray[np.float64]
 
 _SIDES = 4
 """Points along each side of an outline: a corner, and three more up to the next one."""
@@ -44,11 +43,8 @@ _MOST_KINDS = 256
 _OWN_NUMBER = re.compile(r"(?:CRPIX|CRVAL|CDELT|CROTA)[12]|(?:PC|CD)[12]_[12]")
 """Keywords of the numbers in which the images of one kind differ."""
 
-_IRRELEVANT = re.compile(
-    r"NAXIS|DATE|MJD|JDREF|JD-|[JB]EPOCH|TIM|TREF|TSTART|TSTOP|TELAPSE|XPOSURE|PLEPH|OBSGEO|OBSORB|"
-    r"WCSNAME|CNAME|CRDER|CSYER|WCSAXES"
-)
-"""Beginnings of keywords on which no position of a pixel of a plane image depends."""
+_SHAPE = ("NAXIS", "WCSAXES")
+"""Beginnings of keywords of the number and the lengths of axes, of which a kind has two."""
 
 _SEPARATE = re.compile(r"[AB]P?_|CPDIS|CQDIS|DP|DQ|D2IM|AXISCORR|WAT|PLT|AMD|PPO|CNPIX|PLATE")
 """Beginnings of the keywords of distortions and of plate solutions: such an image has its own."""
@@ -64,7 +60,7 @@ _FIXED_FRAMES = (ICRS, FK5, FK4, FK4NoETerms, Galactic)
 class Footprints:
     """The places of n images on the sky."""
 
-    points: _Floats
+    points: Floats
     """(n, 19, 3): unit vectors in ICRS of the central pixel, of the pixels next to it along x and
     y, and of the outline; NaN where an image has no sky, or is not known to have any."""
     sides: npt.NDArray[np.int64]
@@ -83,9 +79,9 @@ class _Kind:
 class _Points:
     """The points of one image, in the frame of its WCS."""
 
-    lon: _Floats
+    lon: Floats
     """Degrees."""
-    lat: _Floats
+    lat: Floats
     frame: BaseCoordinateFrame
     sides: tuple[int, int]
 
@@ -169,7 +165,7 @@ def _divide_cards(cards: Iterable[str]) -> tuple[tuple[str, ...], dict[str, floa
     key: list[str] = []
     numbers: dict[str, float] = {}
     for card in cards:
-        if _IRRELEVANT.match(card):
+        if IRRELEVANT.match(card) or card.startswith(_SHAPE):
             continue
         match = _CARD.fullmatch(card.rstrip())
         if match is None or _SEPARATE.match(card):
@@ -238,7 +234,7 @@ def _find_by_wcs(header: WcsHeader, shape: tuple[int, ...]) -> _Points | None:
     return _Points(lon * lon_unit.to(u.deg), lat * lat_unit.to(u.deg), frame, (width, height))
 
 
-def _pixels(height: int, width: int) -> tuple[_Floats, _Floats]:
+def _pixels(height: int, width: int) -> tuple[Floats, Floats]:
     """Return x and y of the points of a footprint; a pixel's centre has whole numbers."""
     centre_x = (width - 1) / 2
     centre_y = (height - 1) / 2
@@ -249,7 +245,7 @@ def _pixels(height: int, width: int) -> tuple[_Floats, _Floats]:
     return x, y
 
 
-def _to_icrs(places: Sequence[_Points]) -> _Floats:
+def _to_icrs(places: Sequence[_Points]) -> Floats:
     """Return (n, points, 3) unit vectors in ICRS of images of one frame."""
     lon = np.stack([place.lon for place in places])
     lat = np.stack([place.lat for place in places])
@@ -261,10 +257,4 @@ def _to_icrs(places: Sequence[_Points]) -> _Floats:
         except Exception:  # noqa: BLE001 (of the sun, a planet, the Earth: no place on the sky)
             return np.full((*lon.shape, 3), np.nan)
         lon, lat = icrs.ra.deg, icrs.dec.deg
-    return unit_vectors(lon, lat)
-
-
-def unit_vectors(lon: npt.ArrayLike, lat: npt.ArrayLike) -> _Floats:
-    """Return (..., 3) unit vectors of longitudes and latitudes in degrees."""
-    lon, lat = np.deg2rad(lon), np.deg2rad(lat)
-    return np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=-1)
+    return unit_vectors_of(np.deg2rad(lon), np.deg2rad(lat))

@@ -110,6 +110,15 @@ _TEXT_KEYWORD = re.compile(r"(?:CTYPE|C[PQ]DIS)\d{1,2}[A-Z]?|D2IMDIS\d|PS\d{1,2}
 _SIP_COEFFICIENT = re.compile(r"([AB]P?)_\d{1,2}_\d{1,2}")
 """Keywords of SIP's coefficients; without an order their values may be anything."""
 
+IRRELEVANT = re.compile(
+    r"DATE|MJD|JDREF|JD-|[JB]EPOCH|TIM|TREF|TSTART|TSTOP|TELAPSE|XPOSURE|PLEPH|OBSGEO|OBSORB|"
+    r"WCSNAME|CNAME|CRDER|CSYER"
+)
+"""Beginnings of keywords on which no position of a pixel on the sky depends."""
+
+_REFERS = re.compile(r"CPDIS|CQDIS|D2IM")
+"""Beginnings of keywords that refer to tables in other HDUs."""
+
 _PRINTABLE = {n: " " if n < 32 else "?" for n in [*range(32), *range(127, 256)]}
 """Control characters to blanks, and what is not ASCII to question marks, as astropy does."""
 
@@ -262,6 +271,21 @@ def _keyword_kind(keyword: str) -> _KeywordKind:
 def letter_of(keyword: str) -> str:
     """Return the letter of the alternate WCS that a keyword belongs to; empty if to none."""
     return _keyword_kind(keyword).letter or ""
+
+
+def positional_cards(text: str) -> tuple[str, ...] | None:
+    """Return what the positions of pixels depend on, of cards with a line each.
+
+    None if they depend on other HDUs, which may differ though the cards do not.
+    """
+    cards = [_split_card(card) for card in text.split("\n")]
+    if any(_REFERS.match(card.keyword) or is_lookup(card) for card in cards):
+        return None
+    return tuple(
+        f"{card.keyword}={card.field.partition(' /')[0].strip()}"
+        for card in cards
+        if card.keyword and not IRRELEVANT.match(card.keyword)
+    )
 
 
 def _select_wcs(cards: Sequence[WcsCard], letter: str, where: str) -> list[WcsCard]:

@@ -96,7 +96,7 @@ def _file_attrs(file: FitsFile) -> dict[str, Any]:
 def _dataset(group: Group, options: Options, attrs: Mapping[str, Any]) -> xr.Dataset:
     """Make the Dataset of the images of one pixel grid."""
     reference = group.reference
-    coords = _make_coords(reference, world_coords=options.world_coords)
+    coords = make_coords(reference, world_coords=options.world_coords)
     names = names_of(group.images, taken={*coords, *reference.grid.dims})
     variables = {
         name: _variable(image, reference, scaled=options.scales(name))
@@ -143,7 +143,7 @@ def _variable(image: Image, reference: Image, *, scaled: bool) -> xr.Variable:
     return lazy_variable(dims, FitsArray(reader), attrs, encoding)
 
 
-def _make_coords(reference: Image, *, world_coords: bool) -> xr.Coordinates:
+def make_coords(reference: Image, *, world_coords: bool) -> xr.Coordinates:
     """Make the coordinates of a grid: world coordinates if they are separable, else pixels."""
     grid = reference.grid
     world = {coordinate.name: coordinate for coordinate in grid.coordinates}

@@ -509,7 +509,7 @@ def test_without_zarr_the_error_says_how_to_get_it(
 ) -> None:
     found = dask_fits.cutouts(saved(tmp_path, "a.fits", image(FLOATS)), POSITIONS, SIZE)
     monkeypatch.setitem(sys.modules, "zarr", None)
-    monkeypatch.delitem(sys.modules, "dask_fits.many_cutouts.zarr_writer", raising=False)
+    monkeypatch.delitem(sys.modules, "dask_fits.writing.zarr_group", raising=False)
     with pytest.raises(MissingDriverError, match=r"pip install 'dask_fits\[zarr\]'"):
         found.to_zarr(tmp_path / "out.zarr")
     assert not (tmp_path / "out.zarr").exists()

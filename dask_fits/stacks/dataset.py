@@ -1,0 +1,68 @@
+"""A stack as an `xarray.Dataset`."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+import dask.array as da
+import numpy as np
+
+from dask_fits.collections.collection import Collection
+from dask_fits.exceptions import MissingDriverError
+from dask_fits.stacks.coordinates import frame_coordinates, image_dims
+from dask_fits.wcs.keywords import positional_cards
+
+try:
+    import xarray as xr
+
+    from dask_fits.xarray_backend.attributes import WCS_CARDS, WCS_TABLES
+    from dask_fits.xarray_backend.dataset import make_coords
+    from dask_fits.xarray_backend.groups import image_of
+except ImportError as error:
+    hint = "pip install 'dask_fits[xarray]'"
+    raise MissingDriverError(f"xarray is not installed: {hint}") from error
+
+VARIABLE = "data"
+"""Name of the variable of pixels."""
+
+
+def make_dataset(data: da.Array, collection: Collection) -> xr.Dataset:
+    """Make the Dataset of a stack; see `Stack.to_xarray`."""
+    dims = image_dims(collection)
+    coords = xr.Coordinates()
+    attrs: dict[str, Any] = _units(collection)
+    if (row := _shared_wcs(collection)) is not None:
+        reference = image_of(collection[row])
+        coords = make_coords(reference, world_coords=True)
+        attrs[WCS_CARDS] = reference.text.cards
+        if reference.text.tables:
+            attrs[WCS_TABLES] = reference.text.tables
+    frame_dim, along = frame_coordinates(collection, (*map(str, coords), *dims))
+    own: dict[Hashable, xr.Variable] = {
+        each.name: xr.Variable((frame_dim,), each.values) for each in along
+    }
+    # The accessors need them, and nothing else has imported them yet.
+    import dask_fits.xarray_backend.accessor  # noqa: F401
+
+    variable = xr.Variable((frame_dim, *dims), data, attrs)
+    return xr.Dataset({VARIABLE: variable}, coords).assign_coords(own)
+
+
+def _units(collection: Collection) -> dict[str, Any]:
+    """Return the unit of the pixels, if BUNIT was asked for and all frames have the same."""
+    if "BUNIT" not in collection.keywords:
+        return {}
+    units = set(collection.column("BUNIT").tolist())
+    unit = units.pop()
+    return {"units": unit} if isinstance(unit, str) and unit and not units else {}
+
+
+def _shared_wcs(collection: Collection) -> int | None:
+    """Return the index of an image whose WCS all frames have; None if there are several."""
+    texts = collection.column("wcs")
+    known = np.flatnonzero(texts != "")
+    if len(known) == 0:
+        return None
+    distinct = {positional_cards(text) for text in set(texts[known].tolist())}
+    return int(known[0]) if len(distinct) == 1 and None not in distinct else None

@@ -1,0 +1,359 @@
+"""`stack` and its result: the images of many files as one lazy array."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import dask.array as da
+import numpy as np
+import numpy.typing as npt
+
+from dask_fits._typing import Chunks, Integers, Progress
+from dask_fits.collections.collection import Collection
+from dask_fits.collections.columns import FIXED
+from dask_fits.collections.opening import (
+    as_keywords,
+    describe_files,
+    is_parquet,
+    open_collection,
+)
+from dask_fits.collections.record import Inspection
+from dask_fits.exceptions import FitsError, FitsFormatError, error_of
+from dask_fits.file.hdu import HduKey
+from dask_fits.hints import explains_arguments
+from dask_fits.planning.chunks import ReadPlan
+from dask_fits.readers.reader import HduReader
+from dask_fits.stacks.array import plan_stack, stack_array
+from dask_fits.stacks.collection_frames import HeldFrames, NotedFrames
+from dask_fits.stacks.frames import Frames
+from dask_fits.stacks.reader import FillValue, StackReader
+from dask_fits.storage.transfer import TransferConfig
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from astropy.table import Table
+
+OnError = Literal["raise", "nan", "drop"]
+"""What is done about an image that cannot be read."""
+
+
+@dataclass(frozen=True, eq=False)
+class Stack:
+    """The images of many files as one lazy array: frames first, then the axes of an image."""
+
+    data: da.Array
+    """The pixels: (N, ...), with the axes of each image in NumPy order. Whatever is selected of it,
+    along any axis, reads just that of the files that are concerned."""
+    collection: Collection
+    """The images, in the order of the frames."""
+    dropped: Mapping[str, FitsError]
+    """The errors of files that were left out, by path or URL; empty unless that was asked for."""
+    status: npt.NDArray[np.str_]
+    """(N,): ``ok``, or ``failed`` if it is known that a frame cannot be read, or not all of it."""
+    error: npt.NDArray[np.object_]
+    """(N,): the exception of each frame that failed, else None."""
+    _reader: StackReader = field(repr=False)
+    _chunks: Chunks = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.collection)
+
+    @property
+    def table(self) -> Table:
+        """A row for each frame, as an `astropy.table.Table`: the collection's, and its keywords."""
+        return self.collection.table
+
+    @property
+    def plan(self) -> ReadPlan:
+        """Cost of reading all of `data`; tables of compressed images may be read for it."""
+        return plan_stack(self._reader, self._chunks, like=_first_reader(self.collection))
+
+    def to_xarray(self) -> xr.Dataset:
+        """Return the stack as an `xarray.Dataset`.
+
+        Its variable is ``data``, with a dimension ``time`` if all frames have one, else ``file``,
+        before those of an image. Coordinates along it are ``time`` (the begin of the exposure, in
+        UTC), ``file`` (path or URL) and the keywords. If all frames have one WCS, the Dataset has
+        its coordinates, as those that `xarray.open_dataset` makes, and ``.fits.wcs``.
+
+        Raises
+        ------
+        MissingDriverError
+            xarray is not installed.
+        """
+        from dask_fits.stacks.dataset import make_dataset
+
+        return make_dataset(self.data, self.collection)
+
+    def to_zarr(
+        self,
+        store: str | os.PathLike[str],
+        *,
+        storage_options: Mapping[str, Any] | None = None,
+        overwrite: bool = False,
+    ) -> Stack:
+        """Write the stack to a zarr group, some frames at a time, in Dask's current scheduler.
+
+        It holds ``data`` and a column of each keyword, ``time``, ``file``, and ``status`` (0 for a
+        frame that was read, 1 for one that failed); the errors are its attributes. A frame that
+        cannot be read is filled, with NaN or the fill value, and the others are written; without
+        either, for integers, it is 0. A group that has not been written to its end has an attribute
+        ``incomplete``. `xarray.open_zarr` opens it.
+
+        Parameters
+        ----------
+        store : path or URL
+            A directory, or a place in an object store.
+        storage_options : mapping, optional
+            Arguments of the fsspec filesystem that it is written to.
+        overwrite : bool
+            Replace a group that exists.
+
+        Returns
+        -------
+        Stack
+            The same with `status` and `error` as they are after writing.
+
+        Raises
+        ------
+        FileExistsError
+            Something is there, and `overwrite` is not set.
+        MissingDriverError
+            zarr is not installed.
+        """
+        from dask_fits.stacks.zarr_writer import write_stack
+        from dask_fits.writing.zarr import open_zarr
+
+        group = open_zarr(store, storage_options)
+        errors = write_stack(group, self._reader, self.collection, overwrite=overwrite)
+        status, error = statuses(len(self), errors)
+        return replace(self, status=status, error=error)
+
+    def __repr__(self) -> str:
+        failed = int((self.status == "failed").sum())
+        notes = [f"{failed} failed"] if failed else []
+        notes += [f"{len(self.dropped)} files left out"] if self.dropped else []
+        return (
+            f"<Stack of {len(self)} frames {self.data.shape[1:]} {self.data.dtype}, "
+            f"chunks {self.data.chunksize}{', ' if notes else ''}{', '.join(notes)}>"
+        )
+
+
+@explains_arguments
+def stack(  # noqa: PLR0913 (each is a question that a caller has)
+    files: object,
+    *,
+    hdu: HduKey | None = None,
+    chunks: Chunks = "auto",
+    sort_by: str | None = None,
+    dtype: npt.DTypeLike | None = None,
+    on_error: OnError = "raise",
+    fill_value: FillValue = None,
+    keywords: Sequence[str] = (),
+    storage_options: Mapping[str, Any] | None = None,
+    transfer: TransferConfig | None = None,
+    progress: Progress | None = None,
+) -> Stack:
+    """Stack the images of many files to one lazy array; reads headers, and no pixels.
+
+    Files may be compressed, and differ in BITPIX and scaling; their images have one shape.
+
+    Parameters
+    ----------
+    files : as for `dask_fits.open_collection`, or Collection
+        Of a collection no header is read.
+    hdu : int, str or (str, int), optional
+        HDU of each file; by default the first that holds an image, and of a collection each row.
+    chunks : int, "auto", None, or a tuple or mapping of these and of tuples of int
+        As Dask takes them, axis 0 being the frames. ``"auto"``: as many whole frames as Dask's
+        ``array.chunk-size`` has room for, at most 1000; they are read at the same time.
+    sort_by : str, optional
+        Keyword or column of a collection by which frames are ordered, such as ``"DATE-OBS"`` or
+        ``"t_min"``; those without a value come last.
+    dtype : NumPy type, optional
+        By default the common type of all images, as NumPy promotes them.
+    on_error : "raise", "nan" or "drop"
+        What is done about a file that cannot be read: its error is raised, here or when it is
+        computed; its frame is NaN; or it is left out if that is known here, and raises if not.
+    fill_value : number, optional
+        With "nan": value of the pixels of a frame that cannot be read, instead of NaN, which
+        integers do not have.
+    keywords, storage_options, transfer, progress
+        See `dask_fits.open_collection`; they are for files that are not in a collection yet.
+
+    Returns
+    -------
+    Stack
+
+    Raises
+    ------
+    FitsFormatError
+        The images are of several shapes: the message names a file that differs.
+    ValueError
+        There is no image; or an argument cannot be used.
+    FitsError
+        A file cannot be read, and its error is to be raised.
+
+    Examples
+    --------
+    >>> import dask_fits
+    >>> stack = dask_fits.stack(["tests/data/m13.fits"] * 3)
+    >>> stack
+    <Stack of 3 frames (300, 300) float32, chunks (3, 300, 300)>
+    >>> float(stack.data[:, 100:110, 100:110].mean().compute())
+    144.5961...
+    """
+    if on_error not in ("raise", "nan", "drop"):
+        raise ValueError(f"on_error: expected 'raise', 'nan' or 'drop', found {on_error!r}")
+    if fill_value is not None and on_error != "nan":
+        raise ValueError(f"fill_value: it is for on_error='nan', found {on_error!r}")
+    if isinstance(files, Collection) or is_parquet(files):
+        collection = _as_collection(files, storage_options, transfer)
+        collection = _rows_of_hdu(collection, hdu)
+    else:
+        names = [*keywords, *([sort_by] if sort_by and sort_by not in FIXED else [])]
+        inspection = Inspection((hdu,), as_keywords(names))
+        collection = describe_files(files, inspection, storage_options, transfer, progress)
+    collection, dropped = _treat_failures(collection, on_error)
+    if sort_by is not None:
+        collection = collection.take(_order(collection, sort_by))
+    return _make_stack(collection, dropped, chunks, dtype, on_error, fill_value)
+
+
+def _as_collection(
+    files: Any, storage_options: Mapping[str, Any] | None, transfer: TransferConfig | None
+) -> Collection:
+    """Return a collection, or open the Parquet file of one."""
+    if isinstance(files, Collection):
+        return files
+    return open_collection(files, storage_options=storage_options, transfer=transfer)
+
+
+def _rows_of_hdu(collection: Collection, key: HduKey | None) -> Collection:
+    """Return the rows of one HDU of each file, and those of files that could not be read."""
+    if key is None:
+        return collection
+    index = collection.column("hdu")
+    if isinstance(key, int):
+        chosen = index == key
+    else:
+        name, ver = key if isinstance(key, tuple) else (key, None)
+        names = collection.column("extname").tolist()
+        chosen = np.array([each.strip().upper() == name.strip().upper() for each in names], bool)
+        if ver is not None:
+            chosen &= collection.column("extver") == ver
+    return collection.take(np.flatnonzero(chosen | (index < 0)))
+
+
+def _treat_failures(
+    collection: Collection, on_error: OnError
+) -> tuple[Collection, Mapping[str, FitsError]]:
+    """Raise the error of a file that cannot be read, or leave it out, as asked."""
+    is_bad = collection.column("error_type") != ""
+    if on_error == "nan" or not is_bad.any():
+        return collection, {}
+    failures = collection.failures
+    if on_error == "raise":
+        raise next(iter(failures.values()))
+    return collection.take(np.flatnonzero(~is_bad)), failures
+
+
+def _order(collection: Collection, name: str) -> Integers:
+    """Return the order of rows by a column; rows without a value come last."""
+    known = {column.lower(): column for column in reversed(collection.colnames)}
+    if name.lower() not in known:
+        raise ValueError(
+            f"sort_by: expected a keyword or column of the collection, found {name!r}; there are "
+            f"{', '.join(collection.colnames)}"
+        )
+    values = collection.column(known[name.lower()]).tolist()
+    has_value = [value is not None and value == value for value in values]  # noqa: PLR0124 (NaN)
+    ordered = [row for row, known in enumerate(has_value) if known]
+    # Numbers are ordered as numbers, and what is mixed with text as text.
+    as_text = any(isinstance(values[row], str) for row in ordered)
+    ordered.sort(key=lambda row: str(values[row]) if as_text else values[row])
+    rest = [row for row, known in enumerate(has_value) if not known]
+    return np.array([*ordered, *rest], np.int64)
+
+
+def _make_stack(
+    collection: Collection,
+    dropped: Mapping[str, FitsError],
+    chunks: Chunks,
+    dtype: npt.DTypeLike | None,
+    on_error: OnError,
+    fill_value: FillValue,
+) -> Stack:
+    """Make the stack of images that are in order."""
+    shape = _common_shape(collection, dropped)
+    names = set(collection.column("dtype").tolist()) - {""}
+    common = np.result_type(*names) if dtype is None else np.dtype(dtype)
+    if on_error == "nan" and fill_value is None:
+        if common.kind not in "fc":
+            raise ValueError(
+                f"on_error: 'nan' needs floats, found images of {common}: give a fill_value, or a "
+                "dtype that has NaN"
+            )
+        fill_value = np.nan
+    reader = StackReader(_frames(collection), shape, common, fill_value)
+    data = stack_array(reader, chunks, like=_first_reader(collection))
+    kinds, messages = collection.column("error_type"), collection.column("error")
+    errors = {
+        row: reason
+        for row in np.flatnonzero(kinds != "").tolist()
+        if (reason := error_of(kinds[row], messages[row])) is not None
+    }
+    status, error = statuses(len(collection), errors)
+    return Stack(data, collection, dropped, status, error, reader, chunks)
+
+
+def _common_shape(collection: Collection, dropped: Mapping[str, FitsError]) -> tuple[int, ...]:
+    """Return the shape of all images; raise FitsFormatError if one of them has another."""
+    shapes = collection.column("shape")
+    distinct = set(shapes.tolist()) - {None}
+    if not distinct:
+        for error in (*collection.failures.values(), *dropped.values()):
+            raise error
+        raise ValueError("files: expected at least one image, found none")
+    if len(distinct) == 1:
+        shape: tuple[int, ...] = distinct.pop()
+        return shape
+    first = next(row for row, shape in enumerate(shapes) if shape is not None)
+    other = next(
+        row for row, shape in enumerate(shapes) if shape is not None and shape != shapes[first]
+    )
+    names = collection[[first, other]].names()
+    count = sum(shape == shapes[first] for shape in shapes)
+    raise FitsFormatError(
+        f"{names[1]}: found an image of shape {shapes[other]}, expected {shapes[first]} as of "
+        f"{names[0]} and {count - 1} others of {len(shapes)}; a stack has one shape: "
+        f"open_collection(...).select(shape={shapes[first]})"
+    )
+
+
+def _frames(collection: Collection) -> Frames:
+    """Return what tasks carry of the images."""
+    noted = collection.noted_rows()
+    return HeldFrames.of(collection.all_rows()) if noted is None else NotedFrames.of(noted)
+
+
+def _first_reader(collection: Collection) -> HduReader | None:
+    """Return the reader of the first image that has one."""
+    row = next(row for row, shape in enumerate(collection.column("shape")) if shape is not None)
+    reader = collection.rows(np.array([row]), wcs=False).reader_or_error(0)
+    return None if isinstance(reader, FitsError) else reader
+
+
+def statuses(
+    count: int, errors: Mapping[int, FitsError]
+) -> tuple[npt.NDArray[np.str_], npt.NDArray[np.object_]]:
+    """Return the status and the error of each frame."""
+    status = np.full(count, "ok", "<U6")
+    error = np.full(count, None, object)
+    for row, reason in errors.items():
+        status[row] = "failed"
+        error[row] = reason
+    return status, error
