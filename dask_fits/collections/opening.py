@@ -111,11 +111,31 @@ def describe_files(
     progress: Progress | None,
 ) -> Collection:
     """Read the headers of files; see `open_collection`."""
+    return describe_found(find_all(files, storage_options), inspection, transfer, progress)
+
+
+def find_all(files: object, storage_options: Mapping[str, Any] | None) -> list[tuple[str, Found]]:
+    """List files, each with its URL, and where it is or the reason why that cannot be told.
+
+    Raises
+    ------
+    ValueError
+        There is no file.
+    """
     sources = list(find_sources(files, storage_options, None))
     if not sources:
         raise ValueError("files: expected at least one, found none")
     options = dict(storage_options) if storage_options else None
-    found = [(label(source), _find(source, options)) for source in sources]
+    return [(label(source), _find(source, options)) for source in sources]
+
+
+def describe_found(
+    found: Sequence[tuple[str, Found]],
+    inspection: Inspection,
+    transfer: TransferConfig | None,
+    progress: Progress | None,
+) -> Collection:
+    """Read the headers of files that have been found."""
     gathered = gather(found, inspection, transfer, progress)
     places = [_place_of_found(file) for _, file in found]
     return Collection(gathered.columns, GivenPlaces(places, gathered.source), transfer)

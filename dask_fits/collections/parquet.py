@@ -67,7 +67,15 @@ def write_parquet(
     url: str | os.PathLike[str],
     storage_options: Mapping[str, Any] | None,
 ) -> None:
-    """Write the columns of a collection; see `Collection.to_parquet`."""
+    """Write the columns of a collection; see `Collection.to_parquet`.
+
+    Parameters
+    ----------
+    column : callable
+        Returns a column by its name. One after the other, so that not all are in memory.
+    keywords : tuple of str
+    url, storage_options
+    """
     order = sky_order(column("s_ra"), column("s_dec"))
     arrays = {_POSITION: pa.array(order, pa.int64())}
     for name in FIXED:
@@ -240,9 +248,12 @@ class ParquetColumns:
         """Return a column, or some rows of it; see `columns.Columns`."""
         if rows is not None:
             return self.get_all((name,), rows)[name]
-        if name not in self._whole:
-            self._whole[name] = self._read((name,), [*range(len(self.groups))])[name]
-        return self._whole[name]
+        if name in self._whole:
+            return self._whole[name]
+        column = self._read((name,), [*range(len(self.groups))])[name]
+        if column.dtype != object:  # text takes more memory than time to read it again
+            self._whole[name] = column
+        return column
 
     def get_all(self, names: tuple[str, ...], rows: Integers) -> dict[str, Column]:
         """Return some rows of columns: of few rows only the groups that they are in are read."""
@@ -250,7 +261,7 @@ class ParquetColumns:
         group = np.searchsorted(starts, rows, "right") - 1
         touched = np.unique(group)
         if all(name in self._whole for name in names) or 2 * len(touched) > len(self.groups):
-            return {name: self.get(name, None)[rows] for name in names}
+            return {name: _in_order(self.get(name, None), rows) for name in names}
         parts = self._read_some(names, touched.tolist())
         # Where each of the groups begins, in the parts and in the file.
         begins = np.concatenate([[0], np.cumsum(np.array(self.groups)[touched])])
@@ -281,6 +292,12 @@ class ParquetColumns:
                 f"{self.store.name}: the Parquet file is damaged: {one_line(error)}"
             ) from error
         return {name: _from_arrow(name, table.column(name)) for name in names}
+
+
+def _in_order(column: Column, rows: Integers) -> Column:
+    """Return some rows of a column; the column itself if they are all of them in their order."""
+    is_whole = len(rows) == len(column) and bool((rows == np.arange(len(rows))).all())
+    return column if is_whole else column[rows]
 
 
 def _from_arrow(name: str, column: pa.ChunkedArray | pa.Array) -> Column:

@@ -15,7 +15,7 @@ from dask_fits.exceptions import (
 from dask_fits.file.fits_file import FitsFile, select_image
 from dask_fits.file.hdu import HDU, HduKey
 from dask_fits.file.known_hdu import card_text
-from dask_fits.format.header import CARD, RawHeader, Value, parse_header
+from dask_fits.format.header import CARD, RawHeader, Value, card_keywords
 from dask_fits.format.scaling import Scaling
 from dask_fits.format.tiles import TiledLayout
 from dask_fits.format.times import read_times
@@ -160,7 +160,7 @@ class Inspection:
             scaling=image.scaling if image else None,
             compression=hdu.compression or "",
             tile=image.tile if isinstance(image, TiledLayout) else None,
-            structure=own.structure,
+            structure=card_text(hdu.text.structure()),
             wcs="\n".join(card.rstrip(" ") for card in wcs_header.cards),
             times=read_times(look),
             keywords=tuple(look(keyword) for keyword in self.keywords),
@@ -189,29 +189,27 @@ def _problem_of(hdu: HDU) -> FitsError | None:
 class _Cards:
     """The cards of a header by their keywords, the first of each."""
 
-    __slots__ = ("_cards", "_positions", "structure")
+    __slots__ = ("_positions", "_raw")
 
     def __init__(self, hdu: HDU) -> None:
         """Find the cards of an HDU's header."""
         raw = hdu.text.blocks()
-        self.structure = card_text(parse_header(raw, where="").structure())
-        """The structural cards, a line each."""
-        text = raw.decode("latin-1")
-        positions: dict[str, int] = {}
-        for start in range(0, len(text), CARD):
-            keyword = text[start : start + 8]
-            if keyword == "HIERARCH":
-                keyword = text[start + 8 : start + CARD].partition("=")[0].upper()
-            positions.setdefault(keyword.strip(), start)
+        keywords = card_keywords(raw)
+        starts = range(0, len(keywords) * CARD, CARD)
+        # From the last to the first, so that of several cards with one keyword the first counts.
+        positions = dict(zip(reversed(keywords), reversed(starts), strict=True))
+        if b"HIERARCH" in positions:
+            positions |= _long_keywords(raw, keywords)
         self._positions = positions
-        self._cards = RawHeader(raw, "", positions)
+        self._raw = raw
 
     def look(self, keyword: str) -> Value:
         """Return the value of a keyword; None if it is missing, or holds no FITS value."""
-        if keyword not in self._positions:
+        position = self._positions.get(keyword.ljust(8).encode())
+        if position is None:
             return None
         try:
-            return self._cards.value(keyword)
+            return RawHeader(self._raw, "", {keyword: position}).value(keyword)
         except (FitsFormatError, ValueError):  # a card without a value indicator, for one
             return None
 
@@ -225,6 +223,16 @@ class _Cards:
             return primary.look(keyword) if value is None else value
 
         return look
+
+
+def _long_keywords(raw: bytes, keywords: list[bytes]) -> dict[bytes, int]:
+    """Find the keywords of the HIERARCH convention, the first card of each."""
+    positions: dict[bytes, int] = {}
+    for number, keyword in enumerate(keywords):
+        if keyword == b"HIERARCH":
+            name = raw[number * CARD + 8 : (number + 1) * CARD].partition(b"=")[0]
+            positions.setdefault(b" ".join(name.upper().split()).ljust(8), number * CARD)
+    return positions
 
 
 def packing_text(packed: Packed | None) -> str:

@@ -167,7 +167,7 @@ def _parse(store: Store, start: int, text: bytes, length: int, *, index: int) ->
     read_ahead = text[layout.next_header - start :]
     return HeaderRead(
         layout=layout,
-        text=HeaderText(header.raw),
+        text=HeaderText(header),
         tile_table=_tile_table(layout, text[length:]),
         read_ahead=read_ahead if len(read_ahead) >= BLOCK else b"",
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dask_fits.file.fits_file import FitsFile
 from dask_fits.file.hdu import HDU
-from dask_fits.format.header import CARD, parse_header, replace_odd_end
+from dask_fits.format.header import CARD, RawHeader, parse_header, replace_odd_end
 from dask_fits.format.header_text import HeaderText
 from dask_fits.format.layout import HduLayout, hdu_layout
 from dask_fits.ranges.byte_range import ByteRange
@@ -80,7 +80,7 @@ class KnownHeaderText(HeaderText):
     __slots__ = ("_range", "_store", "_wcs")
 
     def __init__(self, store: Store, header_range: ByteRange, wcs: str) -> None:
-        super().__init__(b"")
+        super().__init__(RawHeader(b"", "", {}))
         self._store = store
         self._range = header_range
         self._wcs = wcs

@@ -14,6 +14,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+import numpy as np
+
 from dask_fits.exceptions import FitsFormatError, printable
 
 BLOCK = 2880
@@ -50,6 +52,7 @@ _NEXT_CARD = re.compile(
 )
 # END followed by something that does not make it a longer keyword, such as END=, END / or a tab.
 _ODD_END = re.compile(rb"END(?![A-Za-z0-9_-])")
+_CARD_PARTS = np.dtype([("keyword", "S8"), ("rest", "V72")])
 _STRING = re.compile(r" *'((?:[^']|'')*+)'")
 NUMBER = re.compile(r"([+-]?) *((?:\.\d+|\d+(?:\.\d*)?))(?: *[DdEe] *([+-]? *\d+))?")
 """A number of a card: sign, digits and exponent."""
@@ -181,6 +184,12 @@ def parse_value(field: str) -> Value:
         return int(sign + digits)
     # The pattern lets blanks and a D for double precision through, which float() refuses.
     return float(f"{sign}{digits}e{(exponent or '0').replace(' ', '')}")
+
+
+def card_keywords(raw: bytes) -> list[bytes]:
+    """Return the first eight bytes of each card, without NULs at their ends."""
+    keywords: list[bytes] = np.frombuffer(raw, _CARD_PARTS)["keyword"].tolist()
+    return keywords
 
 
 def find_end(raw: bytes, *, start: int) -> int | None:

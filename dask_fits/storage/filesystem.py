@@ -189,6 +189,28 @@ def glob(fs: FileSystem, path: str) -> list[str]:
         return sorted(map(str, requests.wait(fs._glob(path))))  # noqa: SLF001 (what `glob` calls)
 
 
+def list_directory(
+    url: str, options: Mapping[str, Any], filesystem: FileSystem | None
+) -> dict[str, Mapping[str, Any]]:
+    """Return what a driver's listing of a directory has of each file, by the file's URL.
+
+    Nothing if there is no listing: not all servers have them, and not all users may see them.
+    """
+    try:
+        fs, path = (filesystem, url) if filesystem is not None else url_to_filesystem(url, options)
+        infos = fs.ls(path, detail=True)
+        return {str(fs.unstrip_protocol(info["name"])): info for info in infos}
+    except Exception:  # noqa: BLE001 (drivers raise whatever they stumble on)
+        return {}
+
+
+def remove_directory(url: str, options: Mapping[str, Any]) -> None:
+    """Remove a directory of files; one that is not there is no error."""
+    fs, path = url_to_filesystem(url, options)
+    with suppress(FileNotFoundError):
+        fs.rm(path, recursive=True)
+
+
 def write_file(url: str, options: Mapping[str, Any], parts: Iterable[bytes]) -> None:
     """Write a file, whole or not at all, and on a mounted disk the directories that lead to it.
 

@@ -79,7 +79,7 @@ class LocalStore(StoredFile):
 
     def _check_version(self, descriptor: int) -> None:
         """Raise FileChangedError if an open file is not the version of this store."""
-        version = _version_from_stat(os.fstat(descriptor))
+        version = version_from_stat(os.fstat(descriptor))
         if version != self.version:
             raise changed_error(self.name, found=version, expected=self.version)
 
@@ -113,12 +113,12 @@ def open_local(path: str, *, count: int) -> tuple[LocalStore, bytes]:
             raise OSError("is no regular file")
     if delay := _settling_time(status, time.time_ns()):
         time.sleep(delay / 1e9)
-    store = LocalStore(path, _version_from_stat(status))
+    store = LocalStore(path, version_from_stat(status))
     first = ByteRange(0, min(count, store.version.size))
     return store, b"".join(bytes(data) for _, data in store.read_ranges([first], whole=True))
 
 
-def _version_from_stat(status: os.stat_result) -> FileVersion:
+def version_from_stat(status: os.stat_result) -> FileVersion:
     """Return the version of a file on a disk."""
     # No inode number: on network and FUSE mounts it differs from node to node.
     return FileVersion(status.st_size, "mtime_ns", str(status.st_mtime_ns))

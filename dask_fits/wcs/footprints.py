@@ -11,6 +11,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -234,6 +235,7 @@ def _find_by_wcs(header: WcsHeader, shape: tuple[int, ...]) -> _Points | None:
     return _Points(lon * lon_unit.to(u.deg), lat * lat_unit.to(u.deg), frame, (width, height))
 
 
+@lru_cache(maxsize=64)
 def _pixels(height: int, width: int) -> tuple[Floats, Floats]:
     """Return x and y of the points of a footprint; a pixel's centre has whole numbers."""
     centre_x = (width - 1) / 2

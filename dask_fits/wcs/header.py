@@ -58,7 +58,7 @@ class WcsHeader:
         where, read_tables
             The fields.
         """
-        cards = wcs_cards(header.decode("latin-1"))
+        cards = wcs_cards(header)
         if shape is not None:
             # NAXISn of a compressed image's header are the table's; any may be there twice.
             axes = [("NAXIS", len(shape))]

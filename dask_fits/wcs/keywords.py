@@ -20,7 +20,7 @@ from functools import lru_cache
 from typing import Literal, TypeAlias
 
 from dask_fits.exceptions import FitsFormatError
-from dask_fits.format.header import NUMBER, parse_value
+from dask_fits.format.header import CARD, NUMBER, card_keywords, parse_value
 
 _WCS_KEYWORD = re.compile(
     r"NAXIS|WCS|CRPIX|PC\d|CD\d|CDELT|CROTA|CUNIT|CTYPE|CRVAL|CNAME|CRDER|CSYER|CZPHS|CPERI|CUBEFACE|"
@@ -170,32 +170,31 @@ def invalid_wcs(where: str, problem: object, kind: str = "WCS") -> FitsFormatErr
     return FitsFormatError(f"{where}: the keywords make no {kind}: {problem}")
 
 
-def wcs_cards(header: str) -> list[str]:
+def wcs_cards(header: bytes) -> list[str]:
     """Pick the cards of a header that a WCS may depend on; of a long one astropy is slow.
 
     Parameters
     ----------
-    header : str
-        Cards of 80 characters, in Latin 1.
+    header : bytes
+        Cards of 80 characters.
     """
     kept: list[str] = []
     is_kept = False
-    for start in range(0, len(header), 80):
-        keyword = header[start : start + 8]
+    for number, keyword in enumerate(card_keywords(header)):
         # A CONTINUE card goes with the card that it continues.
-        if not (is_kept and keyword == "CONTINUE"):
+        if not (is_kept and keyword == b"CONTINUE"):
             is_kept = _is_wcs_keyword(keyword)
         if is_kept:
-            card = header[start : start + 80]
+            card = header[number * CARD : (number + 1) * CARD].decode("latin-1")
             plain = card.isascii() and card.isprintable()
             kept.append(card if plain else card.translate(_PRINTABLE))
     return kept
 
 
 @lru_cache(maxsize=4096)
-def _is_wcs_keyword(keyword: str) -> bool:
+def _is_wcs_keyword(keyword: bytes) -> bool:
     """Return whether a WCS may depend on a keyword; cached, since headers have the same ones."""
-    return _WCS_KEYWORD.match(keyword) is not None
+    return _WCS_KEYWORD.match(keyword.decode("latin-1")) is not None
 
 
 def repair_cards(cards: Iterable[str], letter: str, where: str) -> list[WcsCard]:
