@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from benchmarks.collections import measure_collections
 from benchmarks.compressed import measure_compressed
 from benchmarks.cutouts import measure_cutouts
 from benchmarks.harness import Table, environment, write_json
@@ -22,10 +23,11 @@ from benchmarks.xarray_engine import measure_xarray
 RESULTS = Path(__file__).parent / "results" / "latest.json"
 SUBJECTS = (
     *("reads", "compressed", "headers", "remote", "cutouts"),
-    *("xarray", "packed", "stacks", "imports", "night"),
+    *("xarray", "packed", "collections", "stacks", "imports", "night"),
 )
 
 BY_ROUNDS = {
+    "collections": measure_collections,
     "compressed": measure_compressed,
     "cutouts": measure_cutouts,
     "packed": measure_packed,

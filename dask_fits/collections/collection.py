@@ -73,9 +73,16 @@ class Collection:
         if name not in self.colnames:
             raise KeyError(f"{name}: found no such column; there are {', '.join(self.colnames)}")
         columns = self._columns
-        if self._rows is None and columns.is_held:
-            return columns.get(name, None)
-        return columns.get(name, self._row_numbers())
+        if self._rows is not None:
+            return columns.get(name, self._rows)
+        column = columns.get(name, None)
+        return column if columns.is_held else column[columns.order()]
+
+    def distinct(self, name: str) -> set[Any]:
+        """Return the different values of a column; of a large collection this is much quicker."""
+        if self._rows is None:
+            return self._columns.distinct(name)
+        return set(self.column(name).tolist())
 
     @property
     def table(self) -> Table:

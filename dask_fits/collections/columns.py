@@ -87,6 +87,9 @@ class Columns(Protocol):
     def get_all(self, names: tuple[str, ...], rows: Integers) -> dict[str, Column]:
         """Return some rows of several columns."""
 
+    def distinct(self, name: str) -> set[Any]:
+        """Return the different values of a column."""
+
     def order(self) -> Integers:
         """Return all rows in the order of the collection."""
 
@@ -119,6 +122,10 @@ class HeldColumns:
     def get_all(self, names: tuple[str, ...], rows: Integers) -> dict[str, Column]:
         """Return some rows of several columns."""
         return {name: self.columns[name][rows] for name in names}
+
+    def distinct(self, name: str) -> set[Any]:
+        """Return the different values of a column."""
+        return set(self.columns[name].tolist())
 
     def order(self) -> Integers:
         """Return all rows, which are in the order of the collection."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import html
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -54,11 +55,11 @@ def _summarize(
     pixels = zip(shapes.tolist(), column("dtype")[is_image].tolist(), strict=True)
     lines = [
         ("kind", _tally(kinds.tolist())),
-        ("pixels", _tally([_pixels(*pair) for pair in pixels])),
+        ("pixels", _tally(pixels, lambda pair: _pixels(*pair))),
         ("sky", _sky(column("s_ra"), column("s_dec"))),
         ("time", _times(column("t_min"), column("t_max"))),
         *((keyword, _values(column(keyword))) for keyword in keywords),
-        ("failures", _tally([kind for kind in column("error_type").tolist() if kind])),
+        ("failures", _tally(kind for kind in column("error_type").tolist() if kind)),
     ]
     return title, [(name, text) for name, text in lines if text]
 
@@ -67,10 +68,12 @@ def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def _tally(values: list[str]) -> str:
-    """List the most frequent values, and how often each is there."""
+def _tally(values: Iterable[Any], write: Callable[[Any], str] = str) -> str:
+    """List the most frequent values, as they are written, and how often each is there."""
     counts = Counter(values).most_common()
-    shown = [f"{printable(value, most=_MOST_TEXT)} ({n:,})" for value, n in counts[:_MOST_SHOWN]]
+    shown = [
+        f"{printable(write(value), most=_MOST_TEXT)} ({n:,})" for value, n in counts[:_MOST_SHOWN]
+    ]
     more = len(counts) - _MOST_SHOWN
     return ", ".join(shown) + (f", and {more:,} more" if more > 0 else "")
 
@@ -128,5 +131,5 @@ def _values(values: Column) -> str:
     if is_number and len(set(listed)) > _MOST_SHOWN:
         text = f"{min(listed):g} to {max(listed):g}"
     else:
-        text = _tally([str(value) for value in listed])
+        text = _tally(listed)
     return text + (f"; {missing:,} without" if missing else "")

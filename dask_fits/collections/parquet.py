@@ -56,6 +56,9 @@ _GROUP = 16_384
 _CELLS = 64
 """Cells along each side of a face of a cube around the sky, by which rows are sorted."""
 
+_REPETITIVE = [name for name in TEXTS if name not in ("access_url", "version", "wcs", "s_region")]
+"""Columns of text of which many rows have the same."""
+
 _UNSORTED_TYPES = {name: pa.float64() for name in NUMBERS} | {
     name: pa.int64() for name in (*COUNTS, *OBJECTS)
 }
@@ -126,7 +129,7 @@ def _to_arrow(name: str, values: Column) -> pa.Array:
         lists = [None if shape is None else list(shape) for shape in values.tolist()]
         return pa.array(lists, pa.list_(pa.int64()))
     if name in TEXTS:
-        return pa.array(values, pa.string()).dictionary_encode()
+        return pa.array(values, pa.string())
     return pa.array(values, _UNSORTED_TYPES[name], from_pandas=name in NUMBERS)
 
 
@@ -214,6 +217,8 @@ class ParquetColumns:
     """Rows of each group of rows."""
     _whole: dict[str, Column] = field(default_factory=dict, repr=False)
     """Columns that have been read as a whole."""
+    _distinct: dict[str, set[Any]] = field(default_factory=dict, repr=False)
+    """Different values of columns, as far as they have been looked for."""
 
     is_held = False
     """Whether the rows are in memory."""
@@ -255,13 +260,28 @@ class ParquetColumns:
             self._whole[name] = column
         return column
 
+    def distinct(self, name: str) -> set[Any]:
+        """Return the different values of a column."""
+        if name not in self._distinct:
+            self._distinct[name] = self._find_distinct(name)
+        return self._distinct[name]
+
+    def _find_distinct(self, name: str) -> set[Any]:
+        """Find the different values of a column."""
+        (column,) = self._read_arrow((name,), [*range(len(self.groups))]).columns
+        if pa.types.is_dictionary(column.type):
+            return {value for chunk in column.chunks for value in chunk.dictionary.to_pylist()}
+        if pa.types.is_list(column.type) and (shape := _only_shape(column.combine_chunks())):
+            return {shape}
+        return set(_from_arrow(name, column).tolist())
+
     def get_all(self, names: tuple[str, ...], rows: Integers) -> dict[str, Column]:
         """Return some rows of columns: of few rows only the groups that they are in are read."""
         starts = np.concatenate([[0], np.cumsum(self.groups)])
         group = np.searchsorted(starts, rows, "right") - 1
         touched = np.unique(group)
         if all(name in self._whole for name in names) or 2 * len(touched) > len(self.groups):
-            return {name: _in_order(self.get(name, None), rows) for name in names}
+            return {name: self.get(name, None)[rows] for name in names}
         parts = self._read_some(names, touched.tolist())
         # Where each of the groups begins, in the parts and in the file.
         begins = np.concatenate([[0], np.cumsum(np.array(self.groups)[touched])])
@@ -284,20 +304,20 @@ class ParquetColumns:
 
     def _read(self, names: tuple[str, ...], groups: list[int]) -> dict[str, Column]:
         """Read columns of some groups of rows."""
+        table = self._read_arrow(names, groups)
+        return {name: _from_arrow(name, table.column(name)) for name in names}
+
+    def _read_arrow(self, names: tuple[str, ...], groups: list[int]) -> pa.Table:
+        """Read columns of some groups of rows, as Arrow has them."""
         try:
-            file = pq.ParquetFile(StoreFile(self.store), pre_buffer=True)
-            table = file.read_row_groups(groups, columns=list(names))
+            file = pq.ParquetFile(
+                StoreFile(self.store), pre_buffer=True, read_dictionary=_REPETITIVE
+            )
+            return file.read_row_groups(groups, columns=list(names))
         except (pa.ArrowException, ValueError, IndexError) as error:
             raise FitsFormatError(
                 f"{self.store.name}: the Parquet file is damaged: {one_line(error)}"
             ) from error
-        return {name: _from_arrow(name, table.column(name)) for name in names}
-
-
-def _in_order(column: Column, rows: Integers) -> Column:
-    """Return some rows of a column; the column itself if they are all of them in their order."""
-    is_whole = len(rows) == len(column) and bool((rows == np.arange(len(rows))).all())
-    return column if is_whole else column[rows]
 
 
 def _from_arrow(name: str, column: pa.ChunkedArray | pa.Array) -> Column:
@@ -317,13 +337,19 @@ def _from_arrow(name: str, column: pa.ChunkedArray | pa.Array) -> Column:
 
 
 def _shapes(column: pa.ListArray) -> Column:
-    """Return a column of shapes; nearly always all are the same, which is quick."""
+    """Return a column of shapes."""
+    if shape := _only_shape(column):
+        shapes = np.empty(len(column), object)
+        shapes.fill(shape)
+        return shapes
+    return as_objects(None if shape is None else tuple(shape) for shape in column.to_pylist())
+
+
+def _only_shape(column: pa.ListArray) -> tuple[int, ...] | None:
+    """Return the shape that all of a column are, as nearly always; else None."""
     offsets = column.offsets.to_numpy()
     lengths = np.diff(offsets)
-    if len(column) and column.null_count == 0 and (lengths == lengths[0]).all():
-        numbers = column.values.to_numpy()[offsets[0] : offsets[-1]].reshape(len(column), -1)
-        if (numbers == numbers[0]).all():
-            shapes = np.empty(len(column), object)
-            shapes.fill(tuple(numbers[0].tolist()))
-            return shapes
-    return as_objects(None if shape is None else tuple(shape) for shape in column.to_pylist())
+    if not len(column) or column.null_count or not (lengths == lengths[0]).all():
+        return None
+    numbers = column.values.to_numpy()[offsets[0] : offsets[-1]].reshape(len(column), -1)
+    return tuple(numbers[0].tolist()) if (numbers == numbers[0]).all() else None

@@ -210,7 +210,7 @@ class NotedRows:
     places: Places
     transfer: TransferConfig | None
     positions: range | Integers
-    """Positions in the collection as it was written."""
+    """Positions in the collection as it was written; a range has no gaps."""
 
     def identity(self) -> tuple[object, ...]:
         """Return what tells the collection and its files apart from all others."""

@@ -89,8 +89,11 @@ class NotedFrames:
     @classmethod
     def of(cls, rows: NotedRows) -> NotedFrames:
         """Take the images of rows."""
-        digest = blake2b(repr(rows.identity()).encode("utf-8", "surrogateescape"), digest_size=16)
-        digest.update(np.asarray(rows.positions, np.int64).tobytes())
+        positions = rows.positions
+        about = (rows.identity(), positions if isinstance(positions, range) else len(positions))
+        digest = blake2b(repr(about).encode("utf-8", "surrogateescape"), digest_size=16)
+        if not isinstance(positions, range):
+            digest.update(positions.tobytes())
         return cls(rows, digest.hexdigest())
 
     def __len__(self) -> int:
@@ -98,7 +101,9 @@ class NotedFrames:
 
     def take(self, indices: Integers) -> NotedFrames:
         """Take some of the frames; see `Frames`."""
-        positions = _compact(np.asarray(self.rows.positions)[indices])
+        positions = self.rows.positions
+        taken = positions.start + indices if isinstance(positions, range) else positions[indices]
+        positions = _compact(taken)
         rows = replace(self.rows, positions=positions)
         return NotedFrames(rows, _digest_part(self.digest, indices))
 

@@ -63,10 +63,16 @@ def frame_coordinates(
     return dim, renamed
 
 
+def first_image(collection: Collection) -> int:
+    """Return the index of the first image, among those whose pixels cannot be read."""
+    if None not in collection.distinct("shape"):
+        return 0
+    return next(row for row, shape in enumerate(collection.column("shape")) if shape is not None)
+
+
 def image_dims(collection: Collection) -> tuple[str, ...]:
     """Return the names of the axes of an image, by the WCS of the first one."""
-    row = next(row for row, shape in enumerate(collection.column("shape")) if shape is not None)
-    hdu = collection[row]
+    hdu = collection[first_image(collection)]
     try:
         return make_grid(WcsText.of(hdu.wcs_header()), hdu.where).dims
     except FitsError:  # the keywords make none, or other HDUs that they refer to cannot be read

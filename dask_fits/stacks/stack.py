@@ -28,6 +28,7 @@ from dask_fits.planning.chunks import ReadPlan
 from dask_fits.readers.reader import HduReader
 from dask_fits.stacks.array import plan_stack, stack_array
 from dask_fits.stacks.collection_frames import HeldFrames, NotedFrames
+from dask_fits.stacks.coordinates import first_image
 from dask_fits.stacks.frames import Frames
 from dask_fits.stacks.reader import FillValue, StackReader
 from dask_fits.storage.transfer import TransferConfig
@@ -252,13 +253,13 @@ def _treat_failures(
     collection: Collection, on_error: OnError
 ) -> tuple[Collection, Mapping[str, FitsError]]:
     """Raise the error of a file that cannot be read, or leave it out, as asked."""
-    is_bad = collection.column("error_type") != ""
-    if on_error == "nan" or not is_bad.any():
+    if on_error == "nan" or collection.distinct("error_type") <= {""}:
         return collection, {}
     failures = collection.failures
     if on_error == "raise":
         raise next(iter(failures.values()))
-    return collection.take(np.flatnonzero(~is_bad)), failures
+    is_good = collection.column("error_type") == ""
+    return collection.take(np.flatnonzero(is_good)), failures
 
 
 def _order(collection: Collection, name: str) -> Integers:
@@ -289,7 +290,7 @@ def _make_stack(
 ) -> Stack:
     """Make the stack of images that are in order."""
     shape = _common_shape(collection, dropped)
-    names = set(collection.column("dtype").tolist()) - {""}
+    names = collection.distinct("dtype") - {""}
     common = np.result_type(*names) if dtype is None else np.dtype(dtype)
     if on_error == "nan" and fill_value is None:
         if common.kind not in "fc":
@@ -300,20 +301,19 @@ def _make_stack(
         fill_value = np.nan
     reader = StackReader(_frames(collection), shape, common, fill_value)
     data = stack_array(reader, chunks, like=_first_reader(collection))
-    kinds, messages = collection.column("error_type"), collection.column("error")
-    errors = {
-        row: reason
-        for row in np.flatnonzero(kinds != "").tolist()
-        if (reason := error_of(kinds[row], messages[row])) is not None
-    }
+    errors: dict[int, FitsError] = {}
+    if not collection.distinct("error_type") <= {""}:
+        kinds, messages = collection.column("error_type"), collection.column("error")
+        for row in np.flatnonzero(kinds != "").tolist():
+            if reason := error_of(kinds[row], messages[row]):
+                errors[row] = reason
     status, error = statuses(len(collection), errors)
     return Stack(data, collection, dropped, status, error, reader, chunks)
 
 
 def _common_shape(collection: Collection, dropped: Mapping[str, FitsError]) -> tuple[int, ...]:
     """Return the shape of all images; raise FitsFormatError if one of them has another."""
-    shapes = collection.column("shape")
-    distinct = set(shapes.tolist()) - {None}
+    distinct = collection.distinct("shape") - {None}
     if not distinct:
         for error in (*collection.failures.values(), *dropped.values()):
             raise error
@@ -321,6 +321,7 @@ def _common_shape(collection: Collection, dropped: Mapping[str, FitsError]) -> t
     if len(distinct) == 1:
         shape: tuple[int, ...] = distinct.pop()
         return shape
+    shapes = collection.column("shape")
     first = next(row for row, shape in enumerate(shapes) if shape is not None)
     other = next(
         row for row, shape in enumerate(shapes) if shape is not None and shape != shapes[first]
@@ -342,7 +343,7 @@ def _frames(collection: Collection) -> Frames:
 
 def _first_reader(collection: Collection) -> HduReader | None:
     """Return the reader of the first image that has one."""
-    row = next(row for row, shape in enumerate(collection.column("shape")) if shape is not None)
+    row = first_image(collection)
     reader = collection.rows(np.array([row]), wcs=False).reader_or_error(0)
     return None if isinstance(reader, FitsError) else reader
 
