@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from typing import Any
 
 import click
 
 from dask_fits.cli.options import StorageOptions, json_option, parse_hdu_key, takes_storage_options
 from dask_fits.cli.output import print_json, progress_bar, say, show_astropy_warnings
-from dask_fits.exceptions import FitsError, FitsFileNotFoundError, MissingDriverError
+from dask_fits.exceptions import FitsError, MissingDriverError
 from dask_fits.file.hdu import HduKey
 from dask_fits.storage.redaction import redact_url
 
@@ -65,33 +64,32 @@ def index_command(  # noqa: PLR0913 (each is an option)
     dask-fits index 'night/*.fits' -o night.parquet --keyword FILTER --keyword EXPTIME
     dask-fits index 's3://bucket/tiles/*.fits' --anon -o survey.parquet --update
     """  # noqa: D301 (click wants the character that \b stands for)
-    from dask_fits.collections.opening import as_keywords, is_parquet, open_collection
+    from dask_fits.collections.opening import as_keywords, is_parquet
 
     show_astropy_warnings()
     options = storage_options(files[0])
     if not is_parquet(output):
         raise click.UsageError(f"-o: expected a name that ends in .parquet, found {output}")
     try:
-        from dask_fits.collections.index import build_index
+        from dask_fits.collections.index import asked_before, build_index
         from dask_fits.collections.record import Inspection
     except ImportError as error:
         hint = "pip install 'dask_fits[collections]'"
         raise MissingDriverError(f"pyarrow is not installed: {hint}") from error
-    old = None
-    with suppress(FitsFileNotFoundError):
-        old = open_collection(output, storage_options=options)
-    if old is not None and not (update or overwrite):
+    before = asked_before(output, options)
+    if before is not None and not (update or overwrite):
         raise click.UsageError(f"{redact_url(output)}: exists; say --update or --overwrite")
-    names = as_keywords(keywords)
-    if update and old is not None and not names:
-        names = old.keywords
+    inspection = Inspection(hdus or None, as_keywords(keywords))
+    if update and before is not None:
+        # What is left out is as it was.
+        inspection = Inspection(hdus or before.hdus, inspection.keywords or before.keywords)
     given: Any = files[0] if len(files) == 1 else files
     with progress_bar("reading headers") as progress:
         try:
             report = build_index(
                 given,
                 output,
-                inspection=Inspection(hdus or None, names),
+                inspection=inspection,
                 storage_options=options,
                 progress=progress,
                 update=update,

@@ -62,16 +62,26 @@ class Collection:
         """Names of all columns."""
         return (*FIXED, *self.keywords)
 
+    def _known_name(self, name: str) -> str:
+        """Return the name of a column as `colnames` has it; raise ValueError if there is none."""
+        if name in self.colnames:
+            return name
+        for known in self.colnames:
+            if known.lower() == str(name).lower():
+                return known
+        raise ValueError(
+            f"{name!r}: expected the name of a column, one of {', '.join(self.colnames)}"
+        )
+
     def column(self, name: str) -> Column:
-        """Return a column, by a name of `colnames`.
+        """Return a column, by a name of `colnames`, in upper or lower case.
 
         Raises
         ------
-        KeyError
+        ValueError
             There is no such column.
         """
-        if name not in self.colnames:
-            raise KeyError(f"{name}: found no such column; there are {', '.join(self.colnames)}")
+        name = self._known_name(name)
         columns = self._columns
         if self._rows is not None:
             return columns.get(name, self._rows)
@@ -79,7 +89,7 @@ class Collection:
         return column if columns.is_held else column[columns.order()]
 
     def distinct(self, name: str) -> set[Any]:
-        """Return the different values of a column; of a large collection this is much quicker."""
+        """Return the different values of a column, sooner than `column` returns all of them."""
         if self._rows is None:
             return self._columns.distinct(name)
         return set(self.column(name).tolist())
@@ -125,6 +135,8 @@ class Collection:
         """
         if isinstance(key, (int, np.integer)) and not isinstance(key, bool):
             return self.rows(np.array([range(len(self))[key]])).hdu(0)
+        if isinstance(key, str):
+            raise TypeError(f"{key!r} is no row of a collection: a column is c.column({key!r})")
         # An empty list is one of floats for NumPy.
         listed = np.asarray(key, None if len(key) else int) if isinstance(key, list) else key
         return self.take(np.arange(len(self))[listed])
@@ -183,7 +195,7 @@ class Collection:
     def select(
         self,
         position: SkyCoord | tuple[float, float] | None = None,
-        radius: Quantity | float = 0,
+        radius: Quantity | float | None = None,
         *,
         region: SkyCoord | str | None = None,
         time: Moment | tuple[Moment | None, Moment | None] | None = None,
@@ -199,9 +211,9 @@ class Collection:
         ----------
         position : SkyCoord or (float, float), optional
             Centre of a circle; a pair is ICRS right ascension and declination in degrees.
-        radius : Quantity or float
+        radius : Quantity or float, optional
             Its radius, in degrees if it is a number. Images are selected that have a point within
-            the circle: with 0 those that show the position.
+            the circle: by default, with 0, those that show the position.
         region : SkyCoord or str, optional
             Instead of a circle a polygon, by three or more vertices, or ObsCore's text
             (``"CIRCLE ICRS 10 41 0.5"``, ``"POLYGON ICRS ..."``).
@@ -228,7 +240,12 @@ class Collection:
         MissingDriverError
             pandas, which `where` needs, is not installed.
         """
-        from dask_fits.collections.selection import select_sky, select_time, select_where
+        from dask_fits.collections.selection import (
+            select_shape,
+            select_sky,
+            select_time,
+            select_where,
+        )
         from dask_fits.wcs.region_text import as_region
 
         # What costs least first; only what is left is looked for on the sky.
@@ -236,10 +253,10 @@ class Collection:
         if time is not None:
             left = left[select_time(left, time)]
         if shape is not None:
-            left = left[np.array([each == tuple(shape) for each in left.column("shape")], bool)]
+            left = left[select_shape(left, shape)]
         if where is not None:
             left = left[select_where(left, where)]
-        if position is None and region is None and not radius:
+        if position is None and region is None and radius is None:
             return left
         return left.take(select_sky(left, as_region(position, radius, region)))
 

@@ -19,6 +19,9 @@ _MOST_SHOWN = 4
 _MOST_TEXT = 60
 """Characters of a value that are shown at most."""
 
+_AROUND = 300
+"""Degrees of right ascension from which they are called all."""
+
 _MJD_OF_1970 = 40_587
 
 
@@ -91,7 +94,8 @@ def _sky(ra: npt.NDArray[np.float64], dec: npt.NDArray[np.float64]) -> str:
     first, last = _ra_bounds(ra[known])
     low, high = dec[known].min(), dec[known].max()
     unknown = len(ra) - int(known.sum())
-    text = f"RA {first:.4f} to {last:.4f}, Dec {low:+.4f} to {high:+.4f} deg (centres)"
+    around = "all RA" if (last - first) % 360 > _AROUND else f"RA {first:.4f} to {last:.4f}"
+    text = f"{around}, Dec {low:+.4f} to {high:+.4f} deg (centres)"
     return text + (f"; {unknown:,} without" if unknown else "")
 
 
@@ -128,8 +132,12 @@ def _values(values: Column) -> str:
     if not listed:
         return "missing"
     is_number = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in listed)
-    if is_number and len(set(listed)) > _MOST_SHOWN:
+    distinct = set(listed)
+    if is_number and len(distinct) > _MOST_SHOWN:
         text = f"{min(listed):g} to {max(listed):g}"
+    elif len(distinct) > max(_MOST_SHOWN, len(listed) // 2):
+        ordered = sorted(map(str, distinct))
+        text = " to ".join(printable(end, most=_MOST_TEXT) for end in (ordered[0], ordered[-1]))
     else:
         text = _tally(listed)
     return text + (f"; {missing:,} without" if missing else "")

@@ -18,6 +18,7 @@ from dask_fits.concurrency.cancellation import threads
 from dask_fits.exceptions import FitsError
 from dask_fits.file.fits_file import FitsFile
 from dask_fits.file.fits_file import open as open_file
+from dask_fits.file.header_reader import without_warnings
 from dask_fits.storage.place import Place
 from dask_fits.storage.transfer import TransferConfig
 from dask_fits.wcs.footprints import FootprintMaker
@@ -70,14 +71,22 @@ def gather(
         By file, and then by HDU.
     """
     client = _current_client()
-    gather_bundles = _gather_here if client is None else _on_workers(client)
     parts: list[Gathered] = []
-    done = 0
-    for part, count in gather_bundles(found, inspection, transfer):
+    done = shown = 0
+
+    def show(count: int) -> None:
+        nonlocal shown
+        shown += count
+        if progress:
+            progress(shown, len(found))
+
+    if client is None:
+        bundles = _gather_here(found, inspection, transfer, show)
+    else:
+        bundles = _on_workers(client, found, inspection, transfer, show)
+    for part, count in bundles:
         parts.append(Gathered(part.columns, part.source + done))
         done += count
-        if progress:
-            progress(done, len(found))
     columns = concatenate([part.columns for part in parts], inspection.keywords)
     return Gathered(columns, np.concatenate([part.source for part in parts]))
 
@@ -87,9 +96,12 @@ _Bundles = Iterator[tuple[Gathered, int]]
 
 
 def _gather_here(
-    found: Sequence[tuple[str, Found]], inspection: Inspection, transfer: TransferConfig | None
+    found: Sequence[tuple[str, Found]],
+    inspection: Inspection,
+    transfer: TransferConfig | None,
+    show: Callable[[int], None],
 ) -> _Bundles:
-    """Read headers in threads of this process."""
+    """Read headers in threads of this process; `show` is told of each few files that are done."""
     maker = FootprintMaker()
     is_local = all(not isinstance(file, Place) or file.is_local for _, file in found)
     # Of files on a disk most of the time is Python's, which more threads only pass back and forth.
@@ -109,7 +121,10 @@ def _gather_here(
             results = in_threads(note, groups)
             for first in range(0, len(groups), _BUNDLE // length):
                 noted = groups[first : first + _BUNDLE // length]
-                records = [record for _ in noted for record in next(results)]
+                records = []
+                for group in noted:
+                    records += next(results)
+                    show(len(group))
                 yield _tabulate(records, inspection, maker), sum(map(len, noted))
 
 
@@ -117,28 +132,29 @@ def gather_bundle(
     found: Sequence[tuple[str, Found]], inspection: Inspection, transfer: TransferConfig | None
 ) -> Gathered:
     """Read the headers of a bundle of files: the task of a cluster."""
-    ((gathered, _),) = _gather_here(found, inspection, transfer)
+    ((gathered, _),) = _gather_here(found, inspection, transfer, lambda _: None)
     return gathered
 
 
-def _on_workers(client: Any) -> Callable[..., _Bundles]:
-    """Return a function that reads headers on the workers of a cluster."""
-
-    def gather_bundles(
-        found: Sequence[tuple[str, Found]], inspection: Inspection, transfer: TransferConfig | None
-    ) -> _Bundles:
-        bundles = [found[start : start + _BUNDLE] for start in range(0, len(found), _BUNDLE)]
-        # Not pure: another call may find other versions of the files.
-        futures = client.map(
-            gather_bundle, bundles, inspection=inspection, transfer=transfer, pure=False
-        )
-        try:
-            for bundle, future in zip(bundles, futures, strict=True):
-                yield future.result(), len(bundle)
-        finally:
-            client.cancel(futures)
-
-    return gather_bundles
+def _on_workers(
+    client: Any,
+    found: Sequence[tuple[str, Found]],
+    inspection: Inspection,
+    transfer: TransferConfig | None,
+    show: Callable[[int], None],
+) -> _Bundles:
+    """Read headers on the workers of a cluster."""
+    bundles = [found[start : start + _BUNDLE] for start in range(0, len(found), _BUNDLE)]
+    # Not pure: another call may find other versions of the files.
+    futures = client.map(
+        gather_bundle, bundles, inspection=inspection, transfer=transfer, pure=False
+    )
+    try:
+        for bundle, future in zip(bundles, futures, strict=True):
+            yield future.result(), len(bundle)
+            show(len(bundle))
+    finally:
+        client.cancel(futures)
 
 
 def _current_client() -> Any:
@@ -166,8 +182,9 @@ def _note_file(
     if isinstance(found, FitsError):
         return [Record(source, FileRecord(url), error=found)]
     try:
-        file = open_file(found, transfer=transfer) if isinstance(found, Place) else found
-        return inspection.records(source, file)
+        with without_warnings():  # what they would say is an error of the record
+            file = open_file(found, transfer=transfer) if isinstance(found, Place) else found
+            return inspection.records(source, file)
     except FitsError as error:
         return [Record(source, FileRecord(url), error=error)]
 

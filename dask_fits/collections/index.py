@@ -25,7 +25,7 @@ from dask_fits.collections.collection import Collection
 from dask_fits.collections.columns import Column
 from dask_fits.collections.gathering import Found
 from dask_fits.collections.opening import describe_found, find_all, open_collection
-from dask_fits.collections.parquet import write_parquet
+from dask_fits.collections.parquet import read_hdus, write_parquet
 from dask_fits.collections.record import Inspection
 from dask_fits.exceptions import FitsError, FitsFileNotFoundError
 from dask_fits.storage.errors import storage_errors
@@ -111,7 +111,7 @@ def build_index(
         parts.append(part.read(transfer, progress_of_part))
         done += len(files_of_part)
     joined = _Joined(parts, inspection.keywords)
-    write_parquet(joined.column, inspection.keywords, output, storage_options)
+    write_parquet(joined.column, inspection.keywords, output, storage_options, inspection.hdus)
     place = place_of(directory, storage_options)
     with storage_errors(place.url, place.options):
         remove_directory(place.url, place.options)
@@ -190,12 +190,26 @@ def _open_old(
         old = open_collection(output, storage_options=storage_options)
     except FitsFileNotFoundError:
         return None
-    if old.keywords != inspection.keywords:
-        raise ValueError(
-            f"keywords: the index has {', '.join(old.keywords) or 'none'}, found "
-            f"{', '.join(inspection.keywords) or 'none'}: leave them out, or make it anew"
-        )
+    before = Inspection(read_hdus(output, storage_options), old.keywords)
+    for name in ("hdus", "keywords"):
+        wanted, found = getattr(before, name), getattr(inspection, name)
+        if wanted != found:
+            raise ValueError(
+                f"{name}: found {found}, expected {wanted} as in the index: leave them out, or "
+                "make it anew"
+            )
     return old
+
+
+def asked_before(
+    output: str | os.PathLike[str], storage_options: Mapping[str, Any] | None
+) -> Inspection | None:
+    """Return what was noted of each file of an index; None if there is no index."""
+    try:
+        old = open_collection(output, storage_options=storage_options)
+    except FitsFileNotFoundError:
+        return None
+    return Inspection(read_hdus(output, storage_options), old.keywords)
 
 
 def _unchanged(

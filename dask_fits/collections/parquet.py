@@ -33,6 +33,7 @@ from dask_fits.collections.columns import (
 from dask_fits.collections.table import as_typed
 from dask_fits.concurrency.process_lock import ProcessLock
 from dask_fits.exceptions import FitsFormatError, one_line
+from dask_fits.file.hdu import HduKey
 from dask_fits.storage.errors import storage_errors
 from dask_fits.storage.filesystem import write_file
 from dask_fits.storage.opening import open_store
@@ -69,6 +70,7 @@ def write_parquet(
     keywords: tuple[str, ...],
     url: str | os.PathLike[str],
     storage_options: Mapping[str, Any] | None,
+    hdus: tuple[HduKey | None, ...] | None = None,
 ) -> None:
     """Write the columns of a collection; see `Collection.to_parquet`.
 
@@ -78,6 +80,8 @@ def write_parquet(
         Returns a column by its name. One after the other, so that not all are in memory.
     keywords : tuple of str
     url, storage_options
+    hdus : tuple of HduKey, optional
+        Keys of the HDUs that were asked for, of an index that may be updated; None for all images.
     """
     order = sky_order(column("s_ra"), column("s_dec"))
     arrays = {_POSITION: pa.array(order, pa.int64())}
@@ -85,7 +89,8 @@ def write_parquet(
         arrays[name] = _to_arrow(name, column(name)[order])
     for name in keywords:
         arrays[name] = _keyword_to_arrow(column(name)[order])
-    metadata = {_METADATA: json.dumps({"format": _FORMAT, "keywords": keywords}).encode()}
+    about = {"format": _FORMAT, "keywords": keywords, "hdus": hdus}
+    metadata = {_METADATA: json.dumps(about).encode()}
     table = pa.table(arrays).replace_schema_metadata(metadata)
     place = place_of(url, storage_options)
     sink = pa.BufferOutputStream()
@@ -175,6 +180,18 @@ def open_parquet(
         file.metadata.row_group(number).num_rows for number in range(file.metadata.num_row_groups)
     )
     return None, ParquetColumns(store, tuple(described["keywords"]), groups)
+
+
+def read_hdus(
+    url: str | os.PathLike[str], storage_options: Mapping[str, Any] | None
+) -> tuple[HduKey | None, ...] | None:
+    """Return the keys of the HDUs that were asked for when a collection was written."""
+    store, _ = open_store(url, storage_options, None, count=0)
+    about = json.loads(pq.ParquetFile(StoreFile(store)).schema_arrow.metadata[_METADATA])
+    hdus = about["hdus"]
+    if hdus is None:
+        return None
+    return tuple(tuple(key) if isinstance(key, list) else key for key in hdus)
 
 
 class _Kept:
@@ -277,6 +294,8 @@ class ParquetColumns:
 
     def get_all(self, names: tuple[str, ...], rows: Integers) -> dict[str, Column]:
         """Return some rows of columns: of few rows only the groups that they are in are read."""
+        if not len(rows):
+            return self._read(names, [])
         starts = np.concatenate([[0], np.cumsum(self.groups)])
         group = np.searchsorted(starts, rows, "right") - 1
         touched = np.unique(group)

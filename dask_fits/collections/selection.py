@@ -93,6 +93,20 @@ def _is_on(rows: Rows, row: int, shape: tuple[int, ...], region: Region) -> bool
     return overlaps(region, plane.sky, (shape[y_axis], shape[x_axis]))
 
 
+def select_shape(collection: Selectable, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
+    """Tell which images have a shape.
+
+    Raises
+    ------
+    TypeError
+        It is none.
+    """
+    if not isinstance(shape, (tuple, list)):
+        raise TypeError(f"shape: expected several lengths, such as (300, 300), found {shape!r}")
+    wanted = tuple(shape)
+    return np.array([each == wanted for each in collection.column("shape")], bool)
+
+
 def select_time(
     collection: Selectable, time: Moment | tuple[Moment | None, Moment | None]
 ) -> npt.NDArray[np.bool_]:
@@ -133,7 +147,9 @@ def _as_mjd(moment: Moment) -> float:
             time = moment if isinstance(moment, Time) else Time(moment, scale="utc")
             mjd = float(time.utc.mjd)
     except (ValueError, TypeError) as error:
-        raise ValueError(f"time: found {moment!r}, expected a time: {one_line(error)}") from error
+        raise ValueError(
+            f"time: expected a Time, a date of ISO 8601, a datetime or an MJD, found {moment!r}"
+        ) from error
     if not np.isfinite(mjd):
         raise ValueError(f"time: found {moment!r}, expected a finite time")
     return mjd
@@ -165,8 +181,12 @@ def select_where(collection: Selectable, condition: str) -> npt.NDArray[np.bool_
     try:
         met = frame.eval(condition, engine="python")
     except Exception as error:  # pandas and Python raise whatever they stumble on
-        raise ValueError(f"where: {condition!r}: {one_line(error)}") from error
-    met = np.asarray(met)
-    if met.shape != (len(frame),) or met.dtype != np.bool_:
-        raise ValueError(f"where: {condition!r}: expected a condition on columns, found {met!r}")
-    return met
+        raise ValueError(
+            f"where: {condition!r}: {one_line(error)}; the columns are "
+            f"{', '.join(collection.colnames)}"
+        ) from error
+    if not isinstance(met, pd.Series) or met.dtype != np.bool_:
+        raise ValueError(
+            f"where: {condition!r}: expected a condition on columns, such as \"FILTER == 'r'\""
+        )
+    return np.asarray(met, bool)

@@ -51,8 +51,10 @@ def find_sources(
     if (urls := _urls_of_table(files)) is not None:
         yield from urls
         return
-    is_single = isinstance(files, _OPEN) or is_one_file(files)
-    for source in cast("Iterable[Source]", [files] if is_single else files):
+    is_single = isinstance(files, _OPEN) or is_one_file(files) or hasattr(files, "getdataurl")
+    for given in cast("Iterable[Any]", [files] if is_single else files):
+        # A row of what a query of pyvo found.
+        source = given.getdataurl() if hasattr(given, "getdataurl") else given
         if isinstance(source, _OPEN):
             yield source
         else:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import partial
 
 from dask_fits.exceptions import FitsFormatError, FitsWarning, TruncatedHeaderError
 from dask_fits.format.header import (
@@ -203,5 +205,21 @@ def warn_if_truncated(layout: HduLayout, size: int, where: str) -> None:
         warn(f"{where}: the last block is not padded to {BLOCK} bytes")
 
 
-warn = partial(warnings.warn, category=FitsWarning, stacklevel=2)
-"""Warn that a file departs from the FITS Standard, but can be read."""
+_are_told = ContextVar("_are_told", default=True)
+"""Whether this thread warns of what it finds in files."""
+
+
+def warn(message: str) -> None:
+    """Warn that a file departs from the FITS Standard, but can be read."""
+    if _are_told.get():
+        warnings.warn(message, category=FitsWarning, stacklevel=3)
+
+
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """Warn of nothing in this thread: for who notes what there is to say, of ten thousand files."""
+    token = _are_told.set(False)
+    try:
+        yield
+    finally:
+        _are_told.reset(token)

@@ -50,7 +50,7 @@ def frame_coordinates(
     coordinates = [_text("file", files)]
     begin = collection.column("t_min")
     has_times = len(begin) > 0 and bool(np.isfinite(begin).all())
-    if has_times:
+    if np.isfinite(begin).any():
         coordinates.append(Coordinate("time", _to_dates(begin), begin, dict(_MJD_UNITS)))
     coordinates += [_of_keyword(collection, keyword) for keyword in collection.keywords]
     candidates = ("time", "file") if has_times else ("file",)
@@ -81,10 +81,11 @@ def image_dims(collection: Collection) -> tuple[str, ...]:
 
 def _to_dates(mjd: npt.NDArray[np.float64]) -> npt.NDArray[np.datetime64]:
     """Return modified Julian dates as NumPy's, to the microsecond."""
-    days = np.floor(mjd)
-    microseconds = np.round((mjd - days) * 86_400e6).astype("timedelta64[us]")
+    known = np.isfinite(mjd)
+    days = np.floor(np.where(known, mjd, 0))
+    microseconds = np.round((np.where(known, mjd, 0) - days) * 86_400e6).astype("timedelta64[us]")
     dates = (days - _MJD_OF_1970).astype("datetime64[D]").astype("datetime64[us]") + microseconds
-    return np.asarray(dates, "datetime64[us]")
+    return np.where(known, dates, np.datetime64("NaT", "us"))
 
 
 def _of_keyword(collection: Collection, keyword: str) -> Coordinate:

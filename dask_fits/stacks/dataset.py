@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from dataclasses import replace
 from typing import Any
 
 import dask.array as da
@@ -10,7 +11,7 @@ import numpy as np
 
 from dask_fits.collections.collection import Collection
 from dask_fits.exceptions import MissingDriverError
-from dask_fits.stacks.coordinates import frame_coordinates, image_dims
+from dask_fits.stacks.coordinates import first_image, frame_coordinates
 from dask_fits.wcs.keywords import positional_cards
 
 try:
@@ -29,15 +30,18 @@ VARIABLE = "data"
 
 def make_dataset(data: da.Array, collection: Collection) -> xr.Dataset:
     """Make the Dataset of a stack; see `Stack.to_xarray`."""
-    dims = image_dims(collection)
-    coords = xr.Coordinates()
     attrs: dict[str, Any] = _units(collection)
-    if (row := _shared_wcs(collection)) is not None:
-        reference = image_of(collection[row])
-        coords = make_coords(reference, world_coords=True)
+    row = _shared_wcs(collection)
+    reference = image_of(collection[first_image(collection) if row is None else row])
+    dims = reference.grid.dims
+    if row is None:
+        # The numbers of pixels are the same in all of them, and no more is.
+        reference = replace(reference, grid=replace(reference.grid, coordinates=(), sky=None))
+    else:
         attrs[WCS_CARDS] = reference.text.cards
         if reference.text.tables:
             attrs[WCS_TABLES] = reference.text.tables
+    coords = make_coords(reference, world_coords=True)
     frame_dim, along = frame_coordinates(collection, (*map(str, coords), *dims))
     own: dict[Hashable, xr.Variable] = {
         each.name: xr.Variable((frame_dim,), each.values) for each in along

@@ -21,7 +21,7 @@ from dask_fits.collections.opening import (
     open_collection,
 )
 from dask_fits.collections.record import Inspection
-from dask_fits.exceptions import FitsError, FitsFormatError, error_of
+from dask_fits.exceptions import FitsError, FitsFormatError, HduNotFoundError, error_of
 from dask_fits.file.hdu import HduKey
 from dask_fits.hints import explains_arguments
 from dask_fits.planning.chunks import ReadPlan
@@ -75,10 +75,11 @@ class Stack:
     def to_xarray(self) -> xr.Dataset:
         """Return the stack as an `xarray.Dataset`.
 
-        Its variable is ``data``, with a dimension ``time`` if all frames have one, else ``file``,
-        before those of an image. Coordinates along it are ``time`` (the begin of the exposure, in
-        UTC), ``file`` (path or URL) and the keywords. If all frames have one WCS, the Dataset has
-        its coordinates, as those that `xarray.open_dataset` makes, and ``.fits.wcs``.
+        Its variable is ``data``, with a dimension ``time`` if all frames have a time, else
+        ``file``, before those of an image. Coordinates along it are ``time`` (the begin of the
+        exposure, in UTC), ``file`` (path or URL) and the keywords. If all frames have one WCS, the
+        Dataset has its coordinates, as those that `xarray.open_dataset` makes, and ``.fits.wcs``;
+        else the numbers of pixels.
 
         Raises
         ------
@@ -136,11 +137,11 @@ class Stack:
     def __repr__(self) -> str:
         failed = int((self.status == "failed").sum())
         notes = [f"{failed} failed"] if failed else []
-        notes += [f"{len(self.dropped)} files left out"] if self.dropped else []
-        return (
-            f"<Stack of {len(self)} frames {self.data.shape[1:]} {self.data.dtype}, "
-            f"chunks {self.data.chunksize}{', ' if notes else ''}{', '.join(notes)}>"
-        )
+        notes += [f"{len(self.dropped)} left out"] if self.dropped else []
+        count = f"{len(self)} frame{'' if len(self) == 1 else 's'}"
+        chunks = f"chunks {self.data.chunksize}"
+        described = f"{count} {self.data.shape[1:]} {self.data.dtype}"
+        return f"<Stack of {', '.join([described, chunks, *notes])}>"
 
 
 @explains_arguments
@@ -212,6 +213,11 @@ def stack(  # noqa: PLR0913 (each is a question that a caller has)
     if fill_value is not None and on_error != "nan":
         raise ValueError(f"fill_value: it is for on_error='nan', found {on_error!r}")
     if isinstance(files, Collection) or is_parquet(files):
+        if keywords:
+            raise ValueError(
+                f"keywords: found {tuple(keywords)}, expected none with a collection: it has the "
+                "columns that were asked for when its files were read"
+            )
         collection = _as_collection(files, storage_options, transfer)
         collection = _rows_of_hdu(collection, hdu)
     else:
@@ -234,18 +240,29 @@ def _as_collection(
 
 
 def _rows_of_hdu(collection: Collection, key: HduKey | None) -> Collection:
-    """Return the rows of one HDU of each file, and those of files that could not be read."""
+    """Return the rows of one HDU of each file, and those of files that could not be read.
+
+    Raises
+    ------
+    HduNotFoundError
+        No file has such an HDU.
+    """
     if key is None:
         return collection
     index = collection.column("hdu")
+    names = [name.strip().upper() for name in collection.column("extname").tolist()]
     if isinstance(key, int):
         chosen = index == key
     else:
         name, ver = key if isinstance(key, tuple) else (key, None)
-        names = collection.column("extname").tolist()
-        chosen = np.array([each.strip().upper() == name.strip().upper() for each in names], bool)
+        chosen = np.array([each == name.strip().upper() for each in names], bool)
         if ver is not None:
             chosen &= collection.column("extver") == ver
+    if not chosen.any():
+        known = sorted(
+            {f"{n}: {name or '(unnamed)'}" for n, name in zip(index, names, strict=True)}
+        )
+        raise HduNotFoundError(f"hdu: no row is of {key!r}; there are {', '.join(known[:20])}")
     return collection.take(np.flatnonzero(chosen | (index < 0)))
 
 
@@ -264,15 +281,14 @@ def _treat_failures(
 
 def _order(collection: Collection, name: str) -> Integers:
     """Return the order of rows by a column; rows without a value come last."""
-    known = {column.lower(): column for column in reversed(collection.colnames)}
-    if name.lower() not in known:
-        raise ValueError(
-            f"sort_by: expected a keyword or column of the collection, found {name!r}; there are "
-            f"{', '.join(collection.colnames)}"
-        )
-    values = collection.column(known[name.lower()]).tolist()
+    try:
+        values = collection.column(name).tolist()
+    except ValueError as error:
+        raise ValueError(f"sort_by: {error}") from error
     has_value = [value is not None and value == value for value in values]  # noqa: PLR0124 (NaN)
     ordered = [row for row, known in enumerate(has_value) if known]
+    if values and not ordered:
+        raise ValueError(f"sort_by: no frame has a value of {name}")
     # Numbers are ordered as numbers, and what is mixed with text as text.
     as_text = any(isinstance(values[row], str) for row in ordered)
     ordered.sort(key=lambda row: str(values[row]) if as_text else values[row])

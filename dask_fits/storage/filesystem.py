@@ -192,14 +192,14 @@ def glob(fs: FileSystem, path: str) -> list[str]:
 def list_directory(
     url: str, options: Mapping[str, Any], filesystem: FileSystem | None
 ) -> dict[str, Mapping[str, Any]]:
-    """Return what a driver's listing of a directory has of each file, by the file's URL.
+    """Return what a driver's listing of a directory has of each file, by the file's name there.
 
     Nothing if there is no listing: not all servers have them, and not all users may see them.
     """
     try:
         fs, path = (filesystem, url) if filesystem is not None else url_to_filesystem(url, options)
         infos = fs.ls(path, detail=True)
-        return {str(fs.unstrip_protocol(info["name"])): info for info in infos}
+        return {str(info["name"]).rpartition("/")[2]: info for info in infos}
     except Exception:  # noqa: BLE001 (drivers raise whatever they stumble on)
         return {}
 

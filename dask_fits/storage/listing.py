@@ -9,11 +9,15 @@ from typing import Any
 
 from dask_fits.storage.filesystem import list_directory
 from dask_fits.storage.local import version_from_stat
+from dask_fits.storage.other import version_from_info
 from dask_fits.storage.place import Place
 from dask_fits.storage.version import FileVersion
 
-_LISTED_KINDS = ("ETag", "generation", "VersionId", "Last-Modified")
-"""Validators that a listing may have, as drivers name them and as versions do."""
+_LISTED_KINDS = ("ETag", "VersionId", "generation")
+"""Validators of object stores, as drivers name them in listings."""
+
+_WITHOUT_VERSIONS = ("http://", "https://")
+"""Protocols whose listings have names alone."""
 
 
 def listed_versions(places: Sequence[Place]) -> list[tuple[FileVersion, ...]]:
@@ -31,11 +35,14 @@ def listed_versions(places: Sequence[Place]) -> list[tuple[FileVersion, ...]]:
         if place.is_local:
             versions.append(_local_versions(place.url))
             continue
-        directory = place.url.rpartition("/")[0]
+        if place.url.startswith(_WITHOUT_VERSIONS):
+            versions.append(())
+            continue
+        directory, _, name = place.url.rpartition("/")
         key = (directory, id(place.filesystem))
         if key not in listings:
             listings[key] = list_directory(directory, place.options, place.filesystem)
-        info = listings[key].get(place.url)
+        info = listings[key].get(name)
         versions.append(() if info is None else _versions_of(info))
     return versions
 
@@ -52,12 +59,8 @@ def _versions_of(info: Mapping[str, Any]) -> tuple[FileVersion, ...]:
     size = info.get("size")
     if not isinstance(size, int):
         return ()
-    kinds = dict.fromkeys((*_LISTED_KINDS, *info))
-    return tuple(
-        FileVersion(size, kind, str(info[kind]))
-        for kind in kinds
-        if isinstance(info.get(kind), (str, int)) and kind not in ("name", "size", "type", "Key")
-    )
+    listed = (FileVersion(size, kind, str(info[kind])) for kind in _LISTED_KINDS if info.get(kind))
+    return (version_from_info(info), *listed)
 
 
 def is_among(version: FileVersion, listed: Sequence[FileVersion]) -> bool:

@@ -100,7 +100,7 @@ class OtherTransport:
             raise IsADirectoryError("is a directory, not a file")
         if info.get("size") is None:
             raise unknown_size_error(request.name)
-        return _version_from_info(info)
+        return version_from_info(info)
 
     def _timeout(self, request: Request) -> asyncio.Timeout:
         """Limit the time of an asynchronous call; a thread cannot be ended, so it has no limit."""
@@ -129,7 +129,7 @@ async def _run_in_thread(call: Callable[[], Any]) -> Any:
     return await asyncio.wrap_future(future)
 
 
-def _version_from_info(info: Mapping[str, Any]) -> FileVersion:
+def version_from_info(info: Mapping[str, Any]) -> FileVersion:
     """Return the version by a filesystem's metadata of a file."""
     size = int(info["size"])
     kind = next((key for key in _VERSION_KEYS if info.get(key)), "")

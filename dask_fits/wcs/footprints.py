@@ -44,6 +44,11 @@ _MOST_KINDS = 256
 _OWN_NUMBER = re.compile(r"(?:CRPIX|CRVAL|CDELT|CROTA)[12]|(?:PC|CD)[12]_[12]")
 """Keywords of the numbers in which the images of one kind differ."""
 
+_MAY_BE_SKY = re.compile(
+    r"CTYPE\d+ *= *' *(?:RA|DEC|[A-Z]L(?:ON|AT)|[A-Z]{2}L[NT])|PLT|AMD|PPO", re.IGNORECASE
+)
+"""A card without one of which no image has celestial coordinates."""
+
 _SHAPE = ("NAXIS", "WCSAXES")
 """Beginnings of keywords of the number and the lengths of axes, of which a kind has two."""
 
@@ -94,7 +99,7 @@ class FootprintMaker:
     """
 
     def __init__(self) -> None:
-        self._kinds: OrderedDict[tuple[str, ...], _Kind] = OrderedDict()
+        self._kinds: OrderedDict[tuple[str, ...], _Kind | None] = OrderedDict()
 
     def make(self, images: Sequence[tuple[WcsHeader, tuple[int, ...]] | None]) -> Footprints:
         """Find the footprints of images.
@@ -121,7 +126,7 @@ class FootprintMaker:
 
     def _find(self, header: WcsHeader, shape: tuple[int, ...]) -> _Points | None:
         """Find the points of one image; None if it has no place on the sky."""
-        if len(shape) < 2 or 0 in shape:
+        if len(shape) < 2 or 0 in shape or not any(map(_MAY_BE_SKY.match, header.cards)):
             return None
         try:
             return self._find_by_kind(header, shape) or _find_by_wcs(header, shape)
@@ -133,13 +138,13 @@ class FootprintMaker:
         if len(shape) != 2 or (divided := _divide_cards(header.cards)) is None:
             return None
         key, numbers = divided
-        kind = self._kinds.get(key)
-        if kind is None:
-            if (kind := _make_kind(header)) is None:
-                return None
-            self._kinds[key] = kind
+        if key not in self._kinds:
+            self._kinds[key] = _make_kind(header)
             if len(self._kinds) > _MOST_KINDS:
                 self._kinds.popitem(last=False)
+        kind = self._kinds[key]
+        if kind is None:
+            return None
         pixels = np.stack(_pixels(*shape), axis=1)
         try:
             _set_numbers(kind.wcs, numbers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import gzip
 import os
 import re
 import runpy
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 import zarr
 from astropy import units as u
+from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from astropy.nddata import Cutout2D
 from astropy.wcs import WCS
@@ -174,6 +176,58 @@ def assert_tells_of_cube(said: str, folder: Path, path: Path) -> None:
     np.testing.assert_allclose(stored[:], moment0, rtol=1e-5, atol=1e-5)
     for name in ("moment0", "spectrum", "m13"):
         assert_is_a_picture(folder / f"{name}.png")
+
+
+def test_night_of_exposures(tmp_path: Path) -> None:
+    said = example("night_of_exposures", str(tmp_path))
+    assert said.startswith("<Collection of 59 images in 60 files>\n")
+    assert "failed: exposure17.fits: FitsFileNotFoundError\n" in said
+    assert "failed: exposure44.fits: TruncatedFileError\n" in said
+    assert "\nleft out: exposure44.fits\n" in said
+    night = {name: [] for name in "gri"}
+    for path in sorted(tmp_path.glob("*.fits")):
+        if path.name != "exposure44.fits":
+            pixels, header = fits.getdata(path, header=True)
+            night[header["FILTER"]].append(pixels)
+    assert "of filter r: 20 exposures, 1200 s\n" in said  # one of them was cut short
+    for name, frames in night.items():
+        median = np.median(frames, axis=0).max()
+        assert f"{name}: brightest pixel {np.max(frames)}, of the median {median:.0f}\n" in said
+
+
+def test_survey_index(tmp_path: Path) -> None:
+    said = run("-m", "examples.survey_index", str(tmp_path)).stdout
+    assert "<Collection of 200 images in 200 files>\n" in said
+    assert "described by 200 requests\n" in said
+    places = SkyCoord([80, 359.8], [89.3, -0.4], unit="deg")
+    shown = [0, 0]
+    for path in (tmp_path / "tiles").glob("*.fits"):
+        wcs = WCS(fits.getheader(path))
+        for number, place in enumerate(places):
+            radii, angles = np.meshgrid(np.linspace(0, 0.5, 40), np.linspace(0, 360, 120))
+            points = place.directional_offset_by(angles * u.deg, radii * u.deg)
+            x, y = wcs.world_to_pixel(points)
+            shown[number] += bool(((abs(x - 29.5) < 30) & (abs(y - 29.5) < 30)).any())
+    assert f"half a degree: {shown[0]} tiles at the pole, {shown[1]} at RA 0\n" in said
+    assert "selected and planned by 0 requests\n" in said
+    assert "2 cutouts read by 2 requests, 4,400 bytes\n" in said
+    assert "without the index: 202 requests\n" in said
+    assert_is_a_picture(tmp_path / "footprints.png")
+
+
+def test_time_series(tmp_path: Path) -> None:
+    said = example("time_series", str(tmp_path))
+    assert said.startswith("<Stack of 500 frames (48, 48) float32, ")
+    assert said.count("FitsFileNotFoundError") == 3
+    assert "eclipse from 2026-03-14T22:01:00 to 2026-03-14T23:19:00, depth 0.100\n" in said
+    assert "no value at ['2026-03-15T01:12:00']\n" in said
+    damaged = re.search(r"frame 429 failed: (frame\d+\.fits\.gz): TruncatedFileError\n", said)
+    with pytest.raises(EOFError), gzip.open(tmp_path / "frames" / damaged[1]) as file:
+        file.read()
+    group = zarr.open_group(tmp_path / "series.zarr", mode="r")
+    assert group["data"].shape == (497, 48, 48)
+    assert np.isnan(group["data"][429]).all()
+    assert np.flatnonzero(group["status"][:]).tolist() == [429]
 
 
 def test_over_http(range_server: RangeServer) -> None:
