@@ -1,9 +1,9 @@
-"""A night's job: cutouts of ten thousand files over HTTP, one in a hundred of them damaged.
+"""A night's job: ten thousand files over HTTP, one in a hundred of them damaged.
 
 Two positions on each file are cut out and written to zarr by two worker processes, while one
-request in a hundred fails as requests do. Each cutout is then compared with the pixels that its
-file was made of: what counts is that none is wrong, that every damaged file is reported, and that
-no other one is.
+request in a hundred fails as requests do; then all of them are stacked, and written as well. Each
+cutout and each frame is compared with the pixels that its file was made of: what counts is that
+none is wrong, that every damaged file is reported, and that no other one is.
 """
 
 from __future__ import annotations
@@ -80,6 +80,7 @@ def measure_night(*, files: int) -> Table:
         damaged = _write(Path(folder), files)
         with ServerProcess(Path(folder)) as server:
             table.rows.append(_job(server, Path(folder), files, damaged))
+            table.rows.append(_stack_job(server, Path(folder), files, damaged))
     return table
 
 
@@ -166,6 +167,56 @@ def _job(server: ServerProcess, folder: Path, files: int, damaged: set[int]) -> 
         Check("lost", counts["lost"], at_most=0),
     ]
     return Row(f"{2 * files} cutouts", samples, checks)
+
+
+def _stack_job(server: ServerProcess, folder: Path, files: int, damaged: set[int]) -> Row:
+    """Collect, stack, write, and compare."""
+    server.order(partial(_fail, requests=4 * files))
+    urls = [f"{server.url}/{n:05}.fits" for n in range(files)]
+    server.cost()
+    with (
+        warnings.catch_warnings(),
+        LocalCluster(n_workers=2, threads_per_worker=2, host="127.0.0.1", dashboard_address=None)
+        as cluster,
+        Client(cluster) as client,
+    ):  # fmt: skip
+        warnings.simplefilter("ignore")
+        before, start = max_rss(), time.perf_counter()
+        handles = len([*Path("/proc/self/fd").iterdir()])
+        stack = dask_fits.stack(urls, hdu="SCI", on_error="nan", fill_value=0)
+        collected = time.perf_counter() - start
+        done = stack.to_zarr(folder / "stack.zarr")
+        seconds = time.perf_counter() - start
+        handles = len([*Path("/proc/self/fd").iterdir()]) - handles
+        client_memory, workers = max_rss(), max(client.run(max_rss).values())
+    cost = server.cost()
+    data = zarr.open_group(folder / "stack.zarr", mode="r")["data"]
+    failed = done.status == "failed"
+    right = wrong = 0
+    for first in range(0, files, 1000):
+        pixels = data[first : first + 1000]
+        for n in range(first, first + len(pixels)):
+            expected = 0 if failed[n] else _pixels(n)
+            same = bool((pixels[n - first] == expected).all())
+            right, wrong = right + same, wrong + (not same)
+    told = set(np.flatnonzero(failed).tolist())
+    # A position on the sky that makes no sense is no damage of pixels.
+    lost = told - damaged
+    samples = {
+        "seconds": [seconds],
+        "of these to collect": [collected],
+        "requests": [float(cost.requests)],
+        "right": [float(right)],
+        "wrong": [float(wrong)],
+        "reported": [float(len(told & damaged))],
+        "lost": [float(len(lost))],
+        "client, MiB": [client_memory / MIB],
+        "of these before the job": [before / MIB],
+        "a worker, MiB": [workers / MIB],
+        "descriptors more": [float(handles)],
+    }
+    checks = [Check("wrong", wrong, at_most=0), Check("lost", len(lost), at_most=0)]
+    return Row(f"stack of {files} frames", samples, checks)
 
 
 def _compare(
