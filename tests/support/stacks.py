@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+import os
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from astropy.io import fits
 
 from dask_fits.exceptions import FitsError
 from dask_fits.readers.image import ImageReader
 from dask_fits.readers.reader import HduReader
 from dask_fits.stacks.frames import ReaderFrames
 from dask_fits.stacks.reader import StackReader
-from tests.support.fits_files import watched_reader
+from tests.support.at_rest import write_at_rest
+from tests.support.fits_files import fits_bytes, watched_reader
 
 
 def stack_of(
@@ -70,3 +76,38 @@ class NamedFrames:
 
     def __dask_tokenize__(self) -> object:
         return self.digest, len(self), int(self.versions[0]), int(self.versions[-1])
+
+
+def put_frames(directory: Path, contents: Mapping[str, bytes]) -> list[str]:
+    """Write files by their names, none of them a moment ago; their paths."""
+    for name, content in contents.items():
+        write_at_rest(directory / name, content)
+    return [str(directory / name) for name in contents]
+
+
+def frame(pixels: np.ndarray, **keywords: Any) -> bytes:
+    """A file of one image; of the names of keywords, ``_`` stands for ``-``."""
+    header = fits.Header({name.replace("_", "-"): value for name, value in keywords.items()})
+    return fits_bytes(fits.PrimaryHDU(pixels, header))
+
+
+def astropys(content: bytes, key: Any = None) -> np.ndarray:
+    """What astropy makes of an HDU, by default of the first that has pixels, in native order."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with fits.open(io.BytesIO(content)) as file:
+            images = (hdu for hdu in file if hdu.is_image and hdu.shape)
+            pixels = np.array((next(images) if key is None else file[key]).data)
+    return pixels.astype(pixels.dtype.newbyteorder("="))
+
+
+def stacked(contents: Iterable[bytes]) -> np.ndarray:
+    """NumPy's stack of astropy's arrays."""
+    return np.stack([astropys(content) for content in contents])
+
+
+def open_files(*paths: str) -> set[str]:
+    """Those of these files that this process has open."""
+    links = (Path("/proc/self/fd") / number for number in os.listdir("/proc/self/fd"))
+    opened = {os.readlink(link) for link in links if link.is_symlink()}
+    return {name for name in opened if any(name.startswith(path) for path in paths)}
