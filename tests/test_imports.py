@@ -50,7 +50,16 @@ ONLY_IMPORTER = {
     },
     "click": {
         f"cli/{name}.py"
-        for name in ("__init__", "program", "options", "output", "commands", "cutout", "cutouts")
+        for name in (
+            "__init__",
+            "program",
+            "options",
+            "output",
+            "commands",
+            "cutout",
+            "cutouts",
+            "index",
+        )
     },
     "PIL": {"cli/preview.py"},
     "astropy": {
@@ -74,7 +83,7 @@ ONLY_IMPORTER = {
         "stacks/dataset.py",
     },
     "pandas": {"xarray_backend/dataset.py", "collections/selection.py"},
-    "pyarrow": {"collections/parquet.py"},
+    "pyarrow": {"collections/parquet.py", "collections/arrow.py"},
     "erfa": {"collections/times.py"},
 }
 

@@ -81,12 +81,27 @@ class Collection:
         ValueError
             There is no such column.
         """
-        name = self._known_name(name)
+        return self.columns(name)[0]
+
+    def columns(self, *names: str) -> list[Column]:
+        """Return several columns, which are read together where they have to be read."""
+        known = tuple(map(self._known_name, names))
         columns = self._columns
         if self._rows is not None:
-            return columns.get(name, self._rows)
-        column = columns.get(name, None)
-        return column if columns.is_held else column[columns.order()]
+            taken = columns.get_all(known, self._rows)
+            found = [taken[name] for name in known]
+        else:
+            columns.load(known)
+            found = [columns.get(name, None) for name in known]
+            if not columns.is_held:
+                order = columns.order()
+                found = [column[order] for column in found]
+        # A copy of the caller's own, or a view through which the collection is not changed.
+        for number, column in enumerate(found):
+            if columns.is_held and self._rows is None:
+                found[number] = column.view()
+                found[number].flags.writeable = False
+        return found
 
     def distinct(self, name: str) -> set[Any]:
         """Return the different values of a column, sooner than `column` returns all of them."""
@@ -133,13 +148,16 @@ class Collection:
         FitsError
             The row is of a file that could not be read: the error of then.
         """
-        if isinstance(key, (int, np.integer)) and not isinstance(key, bool):
+        if isinstance(key, (int, np.integer)) and not isinstance(key, (bool, np.bool_)):
             return self.rows(np.array([range(len(self))[key]])).hdu(0)
         if isinstance(key, str):
             raise TypeError(f"{key!r} is no row of a collection: a column is c.column({key!r})")
         # An empty list is one of floats for NumPy.
         listed = np.asarray(key, None if len(key) else int) if isinstance(key, list) else key
-        return self.take(np.arange(len(self))[listed])
+        positions = np.arange(len(self))[listed]
+        if isinstance(key, (bool, np.bool_)) or positions.ndim != 1:
+            raise IndexError(f"expected an index, a slice, a list or a mask of rows, found {key!r}")
+        return self.take(positions)
 
     def __iter__(self) -> Iterator[HDU]:
         rows = self.rows(np.arange(len(self)))

@@ -87,6 +87,9 @@ class Columns(Protocol):
     def get_all(self, names: tuple[str, ...], rows: Integers) -> dict[str, Column]:
         """Return some rows of several columns."""
 
+    def load(self, names: tuple[str, ...]) -> None:
+        """Read several columns together, for `get`."""
+
     def distinct(self, name: str) -> set[Any]:
         """Return the different values of a column."""
 
@@ -122,6 +125,9 @@ class HeldColumns:
     def get_all(self, names: tuple[str, ...], rows: Integers) -> dict[str, Column]:
         """Return some rows of several columns."""
         return {name: self.columns[name][rows] for name in names}
+
+    def load(self, names: tuple[str, ...]) -> None:
+        """Do nothing: they are in memory."""
 
     def distinct(self, name: str) -> set[Any]:
         """Return the different values of a column."""
@@ -216,6 +222,7 @@ def _describe_places(footprints: Footprints) -> dict[str, Column]:
     centre = points[:, 0]
     has_sky = np.isfinite(centre).all(axis=1)
     ra = np.where(has_sky, np.rad2deg(np.arctan2(centre[:, 1], centre[:, 0])) % 360, np.nan)
+    ra = np.where(ra == 360, 0, ra)  # a rounding error before 0
     dec = np.rad2deg(np.arctan2(centre[:, 2], np.hypot(centre[:, 0], centre[:, 1])))
     outline = points[:, OUTLINE]
     radius = separation(outline, centre[:, None]).max(axis=1)

@@ -167,7 +167,8 @@ def _current_client() -> Any:
         distributed.get_worker()
         return None  # this is a task itself, which must not wait for others
     with suppress(ValueError):
-        return distributed.default_client()
+        client = distributed.default_client()
+        return client if client.status == "running" else None
     return None
 
 

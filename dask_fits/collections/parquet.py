@@ -1,4 +1,4 @@
-"""Collections in Parquet files; the only importer of pyarrow.
+"""Collections in Parquet files.
 
 A file has a row for each image, as the collection has, and the columns of `columns.FIXED` and of
 the keywords under their own names, so that other tools read it. Rows that are near each other on
@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,19 +21,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dask_fits._typing import Integers
+from dask_fits.collections.arrow import POSITION, from_arrow, keyword_to_arrow, only_shape, to_arrow
 from dask_fits.collections.columns import (
-    COUNTS,
     FIXED,
-    NUMBERS,
-    OBJECTS,
-    SHAPES,
     TEXTS,
     Column,
-    as_objects,
 )
-from dask_fits.collections.table import as_typed
 from dask_fits.concurrency.process_lock import ProcessLock
-from dask_fits.exceptions import FitsFormatError, one_line
+from dask_fits.exceptions import (
+    FileChangedError,
+    FitsFormatError,
+    StorageError,
+    TruncatedFileError,
+    one_line,
+)
 from dask_fits.file.hdu import HduKey
 from dask_fits.storage.errors import storage_errors
 from dask_fits.storage.filesystem import write_file
@@ -42,8 +44,8 @@ from dask_fits.storage.store import Store
 from dask_fits.storage.store_file import StoreFile
 from dask_fits.wcs.sphere import unit_vectors_of
 
-_POSITION = "position"
-"""Column of the position of a row in the collection."""
+_MAGIC = b"PAR1"
+"""First bytes of a Parquet file."""
 
 _METADATA = b"dask_fits"
 """Name of what is said of the file as a whole."""
@@ -59,10 +61,6 @@ _CELLS = 64
 
 _REPETITIVE = [name for name in TEXTS if name not in ("access_url", "version", "wcs", "s_region")]
 """Columns of text of which many rows have the same."""
-
-_UNSORTED_TYPES = {name: pa.float64() for name in NUMBERS} | {
-    name: pa.int64() for name in (*COUNTS, *OBJECTS)
-}
 
 
 def write_parquet(
@@ -84,11 +82,11 @@ def write_parquet(
         Keys of the HDUs that were asked for, of an index that may be updated; None for all images.
     """
     order = sky_order(column("s_ra"), column("s_dec"))
-    arrays = {_POSITION: pa.array(order, pa.int64())}
+    arrays = {POSITION: pa.array(order, pa.int64())}
     for name in FIXED:
-        arrays[name] = _to_arrow(name, column(name)[order])
+        arrays[name] = to_arrow(name, column(name)[order])
     for name in keywords:
-        arrays[name] = _keyword_to_arrow(column(name)[order])
+        arrays[name] = keyword_to_arrow(column(name)[order])
     about = {"format": _FORMAT, "keywords": keywords, "hdus": hdus}
     metadata = {_METADATA: json.dumps(about).encode()}
     table = pa.table(arrays).replace_schema_metadata(metadata)
@@ -128,22 +126,6 @@ def _interleave(numbers: Integers) -> Integers:
     return result
 
 
-def _to_arrow(name: str, values: Column) -> pa.Array:
-    """Make Arrow's array of one of the fixed columns."""
-    if name in SHAPES:
-        lists = [None if shape is None else list(shape) for shape in values.tolist()]
-        return pa.array(lists, pa.list_(pa.int64()))
-    if name in TEXTS:
-        return pa.array(values, pa.string())
-    return pa.array(values, _UNSORTED_TYPES[name], from_pandas=name in NUMBERS)
-
-
-def _keyword_to_arrow(values: Column) -> pa.Array:
-    """Make Arrow's array of the values of a keyword."""
-    typed, missing = as_typed(values)
-    return pa.array(typed, mask=missing)
-
-
 def open_parquet(
     url: str | os.PathLike[str], storage_options: Mapping[str, Any] | None
 ) -> tuple[pa.Table | None, ParquetColumns | None]:
@@ -159,39 +141,90 @@ def open_parquet(
     Raises
     ------
     FitsFormatError
-        It is no Parquet file, or of a later format.
+        It is no Parquet file, damaged, or of a later format.
     FitsFileNotFoundError, AccessDeniedError, StorageError
         It cannot be read.
     """
-    store, _ = open_store(url, storage_options, None, count=0)
-    try:
+    store, _ = open_store(url, storage_options, None, count=len(_MAGIC))
+    with _damage(store.name):
         file = pq.ParquetFile(StoreFile(store))
-        about = (file.schema_arrow.metadata or {}).get(_METADATA)
+        about = _read_about(file)
         if about is None:
             return file.read(), None
-        described = json.loads(about)
-    except (pa.ArrowException, ValueError) as error:
-        raise FitsFormatError(f"{store.name}: no Parquet file: {one_line(error)}") from error
-    if described["format"] != _FORMAT:
-        raise FitsFormatError(
-            f"{store.name}: found a collection of format {described['format']}, expected {_FORMAT}"
-        )
-    groups = tuple(
-        file.metadata.row_group(number).num_rows for number in range(file.metadata.num_row_groups)
-    )
-    return None, ParquetColumns(store, tuple(described["keywords"]), groups)
+        missing = {POSITION, *FIXED, *about.keywords} - set(file.schema_arrow.names)
+        if missing:
+            raise FitsFormatError(f"it has no column {', '.join(sorted(missing))}")
+    return None, ParquetColumns(store, about.keywords, _Metadata(file.metadata))
 
 
 def read_hdus(
     url: str | os.PathLike[str], storage_options: Mapping[str, Any] | None
 ) -> tuple[HduKey | None, ...] | None:
     """Return the keys of the HDUs that were asked for when a collection was written."""
-    store, _ = open_store(url, storage_options, None, count=0)
-    about = json.loads(pq.ParquetFile(StoreFile(store)).schema_arrow.metadata[_METADATA])
-    hdus = about["hdus"]
-    if hdus is None:
+    store, _ = open_store(url, storage_options, None, count=len(_MAGIC))
+    with _damage(store.name):
+        about = _read_about(pq.ParquetFile(StoreFile(store)))
+    return about.hdus if about else None
+
+
+@dataclass(frozen=True, slots=True)
+class _About:
+    """What a file says of itself as a whole."""
+
+    keywords: tuple[str, ...]
+    hdus: tuple[HduKey | None, ...] | None
+
+
+def _read_about(file: pq.ParquetFile) -> _About | None:
+    """Return what a file says of itself; None if no collection is in it."""
+    text = (file.schema_arrow.metadata or {}).get(_METADATA)
+    if text is None:
         return None
-    return tuple(tuple(key) if isinstance(key, list) else key for key in hdus)
+    about = json.loads(text)
+    if about["format"] != _FORMAT:
+        raise FitsFormatError(
+            f"found a collection of format {about['format']!r}, expected {_FORMAT}: it was written "
+            "by another version of dask_fits"
+        )
+    hdus = about["hdus"]
+    keys = None if hdus is None else tuple(_as_key(key) for key in hdus)
+    return _About(tuple(map(str, about["keywords"])), keys)
+
+
+def _as_key(key: Any) -> HduKey | None:
+    """Return the key of an HDU, of which JSON makes a list of a pair."""
+    return (str(key[0]), int(key[1])) if isinstance(key, list) else key
+
+
+@contextmanager
+def _damage(name: str) -> Iterator[None]:
+    """Raise whatever pyarrow stumbles on in a file as a FitsFormatError that names the file."""
+    try:
+        yield
+    except (StorageError, FileChangedError, TruncatedFileError, MemoryError):
+        raise
+    except Exception as error:
+        raise FitsFormatError(
+            f"{name}: expected a Parquet file with a collection or a table: {one_line(error)}"
+        ) from error
+
+
+class _Metadata:
+    """Where the columns lie in a file, and how many rows each group has; it can be pickled."""
+
+    def __init__(self, metadata: pq.FileMetaData) -> None:
+        self.groups: tuple[int, ...] = tuple(
+            metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)
+        )
+        self.file: pq.FileMetaData | None = metadata
+
+    def __getstate__(self) -> tuple[int, ...]:
+        return self.groups
+
+    def __setstate__(self, groups: tuple[int, ...]) -> None:
+        self.groups = groups
+        # It is read again by who needs it: it is longer than what tasks are sent.
+        self.file = None
 
 
 class _Kept:
@@ -230,8 +263,7 @@ class ParquetColumns:
 
     store: Store
     keywords: tuple[str, ...]
-    groups: tuple[int, ...]
-    """Rows of each group of rows."""
+    metadata: _Metadata
     _whole: dict[str, Column] = field(default_factory=dict, repr=False)
     """Columns that have been read as a whole."""
     _distinct: dict[str, set[Any]] = field(default_factory=dict, repr=False)
@@ -244,7 +276,12 @@ class ParquetColumns:
         return sum(self.groups)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.store, self.keywords, self.groups)
+        return type(self), (self.store, self.keywords, self.metadata)
+
+    @property
+    def groups(self) -> tuple[int, ...]:
+        """Rows of each group of rows."""
+        return self.metadata.groups
 
     @property
     def token(self) -> tuple[object, ...]:
@@ -256,15 +293,18 @@ class ParquetColumns:
         key = self.token
         rows: Integers | None = _ORDERS_KEPT.get(key)
         if rows is None:
-            positions = self.get(_POSITION, None)
-            rows = np.empty(len(positions), np.int64)
-            rows[positions] = np.arange(len(positions))
+            positions = self.get(POSITION, None)
+            rows = np.argsort(positions)
+            if not (positions[rows] == np.arange(len(rows))).all():
+                raise FitsFormatError(
+                    f"{self.store.name}: {POSITION}: expected each of 0 to {len(rows) - 1} once"
+                )
             _ORDERS_KEPT.put(key, rows)
         return rows
 
     def positions(self, rows: Integers) -> Integers:
         """Return the positions in the collection of rows of the file."""
-        return self.get(_POSITION, rows)
+        return self.get(POSITION, rows)
 
     def get(self, name: str, rows: Integers | None) -> Column:
         """Return a column, or some rows of it; see `columns.Columns`."""
@@ -277,6 +317,15 @@ class ParquetColumns:
             self._whole[name] = column
         return column
 
+    def load(self, names: tuple[str, ...]) -> None:
+        """Read several columns as a whole together, for `get`."""
+        missing = [name for name in names if name not in self._whole]
+        if len(missing) > 1:
+            columns = self._read(tuple(missing), [*range(len(self.groups))])
+            self._whole.update(
+                {name: column for name, column in columns.items() if column.dtype != object}
+            )
+
     def distinct(self, name: str) -> set[Any]:
         """Return the different values of a column."""
         if name not in self._distinct:
@@ -288,9 +337,9 @@ class ParquetColumns:
         (column,) = self._read_arrow((name,), [*range(len(self.groups))]).columns
         if pa.types.is_dictionary(column.type):
             return {value for chunk in column.chunks for value in chunk.dictionary.to_pylist()}
-        if pa.types.is_list(column.type) and (shape := _only_shape(column.combine_chunks())):
+        if pa.types.is_list(column.type) and (shape := only_shape(column.combine_chunks())):
             return {shape}
-        return set(_from_arrow(name, column).tolist())
+        return set(from_arrow(name, column).tolist())
 
     def get_all(self, names: tuple[str, ...], rows: Integers) -> dict[str, Column]:
         """Return some rows of columns: of few rows only the groups that they are in are read."""
@@ -324,51 +373,17 @@ class ParquetColumns:
     def _read(self, names: tuple[str, ...], groups: list[int]) -> dict[str, Column]:
         """Read columns of some groups of rows."""
         table = self._read_arrow(names, groups)
-        return {name: _from_arrow(name, table.column(name)) for name in names}
+        with _damage(self.store.name):
+            return {name: from_arrow(name, table.column(name)) for name in names}
 
     def _read_arrow(self, names: tuple[str, ...], groups: list[int]) -> pa.Table:
         """Read columns of some groups of rows, as Arrow has them."""
-        try:
+        with _damage(self.store.name):
             file = pq.ParquetFile(
-                StoreFile(self.store), pre_buffer=True, read_dictionary=_REPETITIVE
+                StoreFile(self.store),
+                metadata=self.metadata.file,
+                pre_buffer=True,
+                read_dictionary=_REPETITIVE,
             )
+            self.metadata.file = file.metadata
             return file.read_row_groups(groups, columns=list(names))
-        except (pa.ArrowException, ValueError, IndexError) as error:
-            raise FitsFormatError(
-                f"{self.store.name}: the Parquet file is damaged: {one_line(error)}"
-            ) from error
-
-
-def _from_arrow(name: str, column: pa.ChunkedArray | pa.Array) -> Column:
-    """Return an Arrow column as the collection has it."""
-    if isinstance(column, pa.ChunkedArray):
-        column = column.combine_chunks()
-    if name in COUNTS or name == _POSITION:
-        return np.asarray(column.to_numpy(zero_copy_only=False), np.int64)
-    if name in NUMBERS:
-        return np.asarray(column.to_numpy(zero_copy_only=False), np.float64)
-    if name in SHAPES:
-        return _shapes(column)
-    if pa.types.is_dictionary(column.type):
-        words = column.dictionary.to_numpy(zero_copy_only=False)
-        return np.asarray(words[column.indices.to_numpy(zero_copy_only=False)], object)
-    return as_objects(column.to_pylist())
-
-
-def _shapes(column: pa.ListArray) -> Column:
-    """Return a column of shapes."""
-    if shape := _only_shape(column):
-        shapes = np.empty(len(column), object)
-        shapes.fill(shape)
-        return shapes
-    return as_objects(None if shape is None else tuple(shape) for shape in column.to_pylist())
-
-
-def _only_shape(column: pa.ListArray) -> tuple[int, ...] | None:
-    """Return the shape that all of a column are, as nearly always; else None."""
-    offsets = column.offsets.to_numpy()
-    lengths = np.diff(offsets)
-    if not len(column) or column.null_count or not (lengths == lengths[0]).all():
-        return None
-    numbers = column.values.to_numpy()[offsets[0] : offsets[-1]].reshape(len(column), -1)
-    return tuple(numbers[0].tolist()) if (numbers == numbers[0]).all() else None

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 
 from dask_fits.exceptions import (
     FitsError,
@@ -28,6 +30,9 @@ from dask_fits.wcs.header import WcsHeader
 
 NO_HDU = -1
 """Index of the HDU in the record of a file of which no HDU could be read."""
+
+_OF_TABLE = re.compile(r"^(BITPIX|NAXIS\d*)$")
+"""Keywords that in the header of a compressed image are those of its table."""
 
 _UNKNOWN = FileVersion(-1)
 """Version of a file that could not be read."""
@@ -144,6 +149,9 @@ class Inspection:
         """Note one HDU."""
         own = primary if hdu.index == 0 else _Cards(hdu)
         look = own.look_or(primary)
+        asked = self.keywords
+        if hdu.kind == "compressed-image":  # those of the image, as its table has them
+            asked = tuple(_OF_TABLE.sub(r"Z\1", keyword) for keyword in asked)
         layout = hdu.layout
         image = layout.image
         wcs_header = hdu.wcs_header()
@@ -163,7 +171,7 @@ class Inspection:
             structure=card_text(hdu.text.structure()),
             wcs="\n".join(card.rstrip(" ") for card in wcs_header.cards),
             times=read_times(look),
-            keywords=tuple(look(keyword) for keyword in self.keywords),
+            keywords=tuple(map(look, asked)),
             error=_problem_of(hdu),
             wcs_header=wcs_header,
         )
@@ -194,23 +202,29 @@ class _Cards:
     def __init__(self, hdu: HDU) -> None:
         """Find the cards of an HDU's header."""
         raw = hdu.text.blocks()
-        keywords = card_keywords(raw)
+        keywords = [_plain_keyword(keyword) for keyword in card_keywords(raw)]
         starts = range(0, len(keywords) * CARD, CARD)
         # From the last to the first, so that of several cards with one keyword the first counts.
         positions = dict(zip(reversed(keywords), reversed(starts), strict=True))
         if b"HIERARCH" in positions:
-            positions |= _long_keywords(raw, keywords)
+            for name, start in _long_keywords(raw, keywords).items():
+                positions[name] = min(start, positions.get(name, start))
         self._positions = positions
         self._raw = raw
 
     def look(self, keyword: str) -> Value:
         """Return the value of a keyword; None if it is missing, or holds no FITS value."""
-        position = self._positions.get(keyword.ljust(8).encode())
+        position = self._positions.get(keyword.encode())
         if position is None:
+            return None
+        # A remark may have an equals sign, but no value.
+        is_long = self._raw.startswith(b"HIERARCH", position)
+        indicator = self._raw[position + 8 : position + CARD].lstrip(b" ")
+        if not is_long and not indicator.startswith(b"="):
             return None
         try:
             return RawHeader(self._raw, "", {keyword: position}).value(keyword)
-        except (FitsFormatError, ValueError):  # a card without a value indicator, for one
+        except (FitsFormatError, ValueError):  # a long keyword without a value indicator, for one
             return None
 
     def look_or(self, primary: _Cards) -> Callable[[str], Value]:
@@ -225,13 +239,19 @@ class _Cards:
         return look
 
 
+@lru_cache(maxsize=4096)
+def _plain_keyword(keyword: bytes) -> bytes:
+    """Return a keyword without blanks around it; cached, since headers have the same ones."""
+    return keyword.strip().upper()
+
+
 def _long_keywords(raw: bytes, keywords: list[bytes]) -> dict[bytes, int]:
     """Find the keywords of the HIERARCH convention, the first card of each."""
     positions: dict[bytes, int] = {}
     for number, keyword in enumerate(keywords):
         if keyword == b"HIERARCH":
             name = raw[number * CARD + 8 : (number + 1) * CARD].partition(b"=")[0]
-            positions.setdefault(b" ".join(name.upper().split()).ljust(8), number * CARD)
+            positions.setdefault(b" ".join(name.upper().split()), number * CARD)
     return positions
 
 

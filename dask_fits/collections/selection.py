@@ -14,7 +14,7 @@ from astropy.time import Time
 from dask_fits._typing import Integers
 from dask_fits.collections.columns import Column
 from dask_fits.collections.rows import Rows
-from dask_fits.exceptions import MissingDriverError, one_line
+from dask_fits.exceptions import FitsFormatError, MissingDriverError, one_line
 from dask_fits.wcs.header import WcsHeader
 from dask_fits.wcs.overlap import overlaps
 from dask_fits.wcs.plane import read_plane
@@ -46,22 +46,26 @@ class Selectable(Protocol):
     def column(self, name: str) -> Column:
         """Return a column."""
 
+    def columns(self, *names: str) -> list[Column]:
+        """Return several columns."""
+
     def rows(self, positions: Integers, *, wcs: bool = True) -> Rows:
         """Take what is needed to make HDUs of some rows."""
 
 
 def select_sky(collection: Selectable, region: Region) -> Integers:
     """Find the images that show a point of a region; return their positions, ascending."""
-    centre = unit_vectors_of(
-        np.deg2rad(collection.column("s_ra")), np.deg2rad(collection.column("s_dec"))
+    ra, dec, field, scale, sides = collection.columns(
+        "s_ra", "s_dec", "s_fov", "s_pixel_scale", "s_xel1"
     )
-    field = collection.column("s_fov")
+    centre = unit_vectors_of(np.deg2rad(ra), np.deg2rad(dec))
     # A pixel more than the outline, for images of few pixels.
-    reach = np.deg2rad(_BULGE * field / 2 + collection.column("s_pixel_scale") / 3600)
+    reach = np.deg2rad(_BULGE * field / 2 + scale / 3600)
     region_centre, radius = region.circle
-    # With NaN, of images without a sky, all of these are false.
+    # With NaN, of images whose middle has no sky, this is false; a part of them may have one.
     near = angles_from(centre, region_centre) <= reach + radius
-    candidates = np.flatnonzero(near | (field >= _WIDE))
+    may_be = np.isnan(field) & (sides > 0)
+    candidates = np.flatnonzero(near | (field >= _WIDE) | may_be)
     is_within = region.contains(centre[candidates])
     rest = candidates[~is_within]
     exact = _select_exactly(collection, rest, region)
@@ -88,9 +92,12 @@ def _is_on(rows: Rows, row: int, shape: tuple[int, ...], region: Region) -> bool
 
     where = f"{url}: HDU {rows.columns['hdu'][row]}"
     header = WcsHeader(tuple(rows.columns["wcs"][row].split("\n")), where, read_tables)
-    plane = read_plane(header, len(shape))
-    y_axis, x_axis = plane.axes
-    return overlaps(region, plane.sky, (shape[y_axis], shape[x_axis]))
+    try:
+        plane = read_plane(header, len(shape))
+        y_axis, x_axis = plane.axes
+        return overlaps(region, plane.sky, (shape[y_axis], shape[x_axis]))
+    except FitsFormatError:  # the keywords make no WCS of the sky
+        return False
 
 
 def select_shape(collection: Selectable, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
@@ -146,7 +153,7 @@ def _as_mjd(moment: Moment) -> float:
         else:
             time = moment if isinstance(moment, Time) else Time(moment, scale="utc")
             mjd = float(time.utc.mjd)
-    except (ValueError, TypeError) as error:
+    except Exception as error:  # astropy raises whatever it stumbles on
         raise ValueError(
             f"time: expected a Time, a date of ISO 8601, a datetime or an MJD, found {moment!r}"
         ) from error

@@ -63,15 +63,20 @@ def known_layout(
     return hdu_layout(header, index=index, header_range=header_range, file_size=data_stop)
 
 
+_LINE_END = "\u240a"
+"""Character that stands for a line end within a card, which is no character of a header."""
+
+
 def card_text(cards: bytes) -> str:
     """Return cards as text, a line each, without the blanks at their ends."""
-    text = cards.decode("latin-1")
+    text = cards.decode("latin-1").replace("\n", _LINE_END)
     return "\n".join(text[start : start + CARD].rstrip(" ") for start in range(0, len(text), CARD))
 
 
 def _cards(text: str) -> bytes:
     """Return the cards of a text of one line each."""
-    return "".join(line.ljust(CARD) for line in text.split("\n")).encode("latin-1")
+    cards = "".join(line.ljust(CARD) for line in text.split("\n"))
+    return cards.replace(_LINE_END, "\n").encode("latin-1")
 
 
 class KnownHeaderText(HeaderText):

@@ -110,8 +110,11 @@ def _date_and_time(look: Look) -> float:
 
 
 def _fraction(hour: str | None, minute: str | None, second: str | None) -> float:
-    """Return a time of the day as a part of it."""
-    return (int(hour or 0) * 3600 + int(minute or 0) * 60 + float(second or 0)) / _DAY
+    """Return a time of the day as a part of it; NaN if there is no such time."""
+    hours, minutes, seconds = int(hour or 0), int(minute or 0), float(second or 0)
+    if hours > 23 or minutes > 59 or seconds >= 61:  # a leap second has the number 60
+        return float("nan")
+    return (hours * 3600 + minutes * 60 + seconds) / _DAY
 
 
 def _since_reference(look: Look, keyword: str) -> float:

@@ -55,6 +55,9 @@ _SHAPE = ("NAXIS", "WCSAXES")
 _SEPARATE = re.compile(r"[AB]P?_|CPDIS|CQDIS|DP|DQ|D2IM|AXISCORR|WAT|PLT|AMD|PPO|CNPIX|PLATE")
 """Beginnings of the keywords of distortions and of plate solutions: such an image has its own."""
 
+_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:E[+-]?\d{1,2})?")
+"""A number as wcslib reads it."""
+
 _CARD = re.compile(r"([A-Z0-9_-]{1,8}) *= +([^'/ ]*|'[^']*') *(?:/.*)?")
 """A plain card: keyword and value."""
 
@@ -79,6 +82,10 @@ class _Kind:
 
     wcs: WCS
     frame: BaseCoordinateFrame
+    lonpole: float
+    """LONPOLE of its cards; NaN if there is none: wcslib replaces it by what follows from CRVAL."""
+    latpole: float
+    """LATPOLE of its cards; 90 if there is none, likewise."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -116,12 +123,14 @@ class FootprintMaker:
         frames: dict[str, list[int]] = {}
         for number, place in enumerate(found):
             if place is not None:
-                sides[number] = place.sides
                 frames.setdefault(repr(place.frame), []).append(number)
         # One transformation for all images of a frame: astropy takes a millisecond for each.
         for numbers in frames.values():
             places = [place for number in numbers if (place := found[number]) is not None]
-            points[numbers] = _to_icrs(places)
+            vectors = _to_icrs(places)
+            if vectors is not None:
+                points[numbers] = vectors
+                sides[numbers] = [place.sides for place in places]
         return Footprints(points, sides)
 
     def _find(self, header: WcsHeader, shape: tuple[int, ...]) -> _Points | None:
@@ -147,7 +156,7 @@ class FootprintMaker:
             return None
         pixels = np.stack(_pixels(*shape), axis=1)
         try:
-            _set_numbers(kind.wcs, numbers)
+            _set_numbers(kind, numbers)
             world = kind.wcs.wcs.p2s(pixels, 0)["world"]
         except Exception:  # noqa: BLE001 (wcslib's, of a singular matrix: its own WCS says why)
             return None
@@ -173,16 +182,18 @@ def _divide_cards(cards: Iterable[str]) -> tuple[tuple[str, ...], dict[str, floa
     for card in cards:
         if IRRELEVANT.match(card) or card.startswith(_SHAPE):
             continue
-        match = _CARD.fullmatch(card.rstrip())
+        match = _match_card(card)
         if match is None or _SEPARATE.match(card):
             return None
         keyword, value = match.groups()
         if _OWN_NUMBER.fullmatch(keyword):
-            try:
-                numbers[keyword] = float(value)
-            except ValueError:
+            if not _NUMBER.fullmatch(value):
                 return None
+            numbers[keyword] = float(value)
         elif not letter_of(keyword):
+            # Projections that astropy replaces by others, whose parameters follow from CRVAL.
+            if keyword.startswith("CTYPE") and value.strip("' ").endswith(("NCP", "GLS")):
+                return None
             key.append(f"{keyword}={value}")
     return (*key, *numbers), numbers
 
@@ -194,18 +205,30 @@ def _make_kind(header: WcsHeader) -> _Kind | None:
     if not wcs.has_celestial or wcs.naxis != 2 or any(map(_unit_of(header.cards).get, ("1", "2"))):
         return None
     frame = frame_of(wcs)
-    return _Kind(wcs, frame) if isinstance(frame, _FIXED_FRAMES) else None
+    if not isinstance(frame, _FIXED_FRAMES):
+        return None
+    values = {match[1]: match[2] for match in map(_match_card, header.cards) if match}
+    lonpole, latpole = values.get("LONPOLE", "nan"), values.get("LATPOLE", "90")
+    if not all(_NUMBER.fullmatch(value) for value in (lonpole, latpole) if value != "nan"):
+        return None
+    return _Kind(wcs, frame, float(lonpole), float(latpole))
+
+
+def _match_card(card: str) -> re.Match[str] | None:
+    """Match a plain card."""
+    return _CARD.fullmatch(card.rstrip())
 
 
 def _unit_of(cards: Iterable[str]) -> dict[str, bool]:
     """Return by the number of an axis whether it has a unit other than degrees."""
-    units = (_CARD.fullmatch(card.rstrip()) for card in cards if card.startswith("CUNIT"))
+    units = (_match_card(card) for card in cards if card.startswith("CUNIT"))
     return {match[1][5:]: match[2].strip("' ") not in ("deg", "") for match in units if match}
 
 
-def _set_numbers(wcs: WCS, numbers: dict[str, float]) -> None:
+def _set_numbers(kind: _Kind, numbers: dict[str, float]) -> None:
     """Set the numbers of an image in the WCS of its kind."""
-    wcsprm = wcs.wcs
+    wcsprm = kind.wcs.wcs
+    wcsprm.lonpole, wcsprm.latpole = kind.lonpole, kind.latpole
     for name, default in (("crpix", 0.0), ("crval", 0.0), ("cdelt", 1.0), ("crota", 0.0)):
         keywords = [f"{name.upper()}{axis}" for axis in (1, 2)]
         if any(keyword in numbers for keyword in keywords):
@@ -252,8 +275,8 @@ def _pixels(height: int, width: int) -> tuple[Floats, Floats]:
     return x, y
 
 
-def _to_icrs(places: Sequence[_Points]) -> Floats:
-    """Return (n, points, 3) unit vectors in ICRS of images of one frame."""
+def _to_icrs(places: Sequence[_Points]) -> Floats | None:
+    """Return (n, points, 3) unit vectors in ICRS of images of one frame; None if it has no way."""
     lon = np.stack([place.lon for place in places])
     lat = np.stack([place.lat for place in places])
     frame = places[0].frame
@@ -262,6 +285,6 @@ def _to_icrs(places: Sequence[_Points]) -> Floats:
             check_offline(frame)
             icrs = SkyCoord(lon * u.deg, lat * u.deg, frame=frame).icrs
         except Exception:  # noqa: BLE001 (of the sun, a planet, the Earth: no place on the sky)
-            return np.full((*lon.shape, 3), np.nan)
+            return None
         lon, lat = icrs.ra.deg, icrs.dec.deg
     return unit_vectors_of(np.deg2rad(lon), np.deg2rad(lat))
