@@ -75,7 +75,8 @@ class GivenPlaces:
                 identity = identity_of(place.options, place.filesystem)
             texts[number] += f" {identity}"
             last = place
-        return "\0".join(texts)
+        # A text for each row: which file is whose is a part of it.
+        return "\0".join([texts[number] for number in self.source.tolist()])
 
 
 def _have_same_options(one: Place, other: Place) -> bool:
@@ -185,7 +186,7 @@ class Rows:
 
     def readers(self) -> list[HduReader | FitsError]:
         """Make the reader of each row's pixels, or the error that keeps them from being read."""
-        return [self.reader_or_error(row) for row in range(len(self))]
+        return [self.error(row) or self.reader_or_error(row) for row in range(len(self))]
 
     def reader_or_error(self, row: int) -> HduReader | FitsError:
         """Make the reader of a row's pixels, or return the error that keeps it from being made."""

@@ -5,23 +5,21 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import dask.array as da
 import numpy as np
 import numpy.typing as npt
 
-from dask_fits._typing import Chunks, Integers, Progress
+from dask_fits._typing import Chunks, Progress
 from dask_fits.collections.collection import Collection
 from dask_fits.collections.columns import FIXED
 from dask_fits.collections.opening import (
     as_keywords,
     describe_files,
-    is_parquet,
-    open_collection,
 )
 from dask_fits.collections.record import Inspection
-from dask_fits.exceptions import FitsError, FitsFormatError, HduNotFoundError, error_of
+from dask_fits.exceptions import FitsError, FitsFormatError, error_of
 from dask_fits.file.hdu import HduKey
 from dask_fits.hints import explains_arguments
 from dask_fits.planning.chunks import ReadPlan
@@ -30,15 +28,19 @@ from dask_fits.stacks.array import plan_stack, stack_array
 from dask_fits.stacks.collection_frames import HeldFrames, NotedFrames
 from dask_fits.stacks.coordinates import first_image
 from dask_fits.stacks.frames import Frames
+from dask_fits.stacks.images import (
+    OnError,
+    open_described,
+    order_by,
+    rows_of_hdu,
+    treat_failures,
+)
 from dask_fits.stacks.reader import FillValue, StackReader
 from dask_fits.storage.transfer import TransferConfig
 
 if TYPE_CHECKING:
     import xarray as xr
     from astropy.table import Table
-
-OnError = Literal["raise", "nan", "drop"]
-"""What is done about an image that cannot be read."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,88 +214,28 @@ def stack(  # noqa: PLR0913 (each is a question that a caller has)
         raise ValueError(f"on_error: expected 'raise', 'nan' or 'drop', found {on_error!r}")
     if fill_value is not None and on_error != "nan":
         raise ValueError(f"fill_value: it is for on_error='nan', found {on_error!r}")
-    if isinstance(files, Collection) or is_parquet(files):
-        if keywords:
+    names = as_keywords(keywords)
+    files, described = open_described(files, storage_options, transfer)
+    lacking: Mapping[str, FitsError] = {}
+    if described is not None:
+        if names:
             raise ValueError(
-                f"keywords: found {tuple(keywords)}, expected none with a collection: it has the "
+                f"keywords: found {names}, expected none with a collection: it has the "
                 "columns that were asked for when its files were read"
             )
-        collection = _as_collection(files, storage_options, transfer)
-        collection = _rows_of_hdu(collection, hdu)
+        collection, lacking = rows_of_hdu(described, hdu)
+        if lacking and on_error != "drop":
+            raise next(iter(lacking.values()))
     else:
-        names = [*keywords, *([sort_by] if sort_by and sort_by not in FIXED else [])]
-        inspection = Inspection((hdu,), as_keywords(names))
+        if sort_by and sort_by.lower() not in FIXED:
+            names = as_keywords([*names, sort_by])
+        inspection = Inspection((hdu,), names)
         collection = describe_files(files, inspection, storage_options, transfer, progress)
-    collection, dropped = _treat_failures(collection, on_error)
+    collection, dropped = treat_failures(collection, on_error)
+    dropped = {**lacking, **dropped}
     if sort_by is not None:
-        collection = collection.take(_order(collection, sort_by))
+        collection = collection.take(order_by(collection, sort_by))
     return _make_stack(collection, dropped, chunks, dtype, on_error, fill_value)
-
-
-def _as_collection(
-    files: Any, storage_options: Mapping[str, Any] | None, transfer: TransferConfig | None
-) -> Collection:
-    """Return a collection, or open the Parquet file of one."""
-    if isinstance(files, Collection):
-        return files
-    return open_collection(files, storage_options=storage_options, transfer=transfer)
-
-
-def _rows_of_hdu(collection: Collection, key: HduKey | None) -> Collection:
-    """Return the rows of one HDU of each file, and those of files that could not be read.
-
-    Raises
-    ------
-    HduNotFoundError
-        No file has such an HDU.
-    """
-    if key is None:
-        return collection
-    index = collection.column("hdu")
-    names = [name.strip().upper() for name in collection.column("extname").tolist()]
-    if isinstance(key, int):
-        chosen = index == key
-    else:
-        name, ver = key if isinstance(key, tuple) else (key, None)
-        chosen = np.array([each == name.strip().upper() for each in names], bool)
-        if ver is not None:
-            chosen &= collection.column("extver") == ver
-    if not chosen.any():
-        known = sorted(
-            {f"{n}: {name or '(unnamed)'}" for n, name in zip(index, names, strict=True)}
-        )
-        raise HduNotFoundError(f"hdu: no row is of {key!r}; there are {', '.join(known[:20])}")
-    return collection.take(np.flatnonzero(chosen | (index < 0)))
-
-
-def _treat_failures(
-    collection: Collection, on_error: OnError
-) -> tuple[Collection, Mapping[str, FitsError]]:
-    """Raise the error of a file that cannot be read, or leave it out, as asked."""
-    if on_error == "nan" or collection.distinct("error_type") <= {""}:
-        return collection, {}
-    failures = collection.failures
-    if on_error == "raise":
-        raise next(iter(failures.values()))
-    is_good = collection.column("error_type") == ""
-    return collection.take(np.flatnonzero(is_good)), failures
-
-
-def _order(collection: Collection, name: str) -> Integers:
-    """Return the order of rows by a column; rows without a value come last."""
-    try:
-        values = collection.column(name).tolist()
-    except ValueError as error:
-        raise ValueError(f"sort_by: {error}") from error
-    has_value = [value is not None and value == value for value in values]  # noqa: PLR0124 (NaN)
-    ordered = [row for row, known in enumerate(has_value) if known]
-    if values and not ordered:
-        raise ValueError(f"sort_by: no frame has a value of {name}")
-    # Numbers are ordered as numbers, and what is mixed with text as text.
-    as_text = any(isinstance(values[row], str) for row in ordered)
-    ordered.sort(key=lambda row: str(values[row]) if as_text else values[row])
-    rest = [row for row, known in enumerate(has_value) if not known]
-    return np.array([*ordered, *rest], np.int64)
 
 
 def _make_stack(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import uuid
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,7 +17,6 @@ from dask.highlevelgraph import HighLevelGraph
 from dask_fits.arrays.computations import watch_computations
 from dask_fits.collections.collection import Collection
 from dask_fits.exceptions import FitsError
-from dask_fits.planning.chunks import contiguous_chunk_shape
 from dask_fits.stacks.coordinates import frame_coordinates, image_dims
 from dask_fits.stacks.reader import MAX_FRAMES, StackReader
 from dask_fits.writing.zarr_group import ZarrGroup
@@ -43,9 +43,7 @@ def write_stack(
     """
     if reader.fill_value is None:
         reader = replace(reader, fill_value=np.nan if reader.dtype.kind in "fc" else 0)
-    chunks = contiguous_chunk_shape(
-        reader.shape, itemsize=reader.dtype.itemsize, limit=_CHUNK_BYTES
-    )
+    chunks = reader.contiguous_chunk(_CHUNK_BYTES)
     dims = image_dims(collection)
     frame_dim, coordinates = frame_coordinates(collection, dims)
     fill_value = np.array(reader.fill_value).astype(reader.dtype)[()]
@@ -58,8 +56,10 @@ def write_stack(
         dimension_names=(frame_dim, *dims),
     )
     errors = _write_pixels(group, reader, chunks[0])
-    for coordinate in coordinates:
-        group.add(coordinate.name, coordinate.stored, (frame_dim,), **coordinate.stored_attrs)
+    # In the names of a group a slash divides, and in the list of coordinates a blank.
+    names = [re.sub(r"[\s/]", "_", coordinate.name) for coordinate in coordinates]
+    for name, coordinate in zip(names, coordinates, strict=True):
+        group.add(name, coordinate.stored, (frame_dim,), **coordinate.stored_attrs)
     status = np.array([row in errors for row in range(len(reader.frames))], np.int8)
     group.add(
         "status",
@@ -69,8 +69,7 @@ def write_stack(
         flag_values=list(range(len(STATUS_NAMES))),
         flag_meanings=" ".join(STATUS_NAMES),
     )
-    names = " ".join(coordinate.name for coordinate in coordinates)
-    group.describe_pixels(coordinates=names)
+    group.describe_pixels(coordinates=" ".join(names))
     group.finish()
     return errors
 

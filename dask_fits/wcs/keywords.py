@@ -116,6 +116,11 @@ IRRELEVANT = re.compile(
 )
 """Beginnings of keywords on which no position of a pixel on the sky depends."""
 
+_TIME_AXIS = re.compile(
+    r"CTYPE\d+[A-Z]?= *'(?:TIME|UTC|UT1|UT|TAI|IAT|TT|TDT|ET|TDB|TCB|TCG|GPS|LOCAL) *'"
+)
+"""The CTYPEn of an axis of time (FITS Standard 4.0, table 30)."""
+
 _REFERS = re.compile(r"CPDIS|CQDIS|D2IM")
 """Beginnings of keywords that refer to tables in other HDUs."""
 
@@ -280,10 +285,12 @@ def positional_cards(text: str) -> tuple[str, ...] | None:
     cards = [_split_card(card) for card in text.split("\n")]
     if any(_REFERS.match(card.keyword) or is_lookup(card) for card in cards):
         return None
+    # An axis of time counts from a date.
+    has_time = any(_TIME_AXIS.match(f"{card.keyword}={card.field}") for card in cards)
     return tuple(
         f"{card.keyword}={card.field.partition(' /')[0].strip()}"
         for card in cards
-        if card.keyword and not IRRELEVANT.match(card.keyword)
+        if card.keyword and (has_time or not IRRELEVANT.match(card.keyword))
     )
 
 
