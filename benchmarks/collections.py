@@ -62,21 +62,13 @@ def _write(folder: Path, count: int) -> list[Path]:
     paths = [first]
     for number in range(1, count):
         path = folder / f"{number:05}.fits"
-        ra = f"CRVAL1  = {number % 360 + number / 7919 % 1:20.9f}".encode().ljust(80)
-        dec = f"CRVAL2  = {number % 170 - 85 + number / 104729 % 1:20.9f}".encode().ljust(80)
-        date = (
-            f"DATE-OBS= '2024-01-{number % 28 + 1:02}T03:{number % 60:02}:05.678'".encode().ljust(
-                80
-            )
-        )
+        ra = f"CRVAL1  = {number % 360 + number / 7919 % 1:20.9f}".encode()
+        dec = f"CRVAL2  = {number % 170 - 85 + number / 104729 % 1:20.9f}".encode()
+        date = f"DATE-OBS= '2024-01-{number % 28 + 1:02}T03:{number % 60:02}:05.678'".encode()
         changed = content
-        for keyword, card in (
-            (b"CRVAL1", ra),
-            (b"CRVAL2", dec),
-            (b"DATE-OBS", f"DATE-OBS= '{date}'".encode().ljust(80)),
-        ):
-            at = changed.index(keyword)
-            changed = changed[:at] + card + changed[at + 80 :]
+        for card in (ra, dec, date):
+            at = changed.index(card[:8])
+            changed = changed[:at] + card.ljust(80) + changed[at + 80 :]
         path.write_bytes(changed)
         paths.append(path)
     return paths

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,11 +28,8 @@ from dask_fits.wcs.header import WcsHeader
 _BUNDLE = 256
 """Files whose headers a task of a cluster reads, and whose footprints are found together."""
 
-_LOCAL_THREADS = 4
-"""Threads that read headers of files on a mounted disk, which may be one of a network."""
-
-_LOCAL_GROUP = 16
-"""Files on a mounted disk that a thread is handed at once."""
+_PROBED = 16
+"""Files on a mounted disk that are read first, to see whether they have to be waited for."""
 
 _AT_ONCE = 8192
 """Files that are handed to threads at once: each takes some memory while it waits."""
@@ -101,31 +99,47 @@ def _gather_here(
     transfer: TransferConfig | None,
     show: Callable[[int], None],
 ) -> _Bundles:
-    """Read headers in threads of this process; `show` is told of each few files that are done."""
+    """Read headers in this process; `show` is told of each file that is done."""
     maker = FootprintMaker()
-    is_local = all(not isinstance(file, Place) or file.is_local for _, file in found)
-    # Of files on a disk most of the time is Python's, which more threads only pass back and forth.
-    count, length = (_LOCAL_THREADS, _LOCAL_GROUP) if is_local else (MAX_CONCURRENT_FILES, 1)
 
-    def note(numbers: range) -> list[Record]:
-        return [
-            record
-            for number in numbers
-            for record in _note_file(number % _BUNDLE, *found[number], inspection, transfer)
-        ]
+    def note(number: int) -> list[Record]:
+        return _note_file(number % _BUNDLE, *found[number], inspection, transfer)
 
-    with threads(count) as in_threads:
+    records: list[Record] = []
+    count = 0
+    for noted in _note_all(found, note):
+        records += noted
+        count += 1
+        show(1)
+        if count == _BUNDLE:
+            yield _tabulate(records, inspection, maker), count
+            records, count = [], 0
+    if count:
+        yield _tabulate(records, inspection, maker), count
+
+
+def _note_all(
+    found: Sequence[tuple[str, Found]], note: Callable[[int], list[Record]]
+) -> Iterator[list[Record]]:
+    """Note all files by their numbers, many at the same time if that takes waiting."""
+    with threads(MAX_CONCURRENT_FILES) as in_threads:
         for start in range(0, len(found), _AT_ONCE):
-            files = range(start, min(start + _AT_ONCE, len(found)))
-            groups = [files[first : first + length] for first in range(0, len(files), length)]
-            results = in_threads(note, groups)
-            for first in range(0, len(groups), _BUNDLE // length):
-                noted = groups[first : first + _BUNDLE // length]
-                records = []
-                for group in noted:
-                    records += next(results)
-                    show(len(group))
-                yield _tabulate(records, inspection, maker), sum(map(len, noted))
+            numbers = range(start, min(start + _AT_ONCE, len(found)))
+            is_quick = False
+            if all(isinstance(found[n][1], FitsError) or _is_local(found[n][1]) for n in numbers):
+                first, numbers = numbers[:_PROBED], numbers[_PROBED:]
+                began, cpu = time.perf_counter(), time.thread_time()
+                noted = [note(number) for number in first]
+                busy = (time.thread_time() - cpu) / max(time.perf_counter() - began, 1e-9)
+                # Threads that never wait only pass Python's lock around.
+                is_quick = busy > 0.5
+                yield from noted
+            yield from map(note, numbers) if is_quick else in_threads(note, numbers)
+
+
+def _is_local(found: Found) -> bool:
+    """Return whether a file is on a mounted disk, which may be one of a network."""
+    return isinstance(found, Place) and found.is_local
 
 
 def gather_bundle(

@@ -17,7 +17,7 @@ from dask_fits.exceptions import (
 from dask_fits.file.fits_file import FitsFile, select_image
 from dask_fits.file.hdu import HDU, HduKey
 from dask_fits.file.known_hdu import card_text
-from dask_fits.format.header import CARD, RawHeader, Value, card_keywords
+from dask_fits.format.header import CARD, RawHeader, Value, card_keywords, parse_value
 from dask_fits.format.scaling import Scaling
 from dask_fits.format.tiles import TiledLayout
 from dask_fits.format.times import read_times
@@ -217,15 +217,18 @@ class _Cards:
         position = self._positions.get(keyword.encode())
         if position is None:
             return None
-        # A remark may have an equals sign, but no value.
-        is_long = self._raw.startswith(b"HIERARCH", position)
-        indicator = self._raw[position + 8 : position + CARD].lstrip(b" ")
-        if not is_long and not indicator.startswith(b"="):
+        # A remark may have an equals sign, but no value. A long keyword has its own further on.
+        card = self._raw[position : position + CARD].decode("latin-1")
+        before, indicator, field = card.partition("=")
+        if not indicator or (before[8:].strip(" ") and not card.startswith("HIERARCH")):
             return None
         try:
-            return RawHeader(self._raw, "", {keyword: position}).value(keyword)
-        except (FitsFormatError, ValueError):  # a long keyword without a value indicator, for one
+            value = parse_value(field)
+            if isinstance(value, str) and value.endswith("&"):
+                return RawHeader(self._raw, "", {keyword: position}).value(keyword)
+        except (FitsFormatError, ValueError):
             return None
+        return value
 
     def look_or(self, primary: _Cards) -> Callable[[str], Value]:
         """Return a function that looks a keyword up here, or else in the primary header."""

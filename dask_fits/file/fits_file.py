@@ -6,7 +6,7 @@ import html
 import os
 import sys
 from collections.abc import Collection, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NoReturn, Self, SupportsIndex, overload
+from typing import TYPE_CHECKING, Any, NoReturn, Self, overload
 
 from dask_fits._typing import Chunks, FileSystem, Progress
 from dask_fits.concurrency.process_lock import ProcessLock
@@ -331,9 +331,9 @@ class FitsFile:
             return next(
                 (hdu for hdu in self if _has_name(hdu, name) and ver in (None, hdu.ver)), None
             )
-        if isinstance(key, bool) or not isinstance(key, SupportsIndex):
+        if isinstance(key, bool) or not hasattr(key, "__index__"):
             raise TypeError(f"an HDU key is an index, a name or (name, version), not {key!r}")
-        index = key.__index__()
+        index: int = key.__index__()
         if index < 0:
             index += len(self)
         return self._hdus[index] if index >= 0 and self._read_up_to(index) else None

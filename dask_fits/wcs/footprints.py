@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -82,6 +83,8 @@ class _Kind:
 
     wcs: WCS
     frame: BaseCoordinateFrame
+    frame_name: str
+    """The frame as text, with all that it depends on."""
     lonpole: float
     """LONPOLE of its cards; NaN if there is none: wcslib replaces it by what follows from CRVAL."""
     latpole: float
@@ -96,6 +99,8 @@ class _Points:
     """Degrees."""
     lat: Floats
     frame: BaseCoordinateFrame
+    frame_name: str
+    """The frame as text, with all that it depends on."""
     sides: tuple[int, int]
 
 
@@ -123,7 +128,7 @@ class FootprintMaker:
         frames: dict[str, list[int]] = {}
         for number, place in enumerate(found):
             if place is not None:
-                frames.setdefault(repr(place.frame), []).append(number)
+                frames.setdefault(place.frame_name, []).append(number)
         # One transformation for all images of a frame: astropy takes a millisecond for each.
         for numbers in frames.values():
             places = [place for number in numbers if (place := found[number]) is not None]
@@ -154,7 +159,7 @@ class FootprintMaker:
         kind = self._kinds[key]
         if kind is None:
             return None
-        pixels = np.stack(_pixels(*shape), axis=1)
+        pixels = _pixel_pairs(*shape)
         try:
             _set_numbers(kind, numbers)
             world = kind.wcs.wcs.p2s(pixels, 0)["world"]
@@ -163,7 +168,8 @@ class FootprintMaker:
         if not np.isfinite(world).all():
             return None
         wcs = kind.wcs.wcs
-        return _Points(world[:, wcs.lng], world[:, wcs.lat], kind.frame, (shape[1], shape[0]))
+        lon, lat = world[:, wcs.lng], world[:, wcs.lat]
+        return _Points(lon, lat, kind.frame, kind.frame_name, (shape[1], shape[0]))
 
 
 def _divide_cards(cards: Iterable[str]) -> tuple[tuple[str, ...], dict[str, float]] | None:
@@ -180,22 +186,36 @@ def _divide_cards(cards: Iterable[str]) -> tuple[tuple[str, ...], dict[str, floa
     key: list[str] = []
     numbers: dict[str, float] = {}
     for card in cards:
-        if IRRELEVANT.match(card) or card.startswith(_SHAPE):
+        role = _role_of(card[:8])
+        if role == "none":
             continue
         match = _match_card(card)
-        if match is None or _SEPARATE.match(card):
+        if match is None or role == "separate":
             return None
         keyword, value = match.groups()
-        if _OWN_NUMBER.fullmatch(keyword):
+        if role == "own":
             if not _NUMBER.fullmatch(value):
                 return None
             numbers[keyword] = float(value)
-        elif not letter_of(keyword):
+        else:
             # Projections that astropy replaces by others, whose parameters follow from CRVAL.
             if keyword.startswith("CTYPE") and value.strip("' ").endswith(("NCP", "GLS")):
                 return None
             key.append(f"{keyword}={value}")
     return (*key, *numbers), numbers
+
+
+@lru_cache(maxsize=4096)
+def _role_of(keyword: str) -> Literal["none", "separate", "own", "kind"]:
+    """Return what a keyword means to the kind of an image; headers have the same ones."""
+    keyword = keyword.rstrip(" ")
+    if IRRELEVANT.match(keyword) or keyword.startswith(_SHAPE):
+        return "none"
+    if _SEPARATE.match(keyword) or "=" in keyword:
+        return "separate"
+    if _OWN_NUMBER.fullmatch(keyword):
+        return "own"
+    return "none" if letter_of(keyword) else "kind"
 
 
 def _make_kind(header: WcsHeader) -> _Kind | None:
@@ -211,7 +231,7 @@ def _make_kind(header: WcsHeader) -> _Kind | None:
     lonpole, latpole = values.get("LONPOLE", "nan"), values.get("LATPOLE", "90")
     if not all(_NUMBER.fullmatch(value) for value in (lonpole, latpole) if value != "nan"):
         return None
-    return _Kind(wcs, frame, float(lonpole), float(latpole))
+    return _Kind(wcs, frame, repr(frame), float(lonpole), float(latpole))
 
 
 def _match_card(card: str) -> re.Match[str] | None:
@@ -260,10 +280,16 @@ def _find_by_wcs(header: WcsHeader, shape: tuple[int, ...]) -> _Points | None:
     lon, lat = to_sky(wcs, pixels, Extent.of(height, width))
     lon_unit, lat_unit = angular_unit(wcs, wcs.wcs.lng), angular_unit(wcs, wcs.wcs.lat)
     frame = frame_of(wcs)
-    return _Points(lon * lon_unit.to(u.deg), lat * lat_unit.to(u.deg), frame, (width, height))
+    lon, lat = lon * lon_unit.to(u.deg), lat * lat_unit.to(u.deg)
+    return _Points(lon, lat, frame, repr(frame), (width, height))
 
 
 @lru_cache(maxsize=64)
+def _pixel_pairs(height: int, width: int) -> Floats:
+    """Return (points, 2) pixels x, y of the points of a footprint."""
+    return np.stack(_pixels(height, width), axis=1)
+
+
 def _pixels(height: int, width: int) -> tuple[Floats, Floats]:
     """Return x and y of the points of a footprint; a pixel's centre has whole numbers."""
     centre_x = (width - 1) / 2
