@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -15,18 +16,25 @@ from dask_fits._typing import Integers, Progress
 from dask_fits.collections.columns import HeldColumns, columns_of, concatenate
 from dask_fits.collections.record import FileRecord, Inspection, Record
 from dask_fits.collections.sources import MAX_CONCURRENT_FILES
-from dask_fits.concurrency.cancellation import threads
-from dask_fits.exceptions import FitsError
-from dask_fits.file.fits_file import FitsFile
+from dask_fits.concurrency.cancellation import Map, threads
+from dask_fits.exceptions import FitsError, FitsFileNotFoundError
+from dask_fits.file.fits_file import FitsFile, explain_missing, open_looked_up
 from dask_fits.file.fits_file import open as open_file
-from dask_fits.file.header_reader import without_warnings
+from dask_fits.file.header_reader import HEADER_READ, without_warnings
+from dask_fits.format.header import find_end
+from dask_fits.storage.opening import is_plain
 from dask_fits.storage.place import Place
+from dask_fits.storage.remote import open_remotes
+from dask_fits.storage.store import Store
 from dask_fits.storage.transfer import TransferConfig
 from dask_fits.wcs.footprints import FootprintMaker
 from dask_fits.wcs.header import WcsHeader
 
 _BUNDLE = 256
 """Files whose headers a task of a cluster reads, and whose footprints are found together."""
+
+_AHEAD = 256
+"""Files that are looked up ahead of those that are noted: each has 57,600 bytes."""
 
 _PROBED = 16
 """Files on a mounted disk that are read first, to see whether they have to be waited for."""
@@ -101,13 +109,9 @@ def _gather_here(
 ) -> _Bundles:
     """Read headers in this process; `show` is told of each file that is done."""
     maker = FootprintMaker()
-
-    def note(number: int) -> list[Record]:
-        return _note_file(number % _BUNDLE, *found[number], inspection, transfer)
-
     records: list[Record] = []
     count = 0
-    for noted in _note_all(found, note):
+    for noted in _note_all(found, inspection, transfer):
         records += noted
         count += 1
         show(1)
@@ -119,27 +123,92 @@ def _gather_here(
 
 
 def _note_all(
-    found: Sequence[tuple[str, Found]], note: Callable[[int], list[Record]]
+    found: Sequence[tuple[str, Found]], inspection: Inspection, transfer: TransferConfig | None
 ) -> Iterator[list[Record]]:
-    """Note all files by their numbers, many at the same time if that takes waiting."""
+    """Note all files in their order, many at the same time if that takes waiting."""
+
+    def note(number: int) -> list[Record]:
+        return _note_file(number % _BUNDLE, *found[number], inspection, transfer)
+
     with threads(MAX_CONCURRENT_FILES) as in_threads:
         for start in range(0, len(found), _AT_ONCE):
             numbers = range(start, min(start + _AT_ONCE, len(found)))
-            is_quick = False
-            if all(isinstance(found[n][1], FitsError) or _is_local(found[n][1]) for n in numbers):
-                first, numbers = numbers[:_PROBED], numbers[_PROBED:]
-                began, cpu = time.perf_counter(), time.thread_time()
-                noted = [note(number) for number in first]
-                busy = (time.thread_time() - cpu) / max(time.perf_counter() - began, 1e-9)
-                # Threads that never wait only pass Python's lock around.
-                is_quick = busy > 0.5
-                yield from noted
-            yield from map(note, numbers) if is_quick else in_threads(note, numbers)
+            if any(_is_remote(found[number][1]) for number in numbers):
+                yield from _note_remote(found, numbers, inspection, transfer, in_threads)
+                continue
+            first, rest = numbers[:_PROBED], numbers[_PROBED:]
+            began, cpu = time.perf_counter(), time.thread_time()
+            noted = [note(number) for number in first]
+            busy = (time.thread_time() - cpu) / max(time.perf_counter() - began, 1e-9)
+            yield from noted
+            # Threads that never wait only pass Python's lock around.
+            yield from map(note, rest) if busy > 0.5 else in_threads(note, rest)
 
 
-def _is_local(found: Found) -> bool:
-    """Return whether a file is on a mounted disk, which may be one of a network."""
-    return isinstance(found, Place) and found.is_local
+def _note_remote(
+    found: Sequence[tuple[str, Found]],
+    numbers: range,
+    inspection: Inspection,
+    transfer: TransferConfig | None,
+    in_threads: Map,
+) -> Iterator[list[Record]]:
+    """Note files, some of which are not on a mounted disk.
+
+    Most need their first bytes alone, and those of many are read by one thread. Files of which more
+    has to be read are handed to others.
+    """
+    places = (place for n in numbers if _is_remote(place := found[n][1]))
+    opened = open_remotes(
+        cast("Iterator[Place]", places),
+        transfer or TransferConfig(),
+        count=HEADER_READ,
+        most=MAX_CONCURRENT_FILES,
+        ahead=_AHEAD,
+    )
+
+    def note(job: tuple[int, _Given]) -> list[Record]:
+        number, given = job
+        return _note_file(number % _BUNDLE, found[number][0], given, inspection, transfer)
+
+    waiting = deque[Iterator[list[Record]]]()
+    with closing(opened):
+        for number in numbers:
+            url, file = found[number]
+            given: _Given = _at_hand(next(opened), url) if _is_remote(file) else file
+            is_known = isinstance(given, FitsFile) and given.read_at_hand(inspection.hdus)
+            if is_known or isinstance(given, FitsError):
+                waiting.append(iter([note((number, given))]))
+            else:
+                waiting.append(in_threads(note, [(number, given)]))
+            if len(waiting) > _AHEAD:
+                yield from waiting.popleft()
+    while waiting:
+        yield from waiting.popleft()
+
+
+_Given = Found | tuple[Store, bytes]
+"""A file, looked up or not: its store and first bytes."""
+
+
+def _at_hand(opened: tuple[Store, bytes] | FitsError, url: str) -> _Given:
+    """Return a file that has been looked up, open if its first header has been read."""
+    if isinstance(opened, FitsFileNotFoundError):
+        return explain_missing(opened, url)
+    if isinstance(opened, FitsError):
+        return opened
+    store, first = opened
+    if not is_plain(first) or find_end(first, start=0) is None:
+        return opened
+    try:
+        with without_warnings():
+            return FitsFile(store, first)
+    except FitsError as error:
+        return error
+
+
+def _is_remote(found: Found) -> bool:
+    """Return whether a file is to be opened that is not on a mounted disk."""
+    return isinstance(found, Place) and not found.is_local and not found.member
 
 
 def gather_bundle(
@@ -189,7 +258,7 @@ def _current_client() -> Any:
 def _note_file(
     source: int,
     url: str,
-    found: Found,
+    found: _Given,
     inspection: Inspection,
     transfer: TransferConfig | None,
 ) -> list[Record]:
@@ -198,7 +267,10 @@ def _note_file(
         return [Record(source, FileRecord(url), error=found)]
     try:
         with without_warnings():  # what they would say is an error of the record
-            file = open_file(found, transfer=transfer) if isinstance(found, Place) else found
+            if isinstance(found, Place):
+                file = open_file(found, transfer=transfer)
+            else:
+                file = open_looked_up(*found) if isinstance(found, tuple) else found
             return inspection.records(source, file)
     except FitsError as error:
         return [Record(source, FileRecord(url), error=error)]

@@ -136,7 +136,13 @@ class Map(Protocol):
     """A function that calls another one with each of some items, in threads."""
 
     def __call__(self, function: Callable[[_T], _R], items: Iterable[_T], /) -> Iterator[_R]:
-        """Yield the results in order, each as soon as it is ready."""
+        """Begin with all items; yield the results in order, each as soon as it is ready."""
+
+
+def _results(pending: deque[Future[_R]]) -> Iterator[_R]:
+    """Yield the results of futures in their order."""
+    while pending:
+        yield result_of(pending.popleft())
 
 
 @contextmanager
@@ -147,9 +153,7 @@ def threads(count: int) -> Iterator[Map]:
 
     def run(function: Callable[[_T], _R], items: Iterable[_T], /) -> Iterator[_R]:
         # All are submitted at once, and each result is dropped from here as soon as it is yielded.
-        pending = deque([pool.submit(function, item) for item in items])
-        while pending:
-            yield result_of(pending.popleft())
+        return _results(deque([pool.submit(function, item) for item in items]))
 
     try:
         yield run

@@ -24,10 +24,11 @@ from dask_fits.file.hdu import HDU, HduKey
 from dask_fits.file.header_reader import HEADER_READ, read_header, warn, warn_if_truncated
 from dask_fits.file.whole_hdus import read_tables
 from dask_fits.format.extended_name import suggestion
+from dask_fits.format.header import find_end
 from dask_fits.format.listing import hdu_html, hdu_table, shown_name
 from dask_fits.hints import explains_arguments, file_attribute_hint, read_only_file_message
 from dask_fits.storage.opening import open_store
-from dask_fits.storage.packed import with_index
+from dask_fits.storage.packed import open_packed, with_index
 from dask_fits.storage.place import FilePath, Place, label_of
 from dask_fits.storage.redaction import redact_url
 from dask_fits.storage.store import Store, is_indexed
@@ -306,6 +307,37 @@ class FitsFile:
         """
         return read_tables([self[key] for key in keys if key in self])
 
+    def read_at_hand(self, keys: Collection[HduKey | None] | None) -> bool:
+        """Read the headers that lie in the bytes that have been read, without a request.
+
+        Parameters
+        ----------
+        keys : collection of HduKey
+            Keys of HDUs that are wanted, of which None is the first image; instead of them None for
+            all HDUs.
+
+        Returns
+        -------
+        bool
+            Whether the headers of those HDUs have been read.
+        """
+        while self._next_header and self._read_ahead and find_end(self._read_ahead, start=0):
+            with self._lock:
+                self._read_next(self._next_header)
+        if self._next_header is None or keys is None:
+            return self._next_header is None
+        return all(map(self._has_read, keys))
+
+    def _has_read(self, key: HduKey | None) -> bool:
+        """Return whether the header of an HDU has been read."""
+        if key is None:
+            return any(map(_has_pixels, self._hdus))
+        if isinstance(key, int):
+            return 0 <= key < len(self._hdus)
+        name, ver = key if isinstance(key, tuple) else (key, None)
+        name = name.strip().upper()
+        return any(_has_name(hdu, name) and ver in (None, hdu.ver) for hdu in self._hdus)
+
     def take_less_memory(self) -> None:
         """Pack the headers, and drop the bytes that were read beyond the last one.
 
@@ -477,9 +509,25 @@ def open(  # noqa: A001 (the field's own word: astropy.io.fits.open)
             index=index,
         )
     except FitsFileNotFoundError as error:
-        if hint := suggestion(redact_url(label_of(url))):
-            raise FitsFileNotFoundError(f"{error}{hint}") from error
-        raise
+        raise explain_missing(error, label_of(url)) from error
+    return FitsFile(store, first)
+
+
+def explain_missing(error: FitsFileNotFoundError, label: str) -> FitsFileNotFoundError:
+    """Return the error of a file that is missing, with what to write instead of its name."""
+    hint = suggestion(redact_url(label))
+    return FitsFileNotFoundError(f"{error}{hint}") if hint else error
+
+
+def open_looked_up(stored: Store, first: bytes) -> FitsFile:
+    """Open a file that has been looked up, by its first 57,600 bytes; see `open`.
+
+    Raises
+    ------
+    FitsFormatError, MissingDriverError, StorageError
+        As `open`.
+    """
+    store, first = open_packed(stored, first, count=HEADER_READ, index="auto")
     return FitsFile(store, first)
 
 

@@ -227,7 +227,7 @@ def stack(  # noqa: PLR0913 (each is a question that a caller has)
         if lacking and on_error != "drop":
             raise next(iter(lacking.values()))
     else:
-        if sort_by and sort_by.lower() not in FIXED:
+        if sort_by and sort_by not in FIXED:
             names = as_keywords([*names, sort_by])
         inspection = Inspection((hdu,), names)
         collection = describe_files(files, inspection, storage_options, transfer, progress)

@@ -16,6 +16,7 @@ from dask_fits.storage.remote import known_remote, open_remote
 from dask_fits.storage.store import Store
 from dask_fits.storage.transfer import TransferConfig
 from dask_fits.storage.version import FileVersion
+from dask_fits.streams.formats import format_of
 
 
 def open_store(
@@ -97,3 +98,8 @@ def known_store(
 def parts_of(store: Store) -> tuple[Store, Packed | None]:
     """Return the store of a file as it is stored, and how it is compressed as a whole."""
     return (store.stored, store.packed) if isinstance(store, PackedFile) else (store, None)
+
+
+def is_plain(first: bytes) -> bool:
+    """Return whether a file with these first bytes is not compressed as a whole."""
+    return format_of(first) is None

@@ -13,8 +13,9 @@ from __future__ import annotations
 import asyncio
 import warnings
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
@@ -177,6 +178,80 @@ def open_remote(place: Place, transfer: TransferConfig, *, count: int) -> tuple[
         file = _RemoteFile(place.url, place.options, transfer, place.filesystem)
         with RequestGroup(file.loop) as requests:
             version, first = requests.wait(file.first(count))
+    return _opened(file, place, version, transfer), bytes(first)
+
+
+def open_remotes(
+    places: Iterable[Place], transfer: TransferConfig, *, count: int, most: int, ahead: int
+) -> Generator[tuple[RemoteStore, bytes] | FitsError]:
+    """Look many files up, each as `open_remote` does, and yield them, or their errors, in order.
+
+    In one thread: more of them would spend their time on waking each other up.
+
+    Parameters
+    ----------
+    places : iterable of Place
+    transfer : TransferConfig
+    count : int
+        First bytes of each file that are read.
+    most : int
+        Files that are asked for at the same time.
+    ahead : int
+        Files that are looked up ahead of the caller, at most.
+    """
+    waiting = deque[Callable[[], tuple[RemoteStore, bytes]] | FitsError]()
+    with ExitStack() as stack:
+        groups: dict[int, tuple[RequestGroup, asyncio.Semaphore]] = {}
+
+        def start(place: Place) -> Callable[[], tuple[RemoteStore, bytes]]:
+            with storage_errors(place.url, place.options):
+                file = _RemoteFile(place.url, place.options, transfer, place.filesystem)
+                if id(file.loop) not in groups:
+                    group = stack.enter_context(RequestGroup(file.loop))
+                    groups[id(file.loop)] = group, asyncio.Semaphore(most)
+                group, semaphore = groups[id(file.loop)]
+                future = group.start(_one_of(semaphore, file.first(count)))
+
+            def finish() -> tuple[RemoteStore, bytes]:
+                with storage_errors(place.url, place.options):
+                    version, first = result_of(future)
+                return _opened(file, place, version, transfer), bytes(first)
+
+            return finish
+
+        for place in places:
+            waiting.append(_result_or_error(partial(start, place)))
+            if len(waiting) > ahead:
+                yield _finish(waiting.popleft())
+        while waiting:
+            yield _finish(waiting.popleft())
+
+
+async def _one_of(semaphore: asyncio.Semaphore, request: Awaitable[_T]) -> _T:
+    """Make a request once there are few enough others."""
+    async with semaphore:
+        return await request
+
+
+def _finish(
+    opening: Callable[[], tuple[RemoteStore, bytes]] | FitsError,
+) -> tuple[RemoteStore, bytes] | FitsError:
+    """Wait for a file that is looked up; return the error if that fails."""
+    return opening if isinstance(opening, FitsError) else _result_or_error(opening)
+
+
+def _result_or_error(function: Callable[[], _T]) -> _T | FitsError:
+    """Return the result of a call, or the FitsError that it raises."""
+    try:
+        return function()
+    except FitsError as error:
+        return error
+
+
+def _opened(
+    file: _RemoteFile, place: Place, version: FileVersion, transfer: TransferConfig
+) -> RemoteStore:
+    """Make the store of a file that has been looked up."""
     if not transfer.check_version:
         version = FileVersion(version.size, encoding=version.encoding)
     elif version.size and not version.kind and transfer.warn_unversioned:
@@ -188,7 +263,7 @@ def open_remote(place: Place, transfer: TransferConfig, *, count: int) -> tuple[
             UnversionedFileWarning,
             stacklevel=4,  # who called dask_fits.open
         )
-    return _store_of(file, place, version, transfer), bytes(first)
+    return _store_of(file, place, version, transfer)
 
 
 def known_remote(place: Place, version: FileVersion, transfer: TransferConfig) -> RemoteStore:
