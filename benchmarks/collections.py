@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 from astropy.io import fits
+from astropy.wcs import WCS
 from ccdproc import ImageFileCollection
 
 import dask_fits
@@ -105,6 +106,7 @@ def _measure_local(paths: list[Path], rounds: int) -> Table:
     contenders = {
         "dask_fits": partial(clock, partial(dask_fits.open_collection, paths, keywords=KEYWORDS)),
         "getheader": partial(clock, partial(_headers, paths)),
+        "getheader, footprint": partial(clock, partial(_footprints, paths)),
         "ccdproc": partial(clock, partial(_with_ccdproc, paths)),
     }
     with warnings.catch_warnings():
@@ -112,6 +114,7 @@ def _measure_local(paths: list[Path], rounds: int) -> Table:
         samples = interleave(contenders, rounds=rounds)
     checks = [
         ratio(samples, "getheader", "dask_fits", at_least=5),
+        ratio(samples, "getheader, footprint", "dask_fits", at_least=5),
         ratio(samples, "ccdproc", "dask_fits", at_least=5),
     ]
     table.rows.append(Row(f"{len(KEYWORDS)} keywords", samples, checks))
@@ -119,7 +122,17 @@ def _measure_local(paths: list[Path], rounds: int) -> Table:
 
 
 def _headers(paths: list[Path]) -> list[list[object]]:
-    return [[fits.getheader(path)[keyword] for keyword in KEYWORDS] for path in paths]
+    headers = map(fits.getheader, paths)
+    return [[header[keyword] for keyword in KEYWORDS] for header in headers]
+
+
+def _footprints(paths: list[Path]) -> list[object]:
+    """Do what a row holds besides the keywords, the place on the sky."""
+    headers = map(fits.getheader, paths)
+    return [
+        ([header[keyword] for keyword in KEYWORDS], WCS(header).calc_footprint(axes=(64, 64)))
+        for header in headers
+    ]
 
 
 def _with_ccdproc(paths: list[Path]) -> object:

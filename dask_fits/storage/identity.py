@@ -106,6 +106,8 @@ def identity_of(options: Mapping[str, Any], filesystem: FileSystem | None = None
         Hexadecimal; empty if nothing tells files apart. It is the same in every process, and for
         any order of the options.
     """
+    if not options and filesystem is None:
+        return ""
     identifying = (_reduce_options(options, _DEPTH), _reduce_value(filesystem, _DEPTH))
     if not any(identifying):
         return ""

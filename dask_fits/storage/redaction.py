@@ -10,6 +10,7 @@ import re
 from base64 import b64decode
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
@@ -98,8 +99,11 @@ _ENCODED = re.compile(r"[A-Za-z0-9+/_-]{8,}={0,2}")
 """Text that may be in base64, as in ``Authorization: Basic``."""
 
 
+@lru_cache(maxsize=1024)
 def redact_url(url: str) -> str:
     """Return a path or URL without user, password and secret values of its query.
+
+    The last ones are kept: a file's is asked for several times while it is opened.
 
     Examples
     --------

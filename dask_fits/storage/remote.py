@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, 
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -78,11 +78,8 @@ class RemoteStore(StoredFile):
 
     def _derive_fields(self) -> None:
         """Set the fields that follow from the pickled ones, and that every read needs."""
-        max_connections = self.transfer.max_concurrency if self.parallel else 1
-        cost = self.transfer.cost
-        cost = replace(cost, connections=min(cost.connections, max_connections))
         object.__setattr__(self, "name", redact_url(self.url))
-        object.__setattr__(self, "coalescing", cost.coalescing)
+        object.__setattr__(self, "coalescing", _coalescing(self.transfer, self.parallel))
 
     def __getstate__(self) -> list[Any]:
         # A store travels with every task. The identity would take longest to compute again.
@@ -163,6 +160,14 @@ class RemoteStore(StoredFile):
             part_buffer = buffer[part.start - piece.start : part.stop - piece.start]
             futures.append(requests.start(file.read(part, part_buffer, self.version)))
         return buffer, futures
+
+
+@lru_cache(maxsize=64)
+def _coalescing(transfer: TransferConfig, parallel: bool) -> Coalescing:  # noqa: FBT001 (cached)
+    """Return the limits within which runs are fetched as one range; the same for many files."""
+    max_connections = transfer.max_concurrency if parallel else 1
+    cost = transfer.cost
+    return replace(cost, connections=min(cost.connections, max_connections)).coalescing
 
 
 def open_remote(place: Place, transfer: TransferConfig, *, count: int) -> tuple[RemoteStore, bytes]:
