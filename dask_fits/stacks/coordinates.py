@@ -13,6 +13,7 @@ from dask_fits.collections.table import as_typed
 from dask_fits.exceptions import FitsError
 from dask_fits.storage.place import utf8_name
 from dask_fits.wcs.header import WcsText
+from dask_fits.wcs.quiet import quiet
 from dask_fits.xarray_backend.grid import make_grid, plain_grid
 
 _MJD_UNITS = {"units": "days since 1858-11-17 00:00:00", "calendar": "proleptic_gregorian"}
@@ -74,7 +75,8 @@ def image_dims(collection: Collection) -> tuple[str, ...]:
     """Return the names of the axes of an image, by the WCS of the first one."""
     hdu = collection[first_image(collection)]
     try:
-        return make_grid(WcsText.of(hdu.wcs_header()), hdu.where).dims
+        with quiet():
+            return make_grid(WcsText.of(hdu.wcs_header()), hdu.where).dims
     except FitsError:  # the keywords make none, or other HDUs that they refer to cannot be read
         return plain_grid(hdu.shape or ()).dims
 

@@ -13,6 +13,7 @@ from dask_fits.collections.collection import Collection
 from dask_fits.exceptions import MissingDriverError
 from dask_fits.stacks.coordinates import first_image, frame_coordinates
 from dask_fits.wcs.keywords import positional_cards
+from dask_fits.wcs.quiet import quiet
 
 try:
     import xarray as xr
@@ -32,7 +33,8 @@ def make_dataset(data: da.Array, collection: Collection) -> xr.Dataset:
     """Make the Dataset of a stack; see `Stack.to_xarray`."""
     attrs: dict[str, Any] = _units(collection)
     row = _shared_wcs(collection)
-    reference = image_of(collection[first_image(collection) if row is None else row])
+    with quiet():
+        reference = image_of(collection[first_image(collection) if row is None else row])
     dims = reference.grid.dims
     if row is None:
         # The numbers of pixels are the same in all of them, and no more is.
