@@ -32,7 +32,8 @@ SKY = {
 
 def image(header: dict[str, Any] | None = None, pixels: np.ndarray = PIXELS) -> bytes:
     """A file of one image in its primary HDU."""
-    return several(fits.PrimaryHDU(pixels, fits.Header(header or {})))
+    # A copy, since astropy takes BZERO off the array itself.
+    return several(fits.PrimaryHDU(pixels.copy(), fits.Header(header or {})))
 
 
 def several(*hdus: Any) -> bytes:
