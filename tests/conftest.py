@@ -90,6 +90,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.untraced)  # coverage is not to vary with the examples
         if "entry" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.slow)  # a file of the corpus
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.untraced)  # its lines are those of quicker tests, or served
         for name in ("FitsWarning", "UnversionedFileWarning"):
             mark = pytest.mark.filterwarnings(f"error::dask_fits.{name}")
             item.add_marker(mark, append=False)

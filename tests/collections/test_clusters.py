@@ -7,9 +7,7 @@ import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import pytest
-from distributed import Client
 
 import dask_fits
 from dask_fits.collections import gathering
@@ -84,12 +82,3 @@ def test_a_worker_that_is_killed_meanwhile_loses_nothing(directory: Path) -> Non
     assert_same_columns(found, here)
     numbers = [n for n in found.column("N").tolist() if n is not None]
     assert numbers == [n for n in range(COUNT) if n % 97 != 5]
-
-
-def test_pixels_are_read_on_the_workers_from_a_collection(client: Client, directory: Path) -> None:
-    urls = sorted(map(str, directory.glob("*.fits")))[:4]
-    found = dask_fits.open_collection(urls)
-    values = client.gather(
-        [client.submit(lambda hdu: hdu.section[...].sum(), hdu) for hdu in found]
-    )
-    assert values == [np.int64(PIXELS[: 3 + n % 5].sum()) for n in range(4)]

@@ -25,7 +25,10 @@ from tests.support.recording import RecordingFileSystem
 from tests.support.recording import put as put_recorded
 from tests.support.tiled_files import Quantize, tiled_file
 
-pytestmark = pytest.mark.filterwarnings("ignore::dask_fits.FitsWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::dask_fits.FitsWarning"),
+    pytest.mark.untraced,
+]
 
 FLOATS = np.random.default_rng(95).normal(100, 15, (40, 50)).astype("f4")
 INTEGERS = np.random.default_rng(96).integers(0, 3000, (40, 50)).astype("i4")

@@ -18,12 +18,13 @@ from tests.support.corpus import COVERED, DATA_FILES, each, placed, quiet_astrop
 from tests.support.footprint_files import assert_places, expected, quiet_wcs
 
 pytestmark = [
+    pytest.mark.untraced,
     pytest.mark.filterwarnings("ignore::astropy.utils.exceptions.AstropyWarning"),
     pytest.mark.filterwarnings("ignore::dask_fits.FitsWarning"),
     pytest.mark.filterwarnings("ignore::RuntimeWarning"),
 ]
 
-SMALL = [entry for entry in COVERED if entry.get("bytes", 0) < 300_000][::3]
+SMALL = [entry for entry in COVERED if entry.get("bytes", 0) < 300_000][::6]
 """A third of the small files of the corpus: where all are read is tests/file/test_oracle.py."""
 
 

@@ -6,6 +6,7 @@ thousands of images, in memory and in a Parquet file.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,10 @@ from tests.support.collections import SKY, assert_same_columns, image, put
 from tests.support.fits_files import card, extension, primary
 from tests.support.footprint_files import quiet_wcs
 
-pytestmark = pytest.mark.filterwarnings("ignore::astropy.utils.exceptions.AstropyWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::astropy.utils.exceptions.AstropyWarning"),
+    pytest.mark.untraced,
+]
 
 SIDE = 40
 
@@ -57,7 +61,8 @@ def headers(count: int) -> list[dict[str, Any]]:
     return found
 
 
-COUNT = 1500
+COUNT = int(os.environ.get("DASK_FITS_FOOTPRINTS", "500"))
+"""Images that are made."""
 
 
 @pytest.fixture(scope="module")

@@ -137,7 +137,7 @@ def test_dask_still_hands_a_slice_on_to_a_reader(array: da.Array, readers: list[
     assert asked(readers) == {7: 2 * ROWS}
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.data(), st.sampled_from([(11, 6, 7), (9, 5), (3, 2, 4, 5), (1, 4, 5)]))
 def test_any_keys_and_chunks_are_numpys(data: Any, shape: Any) -> None:
     cube = pixels(shape)
@@ -158,7 +158,7 @@ def test_any_keys_and_chunks_are_numpys(data: Any, shape: Any) -> None:
         assert set(asked(readers)) == set(np.unique(numbers).tolist())
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_plans_are_what_is_read(data: Any) -> None:
     cube = pixels((11, 6, 7))

@@ -113,7 +113,7 @@ def test_another_type_is_what_astype_gives(dtype: str) -> None:
     assert same_bits(stack_of(watched_frames(cube), dtype=dtype)[...], cube.astype(dtype))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.data(), st.sampled_from([(5, 4, 6), (20, 3), (1, 2, 3, 4), (3, 0, 4), (4, 1, 1)]))
 def test_any_key_is_numpys_and_reads_only_wanted_frames(data: Any, shape: Any) -> None:
     cube = pixels(shape)
@@ -131,7 +131,7 @@ def test_any_key_is_numpys_and_reads_only_wanted_frames(data: Any, shape: Any) -
         assert found.flags.owndata
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.data())
 def test_what_was_picked_is_numpys_too(data: Any) -> None:
     cube = pixels((6, 7, 8))

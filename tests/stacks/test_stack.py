@@ -41,6 +41,8 @@ from tests.support.stacks import astropys, frame, put_frames, stacked
 from tests.support.tiled_files import tiled_file
 from tests.support.traffic import asked
 
+pytestmark = pytest.mark.untraced
+
 SHAPE = (9, 14)
 RANDOM = np.random.default_rng(71)
 

@@ -69,11 +69,3 @@ def test_errors_come_back_from_workers_as_they_are(client: Client, tmp_path: Pat
         with pytest.raises(FitsError, match=r"[58]\.fits"):
             client.compute(strict).result()
         assert same_bits(client.compute(strict[9:, 4]).result(), CUBE[9:, 4])
-
-
-def test_a_part_reads_its_frames_alone(client: Client, tmp_path: Path) -> None:
-    with RangeServer(tmp_path) as server:
-        array = stack_array(stack_of(readers_of(server, tmp_path)), (FRAMES, -1, -1))
-        server.clear()
-        assert same_bits(client.compute(array[4, 3:5]).result(), CUBE[4, 3:5])
-        assert [request.path for request in server.log] == ["/4.fits"]

@@ -40,6 +40,8 @@ from tests.support.fits_files import fits_bytes, same_bits
 from tests.support.stacks import frame, open_files, put_frames
 from tests.support.tiled_files import tiled_file
 
+pytestmark = pytest.mark.untraced
+
 SHAPE = (30, 100)
 CUBE = np.random.default_rng(72).integers(-999, 999, (6, *SHAPE)).astype("i2")
 FLOATS = CUBE.astype("f4")
