@@ -175,7 +175,8 @@ def _note_remote(
         for number in numbers:
             url, file = found[number]
             given: _Given = _at_hand(next(opened), url) if _is_remote(file) else file
-            is_known = isinstance(given, FitsFile) and given.read_at_hand(inspection.hdus)
+            with without_warnings():
+                is_known = isinstance(given, FitsFile) and given.read_at_hand(inspection.hdus)
             if is_known or isinstance(given, FitsError):
                 waiting.append(iter([note((number, given))]))
             else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from astropy.io import fits
 
 import dask_fits
 from dask_fits import Collection
+from dask_fits.collections.sources import MAX_CONCURRENT_FILES
 from dask_fits.file.header_reader import HEADER_READ
 from tests.servers.range_server import RangeServer
 from tests.support.collections import PIXELS, SKY, assert_same_columns, image, several
@@ -204,3 +206,28 @@ def test_files_that_are_open_are_not_opened_again(server: RangeServer) -> None:
     found = dask_fits.open_collection(files)
     assert server.requests == 0
     assert_same_columns(found, dask_fits.open_collection(names(server, "plain", 5)))
+
+
+def test_files_of_all_kinds_are_read_at_the_same_time_and_stay_in_order(
+    directory: Path, tmp_path: Path
+) -> None:
+    """Those that need one read, those that need more, and those that fail."""
+    far = np.zeros((300, 300), "f4")
+    for number in range(60):
+        sci = fits.ImageHDU(PIXELS, fits.Header(sky_of(number)), name="SCI")
+        content = [
+            image(sky_of(number)),
+            several(fits.PrimaryHDU(far), sci),  # its second header lies behind the first read
+            gzip.compress(image(sky_of(number)), 1, mtime=0),
+            b"no FITS",
+        ][number % 4]
+        (tmp_path / f"{number:02}.fits").write_bytes(content)
+    local = [tmp_path / f"{number:02}.fits" for number in range(60)]
+    with RangeServer(tmp_path, latency=0.05) as server:
+        found = dask_fits.open_collection([f"{server.url}/{path.name}" for path in local])
+        assert 16 < server.peak <= MAX_CONCURRENT_FILES + 16
+    expected = dask_fits.open_collection(local)
+    for name in ("hdu", "extname", "shape", "s_ra", "structure", "wcs", "error_type"):
+        np.testing.assert_array_equal(found.column(name), expected.column(name))
+    names = [Path(url).name for url in found.column("access_url")]
+    assert names == [Path(url).name for url in expected.column("access_url")]

@@ -292,9 +292,11 @@ def test_failures_of_files_that_a_secret_tells_apart_are_kept_apart() -> None:
 
 def test_writers_show_no_options() -> None:
     from dask_fits.many_cutouts.zarr_writer import ZarrWriter
+    from dask_fits.writing.zarr_group import ZarrGroup
 
     form = ResultSpec(None, (2, 2), "f4", 0)
-    writer = ZarrWriter("s3://me:SECRET@b/x.zarr?token=SECRET", {"secret": "SECRET"}, form)
+    group = ZarrGroup("s3://me:SECRET@b/x.zarr?token=SECRET", {"secret": "SECRET"})
+    writer = ZarrWriter(group, form)
     for text in (repr(writer), str(writer), f"{writer}", str({"task": (writer, 1)})):
         assert "SECRET" not in text
         assert "b/x.zarr" in text
