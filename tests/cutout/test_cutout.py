@@ -212,7 +212,7 @@ ANGULAR = st.one_of(
 )
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.data(), st.sampled_from(sorted(PLAIN)), st.sampled_from(MODES))
 def test_pixel_positions(worlds: Images, data: st.DataObject, name: str, mode: str) -> None:
     image = worlds[name]
@@ -237,7 +237,7 @@ def test_positions_on_the_sky(worlds: Images, data: st.DataObject, name: str, mo
 
 
 @pytest.mark.untraced
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.data(), st.sampled_from(MODES))
 def test_kinds_of_pixels(kinds: Images, data: st.DataObject, mode: str) -> None:
     image = kinds[data.draw(st.sampled_from(sorted(kinds)))]
@@ -911,7 +911,7 @@ def tiles() -> dict[str, tuple[HDU, np.ndarray]]:
     return found
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.data(), st.sampled_from(sorted(TILED)), st.booleans())
 def test_a_window_of_a_compressed_image(
     tiles: dict[str, tuple[HDU, np.ndarray]], data: st.DataObject, name: str, at_hand: bool
@@ -970,7 +970,7 @@ def test_the_token_of_a_window() -> None:
     assert tokens[0] == WindowReader(watched_reader(FLOATS), (0, -1), (3, 4), 0).__dask_tokenize__()
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.data(), st.integers(0, 77 * 2))
 def test_a_truncated_image_is_an_error_only_where_wanted_pixels_are_missing(
     data: st.DataObject, length: int

@@ -418,13 +418,13 @@ def edited(content: bytes, edits: list[tuple[str, int, bytes]], within: int) -> 
     return bytes(text)
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(_edit, min_size=1, max_size=6), st.integers(0, 9 * CARD))
 def test_damage_to_a_header(edits: list[tuple[str, int, bytes]], within: int) -> None:
     survives(edited(M13[:200_000], edits, within=max(within, CARD)))
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(_edit, min_size=1, max_size=8), st.integers(1, len(SEVERAL)))
 def test_damage_to_a_file_of_several_hdus(edits: list[tuple[str, int, bytes]], length: int) -> None:
     survives(edited(SEVERAL, edits, within=len(SEVERAL) - 10)[: max(length, 100)])
@@ -495,7 +495,7 @@ _keywords = st.sampled_from(
 )
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(st.tuples(_keywords, _nasty), min_size=1, max_size=4), st.booleans())
 def test_nasty_values(cards: list[tuple[str, bytes]], in_extension: bool) -> None:
     extra = [card(keyword, value) for keyword, value in cards]

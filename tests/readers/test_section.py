@@ -91,7 +91,7 @@ def assert_as_numpy(section: Section, pixels: np.ndarray, key: Any) -> None:
         assert found.flags.c_contiguous
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.data(), st.sampled_from(sorted(CONTENT)), st.sampled_from([0, 0, 2]))
 def test_a_key_gives_what_numpy_gives_of_astropys_pixels(
     images: dict[str, tuple[HDU, np.ndarray]], data: st.DataObject, name: str, beyond: int

@@ -19,7 +19,7 @@ from tests.support.data import DATA
 from tests.support.fits_files import BLOCK, CARD, blocks, card, extension, primary
 from tests.support.tiled_files import Quantize, tiled_extension, tiled_parts
 
-EXAMPLES = int(os.environ.get("DASK_FITS_FUZZ", "300"))
+EXAMPLES = int(os.environ.get("DASK_FITS_FUZZ", "180"))
 
 Edit = tuple[Any, ...]
 

@@ -25,7 +25,7 @@ pytestmark = [
     pytest.mark.timeout(600),  # hundreds of files in one test, on a busy machine
 ]
 
-FILES = int(os.environ.get("DASK_FITS_FUZZ", "250"))
+FILES = int(os.environ.get("DASK_FITS_FUZZ", "150"))
 SECONDS = 5.0
 """Of the processor's time, for one operation on one file."""
 MEGABYTES = 500.0
