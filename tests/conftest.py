@@ -114,8 +114,8 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Run two processes more than there are cores: many tests wait for servers and others."""
-    return (os.cpu_count() or 1) + 2
+    """Run a process more than there are cores: many tests wait for servers and other processes."""
+    return (os.cpu_count() or 1) + 1
 
 
 @pytest.fixture(autouse=True)
