@@ -32,6 +32,7 @@ from dask_fits.storage import atomic
 from tests.servers.range_server import RangeServer
 from tests.support.patience import until
 
+PACKAGE = Path(dask_fits.__file__).parent
 PIXELS = np.random.default_rng(5).random((64, 300), dtype=np.float32)
 FILES = 40
 FOR_EVER = {"count": None, "seconds": 3600.0}
@@ -64,7 +65,7 @@ def busy() -> list[str]:
     for ident, frame in sys._current_frames().items():
         at = frame
         while at is not None and ident != threading.get_ident():
-            if f"{os.sep}dask_fits{os.sep}" in at.f_code.co_filename:
+            if PACKAGE in Path(at.f_code.co_filename).parents:
                 found.append(names.get(ident, str(ident)))
                 break
             at = at.f_back
