@@ -12,7 +12,8 @@ import itertools
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -127,6 +128,19 @@ def _fail(server: RangeServer, *, requests: int) -> None:
         server.fail(next(kinds), first=n)
 
 
+@contextmanager
+def _two_workers() -> Iterator[Client]:
+    """Start a cluster; what it and the job warn of is not printed."""
+    with (
+        warnings.catch_warnings(),
+        LocalCluster(n_workers=2, threads_per_worker=2, host="127.0.0.1", dashboard_address=None)
+        as cluster,
+        Client(cluster) as client,
+    ):  # fmt: skip
+        warnings.simplefilter("ignore")
+        yield client
+
+
 def _job(server: ServerProcess, folder: Path, files: int, damaged: set[int]) -> Row:
     """Cut out, write, and compare."""
     server.order(partial(_fail, requests=4 * files))
@@ -136,13 +150,7 @@ def _job(server: ServerProcess, folder: Path, files: int, damaged: set[int]) -> 
     ra, dec = np.array([_place(n) for n in range(files)]).T
     positions = SkyCoord(np.stack([ra - shift, ra + shift], 1).ravel(), dec.repeat(2), unit="deg")
     server.cost()
-    with (
-        warnings.catch_warnings(),
-        LocalCluster(n_workers=2, threads_per_worker=2, host="127.0.0.1", dashboard_address=None)
-        as cluster,
-        Client(cluster) as client,
-    ):  # fmt: skip
-        warnings.simplefilter("ignore")
+    with _two_workers() as client:
         before, start = max_rss(), time.perf_counter()
         found = dask_fits.cutouts(urls, positions, SIZE, hdus="SCI", fill_value=0)
         planned = time.perf_counter() - start
@@ -174,13 +182,7 @@ def _stack_job(server: ServerProcess, folder: Path, files: int, damaged: set[int
     server.order(partial(_fail, requests=4 * files))
     urls = [f"{server.url}/{n:05}.fits" for n in range(files)]
     server.cost()
-    with (
-        warnings.catch_warnings(),
-        LocalCluster(n_workers=2, threads_per_worker=2, host="127.0.0.1", dashboard_address=None)
-        as cluster,
-        Client(cluster) as client,
-    ):  # fmt: skip
-        warnings.simplefilter("ignore")
+    with _two_workers() as client:
         before, start = max_rss(), time.perf_counter()
         handles = len([*Path("/proc/self/fd").iterdir()])
         stack = dask_fits.stack(urls, hdu="SCI", on_error="nan", fill_value=0)

@@ -8,8 +8,11 @@ escaped by `printable`.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
+_T = TypeVar("_T")
 _Error = TypeVar("_Error", bound="FitsError")
 
 
@@ -65,7 +68,7 @@ class FileChangedError(FitsError, OSError):
 
 
 class MissingDriverError(FitsError, ImportError):
-    """The package for this URL's protocol is not installed."""
+    """A package that this needs, such as the one for a URL's protocol, is not installed."""
 
 
 class NoOverlapError(FitsError, ValueError):
@@ -90,6 +93,16 @@ class UnversionedFileWarning(UserWarning):
         return printable(super().__str__())
 
 
+@contextmanager
+def needs(library: str, extra: str) -> Iterator[None]:
+    """Raise a library's ImportError as a MissingDriverError that names the extra to install."""
+    try:
+        yield
+    except ImportError as error:
+        hint = f"pip install 'dask_fits[{extra}]'"
+        raise MissingDriverError(f"{library} is not installed: {hint}") from error
+
+
 def renew(error: _Error) -> _Error:
     """Return a copy of an error to raise again, without the traceback that the error has."""
     return type(error)(*error.args)
@@ -103,6 +116,14 @@ def error_of(kind: str, message: str) -> FitsError | None:
     if isinstance(cls, type) and issubclass(cls, FitsError):
         return cls(message)
     return FitsError(message)
+
+
+def result_or_error(function: Callable[[], _T]) -> _T | FitsError:
+    """Return the result of a call, or the FitsError that it raises."""
+    try:
+        return function()
+    except FitsError as error:
+        return error
 
 
 def one_line(error: Exception) -> str:

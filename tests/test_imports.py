@@ -45,8 +45,8 @@ ONLY_IMPORTER = {
         "arrays/astropy_hdu.py",
         *(f"cli/{name}.py" for name in ("statistics", "commands", "cutouts")),
         *(f"xarray_backend/{name}.py" for name in ("arrays", "sky")),
-        *(f"many_cutouts/{name}.py" for name in ("cutouts", "stream")),
-        *(f"stacks/{name}.py" for name in ("frames", "array", "stack", "dataset", "zarr_writer")),
+        "many_cutouts/cutouts.py",
+        *(f"stacks/{name}.py" for name in ("frames", "array", "stack", "dataset")),
     },
     "click": {
         f"cli/{name}.py"

@@ -1,10 +1,17 @@
-"""Watching Dask's computations, so that the reads in one end with it."""
+"""Dask's computations: the reads in one end with it, and those that write return their errors."""
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import dask.base
 from dask.callbacks import Callback
+from dask.delayed import Delayed
+from dask.highlevelgraph import HighLevelGraph
 
 from dask_fits.concurrency.cancellation import enter_scope, leave_scope
+from dask_fits.exceptions import FitsError
 
 
 def watch_computations() -> None:
@@ -14,6 +21,29 @@ def watch_computations() -> None:
     this is called again for each array.
     """
     Callback(start=_begin, finish=_end).register()
+
+
+def compute_errors(
+    name: str, graph: Mapping[Any, Any], keys: Sequence[Hashable]
+) -> dict[Any, FitsError]:
+    """Compute tasks that write, in Dask's current scheduler; return their errors together.
+
+    Parameters
+    ----------
+    name : str
+        Name of the layer that `graph` is.
+    graph : mapping
+        Tasks by their keys.
+    keys : sequence
+        Keys of the tasks that write: each returns a mapping of errors.
+    """
+    layers = HighLevelGraph.from_collections(name, graph)
+    writes = [Delayed(key, layers, layer=name) for key in keys]
+    watch_computations()
+    errors: dict[Any, FitsError] = {}
+    for task_errors in dask.base.compute(*writes):
+        errors |= task_errors
+    return errors
 
 
 def _begin(_graph: object) -> None:

@@ -15,8 +15,8 @@ from dask_fits.cli.options import (
     SIZE_HELP,
     StorageOptions,
     fill_value_option,
+    hdus_option,
     json_option,
-    parse_hdu_key,
     parse_size,
     takes_storage_options,
 )
@@ -24,6 +24,7 @@ from dask_fits.cli.output import (
     plan_record,
     print_json,
     print_plan,
+    print_reasons,
     progress_bar,
     say,
     show_astropy_warnings,
@@ -36,10 +37,6 @@ if TYPE_CHECKING:
     from dask_fits.cutout import Mode
     from dask_fits.many_cutouts.catalog import Catalog
     from dask_fits.many_cutouts.cutouts import Cutouts
-
-
-_MAX_REASONS = 20
-"""Reasons of failure that are printed at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +82,7 @@ class _CutoutsOptions:
     metavar="SIZE",
     help=SIZE_HELP,
 )
-@click.option(
-    "--hdu",
-    "hdus",
-    type=parse_hdu_key,
-    multiple=True,
-    metavar="HDU",
-    help="Index, name or NAME,VERSION; repeatable.  [default: the first image of each file]",
-)
+@hdus_option("the first image of each file")
 @click.option(
     "--mode",
     type=click.Choice(["partial", "trim", "strict"]),
@@ -232,7 +222,4 @@ def _print_counts(cutouts: Cutouts) -> None:
     say(", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items()))
     reasons = {str(error) for error in cutouts.error.ravel() if error is not None}
     reasons |= {str(error) for error in cutouts.failures.values()}
-    for reason in sorted(reasons)[:_MAX_REASONS]:
-        say(f"  {' '.join(reason.split())}", err=True)
-    if len(reasons) > _MAX_REASONS:
-        say(f"  and {len(reasons) - _MAX_REASONS} more", err=True)
+    print_reasons(sorted(reasons), rest="more")

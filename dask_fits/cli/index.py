@@ -7,14 +7,11 @@ from typing import Any
 
 import click
 
-from dask_fits.cli.options import StorageOptions, json_option, parse_hdu_key, takes_storage_options
-from dask_fits.cli.output import print_json, progress_bar, say, show_astropy_warnings
-from dask_fits.exceptions import FitsError, MissingDriverError
+from dask_fits.cli.options import StorageOptions, hdus_option, json_option, takes_storage_options
+from dask_fits.cli.output import print_json, print_reasons, progress_bar, say, show_astropy_warnings
+from dask_fits.exceptions import FitsError, needs
 from dask_fits.file.hdu import HduKey
 from dask_fits.storage.redaction import redact_url
-
-_MOST_REASONS = 20
-"""Files that could not be read of which the reason is printed."""
 
 
 @click.command("index")
@@ -30,14 +27,7 @@ _MOST_REASONS = 20
     metavar="KEYWORD",
     help="Keyword to keep as a column; repeatable.",
 )
-@click.option(
-    "--hdu",
-    "hdus",
-    type=parse_hdu_key,
-    multiple=True,
-    metavar="HDU",
-    help="Index, name or NAME,VERSION; repeatable.  [default: all that hold an image]",
-)
+@hdus_option("all that hold an image")
 @click.option("--update", is_flag=True, help="Read only files that are new, changed, or failed.")
 @click.option("--overwrite", is_flag=True, help="Replace a file that exists.")
 @json_option
@@ -65,24 +55,23 @@ def index_command(  # noqa: PLR0913 (each is an option)
     dask-fits index 's3://bucket/tiles/*.fits' --anon -o survey.parquet --update
     """  # noqa: D301 (click wants the character that \b stands for)
     from dask_fits.collections.opening import as_keywords, is_parquet
+    from dask_fits.collections.record import Inspection
 
     show_astropy_warnings()
     options = storage_options(files[0])
     if not is_parquet(output):
         raise click.UsageError(f"-o: expected a name that ends in .parquet, found {output}")
-    try:
-        from dask_fits.collections.index import asked_before, build_index
-        from dask_fits.collections.record import Inspection
-    except ImportError as error:
-        hint = "pip install 'dask_fits[collections]'"
-        raise MissingDriverError(f"pyarrow is not installed: {hint}") from error
-    before = asked_before(output, options)
-    if before is not None and not (update or overwrite):
+    with needs("pyarrow", extra="collections"):
+        from dask_fits.collections.index import build_index, find_index
+    # One that is replaced may be damaged, or another table.
+    before = find_index(output, options) if update or not overwrite else None
+    if before is not None and not update:
         raise click.UsageError(f"{redact_url(output)}: exists; say --update or --overwrite")
     inspection = Inspection(hdus or None, as_keywords(keywords))
-    if update and before is not None:
+    if before is not None:
         # What is left out is as it was.
-        inspection = Inspection(hdus or before.hdus, inspection.keywords or before.keywords)
+        asked = before.inspection
+        inspection = Inspection(hdus or asked.hdus, inspection.keywords or asked.keywords)
     given: Any = files[0] if len(files) == 1 else files
     with progress_bar("reading headers") as progress:
         try:
@@ -92,7 +81,7 @@ def index_command(  # noqa: PLR0913 (each is an option)
                 inspection=inspection,
                 storage_options=options,
                 progress=progress,
-                update=update,
+                before=before,
             )
         except FitsError:
             raise
@@ -110,14 +99,6 @@ def index_command(  # noqa: PLR0913 (each is an option)
     else:
         shown = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items())
         say(f"{redact_url(output)}: {shown}")
-    _print_failures(report.failures)
+    print_reasons(report.failures.values(), rest="more, which have a row as well")
     if report.failures:
         raise click.exceptions.Exit(1)
-
-
-def _print_failures(failures: Any) -> None:
-    """Print the reasons why files could not be read."""
-    for error in list(failures.values())[:_MOST_REASONS]:
-        say(f"  {' '.join(str(error).split())}", err=True)
-    if len(failures) > _MOST_REASONS:
-        say(f"  and {len(failures) - _MOST_REASONS} more, which have a row as well", err=True)

@@ -253,6 +253,20 @@ hdu_option = click.option(
     metavar="HDU",
     help="Index, name or NAME,VERSION.  [default: the first image]",
 )
+
+
+def hdus_option(default: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make the option of several HDUs; `default` says which ones are meant without it."""
+    return click.option(
+        "--hdu",
+        "hdus",
+        type=parse_hdu_key,
+        multiple=True,
+        metavar="HDU",
+        help=f"Index, name or NAME,VERSION; repeatable.  [default: {default}]",
+    )
+
+
 fill_value_option = click.option(
     "--fill-value",
     type=parse_number,

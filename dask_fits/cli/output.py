@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -14,6 +14,9 @@ from dask_fits._typing import Progress
 from dask_fits.exceptions import printable
 from dask_fits.format.listing import text_table
 from dask_fits.planning.chunks import ReadPlan
+
+_MAX_REASONS = 20
+"""Reasons of failures that are printed at most."""
 
 
 def say(text: str, *, err: bool = False) -> None:
@@ -33,6 +36,14 @@ def show_astropy_warnings() -> None:
 def print_json(value: Mapping[str, Any] | list[dict[str, Any]]) -> None:
     """Print JSON; raise ValueError if it contains a NaN or an infinity."""
     say(json.dumps(value, indent=2, allow_nan=False))
+
+
+def print_reasons(reasons: Collection[object], *, rest: str) -> None:
+    """Print the first reasons of failures; `rest` says what those are that are not printed."""
+    for reason in [*reasons][:_MAX_REASONS]:
+        say(f"  {' '.join(str(reason).split())}", err=True)
+    if len(reasons) > _MAX_REASONS:
+        say(f"  and {len(reasons) - _MAX_REASONS} {rest}", err=True)
 
 
 def plan_record(costs: ReadPlan) -> dict[str, Any]:

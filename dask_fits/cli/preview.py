@@ -10,14 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from dask_fits._typing import KeyItem
-from dask_fits.exceptions import MissingDriverError, NotAnImageError
+from dask_fits.exceptions import NotAnImageError, needs
 from dask_fits.file.hdu import HDU
 from dask_fits.storage.atomic import write_atomically
 
-try:
+with needs("Pillow", extra="cli"):
     from PIL import Image
-except ImportError as error:
-    raise MissingDriverError("Pillow is not installed: pip install 'dask_fits[cli]'") from error
 
 SIZE = 1024
 """Greatest length of the longer side of a picture, in pixels."""

@@ -13,9 +13,10 @@ import numpy.typing as npt
 from dask_fits._typing import Integers
 from dask_fits.collections.columns import FIXED, Column, Columns
 from dask_fits.collections.display import describe, describe_html
+from dask_fits.collections.record import Inspection
 from dask_fits.collections.rows import NotedRows, Places, Rows, rows_of
 from dask_fits.collections.sources import name_of_hdu
-from dask_fits.exceptions import FitsError, error_of
+from dask_fits.exceptions import FitsError, error_of, needs
 from dask_fits.file.hdu import HDU
 from dask_fits.storage.transfer import TransferConfig
 
@@ -87,21 +88,19 @@ class Collection:
         """Return several columns, which are read together where they have to be read."""
         known = tuple(map(self._known_name, names))
         columns = self._columns
+        # A copy of the caller's own, or a view through which the collection is not changed.
         if self._rows is not None:
             taken = columns.get_all(known, self._rows)
-            found = [taken[name] for name in known]
-        else:
-            columns.load(known)
-            found = [columns.get(name, None) for name in known]
-            if not columns.is_held:
-                order = columns.order()
-                found = [column[order] for column in found]
-        # A copy of the caller's own, or a view through which the collection is not changed.
-        for number, column in enumerate(found):
-            if columns.is_held and self._rows is None:
-                found[number] = column.view()
-                found[number].flags.writeable = False
-        return found
+            return [taken[name] for name in known]
+        columns.load(known)
+        whole = [columns.get(name, None) for name in known]
+        if not columns.is_held:
+            order = columns.order()
+            return [column[order] for column in whole]
+        views = [column.view() for column in whole]
+        for view in views:
+            view.flags.writeable = False
+        return views
 
     def distinct(self, name: str) -> set[Any]:
         """Return the different values of a column, sooner than `column` returns all of them."""
@@ -119,15 +118,22 @@ class Collection:
     @property
     def failures(self) -> Mapping[str, FitsError]:
         """The first error of each file that has one, by the file's path or URL."""
-        kinds = self.column("error_type")
+        errors = self.errors()
         found: dict[str, FitsError] = {}
-        rows = np.flatnonzero(kinds != "")
-        if len(rows):
-            urls, messages = self.column("access_url"), self.column("error")
-            for row in rows.tolist():
-                if error := error_of(kinds[row], messages[row]):
-                    found.setdefault(urls[row], error)
+        if errors:
+            urls = self.column("access_url")
+            for row, error in errors.items():
+                found.setdefault(urls[row], error)
         return found
+
+    def errors(self) -> dict[int, FitsError]:
+        """Return the error of each row that has one, by its position."""
+        if self.distinct("error_type") <= {""}:
+            return {}
+        kinds, messages = self.columns("error_type", "error")
+        rows = np.flatnonzero(kinds != "").tolist()
+        errors = ((row, error_of(kinds[row], messages[row])) for row in rows)
+        return {row: error for row, error in errors if error is not None}
 
     def __len__(self) -> int:
         return len(self._columns) if self._rows is None else len(self._rows)
@@ -305,6 +311,6 @@ class Collection:
         StorageError
             It cannot be written there.
         """
-        from dask_fits.collections.parquet import write_parquet
-
-        write_parquet(self.column, self.keywords, url, storage_options)
+        with needs("pyarrow", extra="collections"):
+            from dask_fits.collections.parquet import write_parquet
+        write_parquet(self.column, Inspection(None, self.keywords), url, storage_options)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from dask_fits.collections.columns import Column
 from dask_fits.exceptions import printable
+from dask_fits.format.times import MJD_OF_1970
 
 _MOST_SHOWN = 4
 """Values of a column that are listed at most."""
@@ -21,8 +22,6 @@ _MOST_TEXT = 60
 
 _AROUND = 300
 """Degrees of right ascension from which they are called all."""
-
-_MJD_OF_1970 = 40_587
 
 
 def describe(column: Callable[[str], Column], count: int, keywords: tuple[str, ...]) -> str:
@@ -119,7 +118,7 @@ def _times(begin: npt.NDArray[np.float64], end: npt.NDArray[np.float64]) -> str:
 def _iso(mjd: float) -> str:
     """Write a modified Julian date as a date and time."""
     try:
-        seconds = np.datetime64(round((mjd - _MJD_OF_1970) * 86_400), "s")
+        seconds = np.datetime64(round((mjd - MJD_OF_1970) * 86_400), "s")
     except (OverflowError, ValueError):
         return f"MJD {mjd:.6g}"
     return str(seconds).replace("T", " ")

@@ -13,8 +13,9 @@ that it has finished, and the next one goes on behind them.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
 from typing import Any
 
@@ -25,14 +26,15 @@ from dask_fits.collections.collection import Collection
 from dask_fits.collections.columns import Column
 from dask_fits.collections.gathering import Found
 from dask_fits.collections.opening import describe_found, find_all, open_collection
-from dask_fits.collections.parquet import read_hdus, write_parquet
+from dask_fits.collections.parquet import open_parquet, write_parquet
 from dask_fits.collections.record import Inspection
-from dask_fits.exceptions import FitsError, FitsFileNotFoundError
+from dask_fits.collections.rows import NotedPlaces
+from dask_fits.exceptions import FitsError, FitsFileNotFoundError, FitsFormatError
 from dask_fits.storage.errors import storage_errors
 from dask_fits.storage.filesystem import remove_directory
 from dask_fits.storage.listing import is_among, listed_versions
 from dask_fits.storage.place import Place, place_of
-from dask_fits.storage.redaction import unsigned_url
+from dask_fits.storage.redaction import redact_url, unsigned_url
 from dask_fits.storage.transfer import TransferConfig
 from dask_fits.storage.version import FileVersion
 
@@ -56,6 +58,38 @@ class IndexReport:
     """The first error of each file that has one, by path or URL."""
 
 
+@dataclass(frozen=True, slots=True)
+class Index:
+    """An index that has been made."""
+
+    collection: Collection
+    inspection: Inspection
+    """What was noted of each file."""
+
+
+def find_index(
+    url: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None
+) -> Index | None:
+    """Open an index; None if there is no such file.
+
+    Raises
+    ------
+    FitsFormatError
+        It is another Parquet file, or none.
+    FitsError
+        It cannot be read.
+    """
+    try:
+        _, columns = open_parquet(url, storage_options)
+    except FitsFileNotFoundError:
+        return None
+    if columns is None:
+        shown = redact_url(os.fspath(url))
+        raise FitsFormatError(f"{shown}: expected an index of images, found another table")
+    collection = Collection(columns, NotedPlaces(storage_options), None)
+    return Index(collection, columns.inspection)
+
+
 def build_index(
     files: object,
     output: str | os.PathLike[str],
@@ -64,7 +98,7 @@ def build_index(
     storage_options: Mapping[str, Any] | None = None,
     transfer: TransferConfig | None = None,
     progress: Progress | None = None,
-    update: bool = False,
+    before: Index | None = None,
 ) -> IndexReport:
     """Describe the images of many files in a Parquet file, part by part.
 
@@ -79,29 +113,32 @@ def build_index(
         See `dask_fits.open`; for the output as well.
     progress : callable, optional
         It is called with the number of files that are done, and the number of all.
-    update : bool
-        Take over from the file what it has of those files that are as they were, by the sizes and
-        versions in listings; a file that failed is read again.
+    before : Index, optional
+        An index of which what it has of those files is taken over that are as they were, by the
+        sizes and versions in listings; a file that failed is read again.
 
     Raises
     ------
     ValueError
-        There is no file; or what is noted of each differs from what the file has.
+        There is no file; or what is noted of each differs from what the index has.
     FitsError
         A pattern matches nothing; or the output cannot be read or written.
     """
     found = find_all(files, storage_options)
-    old = _open_old(output, storage_options, inspection) if update else None
-    before = set() if old is None else set(old.column("access_url").tolist())
+    known: set[str] = set()
     kept: dict[int, list[int]] = {}
     parts: list[Collection] = []
-    if old is not None:
+    if before is not None:
+        _reject_others(inspection, before.inspection)
+        old = before.collection
+        known = old.distinct("access_url")
         kept = _without_failures(old, _unchanged(old, found, if_unlisted=False))
         parts.append(old.take(np.array([row for rows in kept.values() for row in rows], np.int64)))
     waiting = [file for number, file in enumerate(found) if number not in kept]
     directory = f"{os.fspath(output).rstrip('/')}.parts"
     done = len(kept)
-    for files_of_part in _divide(waiting):
+    for start in range(0, len(waiting), PART):
+        files_of_part = waiting[start : start + PART]
 
         def progress_of_part(count: int, _: int, done: int = done) -> None:
             if progress:
@@ -110,8 +147,7 @@ def build_index(
         part = _Part(directory, files_of_part, inspection, storage_options)
         parts.append(part.read(transfer, progress_of_part))
         done += len(files_of_part)
-    joined = _Joined(parts, inspection.keywords)
-    write_parquet(joined.column, inspection.keywords, output, storage_options, inspection.hdus)
+    write_parquet(partial(_join, parts), inspection, output, storage_options)
     place = place_of(directory, storage_options)
     with storage_errors(place.url, place.options):
         remove_directory(place.url, place.options)
@@ -120,15 +156,9 @@ def build_index(
         images=int((index.column("hdu") >= 0).sum()),
         read=len(waiting),
         kept=len(kept),
-        gone=len(before - set(index.column("access_url").tolist())),
+        gone=len(known - index.distinct("access_url")),
         failures=index.failures,
     )
-
-
-def _divide(found: Sequence[tuple[str, Found]]) -> Iterator[Sequence[tuple[str, Found]]]:
-    """Divide files into parts."""
-    for start in range(0, len(found), PART):
-        yield found[start : start + PART]
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,29 +198,13 @@ class _Part:
         return part if len(unchanged) == len(self.files) else None
 
 
-@dataclass(frozen=True, slots=True)
-class _Joined:
-    """Collections one behind the other."""
-
-    parts: Sequence[Collection]
-    keywords: tuple[str, ...]
-
-    def column(self, name: str) -> Column:
-        """Return a column of all of them."""
-        return np.concatenate([part.column(name) for part in self.parts])
+def _join(parts: Sequence[Collection], name: str) -> Column:
+    """Return a column of collections, one behind the other."""
+    return np.concatenate([part.column(name) for part in parts])
 
 
-def _open_old(
-    output: str | os.PathLike[str],
-    storage_options: Mapping[str, Any] | None,
-    inspection: Inspection,
-) -> Collection | None:
-    """Open the index that is to be updated; None if there is none yet."""
-    try:
-        old = open_collection(output, storage_options=storage_options)
-    except FitsFileNotFoundError:
-        return None
-    before = Inspection(read_hdus(output, storage_options), old.keywords)
+def _reject_others(inspection: Inspection, before: Inspection) -> None:
+    """Raise ValueError if something else is to be noted of each file than an index has."""
     for name in ("hdus", "keywords"):
         wanted, found = getattr(before, name), getattr(inspection, name)
         if wanted != found:
@@ -198,18 +212,6 @@ def _open_old(
                 f"{name}: found {found}, expected {wanted} as in the index: leave them out, or "
                 "make it anew"
             )
-    return old
-
-
-def asked_before(
-    output: str | os.PathLike[str], storage_options: Mapping[str, Any] | None
-) -> Inspection | None:
-    """Return what was noted of each file of an index; None if there is no index."""
-    try:
-        old = open_collection(output, storage_options=storage_options)
-    except FitsFileNotFoundError:
-        return None
-    return Inspection(read_hdus(output, storage_options), old.keywords)
 
 
 def _unchanged(

@@ -14,7 +14,7 @@ from dask_fits.collections.gathering import Found, gather
 from dask_fits.collections.record import Inspection
 from dask_fits.collections.rows import GivenPlaces, NotedPlaces
 from dask_fits.collections.sources import Source, are_several, find_sources, label
-from dask_fits.exceptions import FitsError
+from dask_fits.exceptions import FitsError, needs
 from dask_fits.file.fits_file import FitsFile
 from dask_fits.file.hdu import HDU, HduKey
 from dask_fits.hints import explains_arguments
@@ -88,19 +88,32 @@ def open_collection(
         raise ValueError(f"on_error: expected 'keep' or 'raise', found {on_error!r}")
     if isinstance(files, Collection):
         raise TypeError("files: expected files, found a Collection: use it as it is")
-    if is_parquet(files):
-        from dask_fits.collections.parquet import open_parquet
+    files, collection = open_described(files, storage_options, transfer)
+    if collection is not None:
+        _reject_for_parquet(hdus, keywords)
+    else:
+        inspection = Inspection(_as_keys(hdus), as_keywords(keywords))
+        collection = describe_files(files, inspection, storage_options, transfer, progress)
+    if on_error == "raise":
+        for error in collection.failures.values():
+            raise error
+    return collection
 
-        table, columns = open_parquet(files, storage_options)
-        if columns is not None:
-            _reject_for_parquet(hdus, keywords)
-            noted = NotedPlaces(storage_options)
-            collection = Collection(columns, noted, transfer)
-            return _raise_first(collection) if on_error == "raise" else collection
-        files = table
-    inspection = Inspection(_as_keys(hdus), as_keywords(keywords))
-    collection = describe_files(files, inspection, storage_options, transfer, progress)
-    return _raise_first(collection) if on_error == "raise" else collection
+
+def open_described(
+    files: object, storage_options: Mapping[str, Any] | None, transfer: TransferConfig | None
+) -> tuple[object, Collection | None]:
+    """Return the files, and the collection that they are, or that is in a Parquet file."""
+    if isinstance(files, Collection):
+        return files, files
+    if not is_parquet(files):
+        return files, None
+    with needs("pyarrow", extra="collections"):
+        from dask_fits.collections.parquet import open_parquet
+    table, columns = open_parquet(files, storage_options)
+    if columns is None:
+        return table, None
+    return files, Collection(columns, NotedPlaces(storage_options), transfer)
 
 
 def describe_files(
@@ -205,10 +218,3 @@ def _place_of_found(found: Found) -> Place:
         filesystem = getattr(stored, "filesystem", None)
         return Place(stored.url, stored.block_size is not None, options, filesystem)
     return found if isinstance(found, Place) else Place("", is_local=False)
-
-
-def _raise_first(collection: Collection) -> Collection:
-    """Raise the first error of a collection; return it if it has none."""
-    for error in collection.failures.values():
-        raise error
-    return collection

@@ -22,11 +22,8 @@ import pyarrow.parquet as pq
 
 from dask_fits._typing import Integers
 from dask_fits.collections.arrow import POSITION, from_arrow, keyword_to_arrow, only_shape, to_arrow
-from dask_fits.collections.columns import (
-    FIXED,
-    TEXTS,
-    Column,
-)
+from dask_fits.collections.columns import FIXED, TEXTS, Column
+from dask_fits.collections.record import Inspection
 from dask_fits.concurrency.process_lock import ProcessLock
 from dask_fits.exceptions import (
     FileChangedError,
@@ -65,10 +62,9 @@ _REPETITIVE = [name for name in TEXTS if name not in ("access_url", "version", "
 
 def write_parquet(
     column: Callable[[str], Column],
-    keywords: tuple[str, ...],
+    inspection: Inspection,
     url: str | os.PathLike[str],
     storage_options: Mapping[str, Any] | None,
-    hdus: tuple[HduKey | None, ...] | None = None,
 ) -> None:
     """Write the columns of a collection; see `Collection.to_parquet`.
 
@@ -76,18 +72,17 @@ def write_parquet(
     ----------
     column : callable
         Returns a column by its name. One after the other, so that not all are in memory.
-    keywords : tuple of str
+    inspection : Inspection
+        What was noted of each file: the keywords are columns, and an index is updated by the HDUs.
     url, storage_options
-    hdus : tuple of HduKey, optional
-        Keys of the HDUs that were asked for, of an index that may be updated; None for all images.
     """
     order = sky_order(column("s_ra"), column("s_dec"))
     arrays = {POSITION: pa.array(order, pa.int64())}
     for name in FIXED:
         arrays[name] = to_arrow(name, column(name)[order])
-    for name in keywords:
+    for name in inspection.keywords:
         arrays[name] = keyword_to_arrow(column(name)[order])
-    about = {"format": _FORMAT, "keywords": keywords, "hdus": hdus}
+    about = {"format": _FORMAT, "keywords": inspection.keywords, "hdus": inspection.hdus}
     metadata = {_METADATA: json.dumps(about).encode()}
     table = pa.table(arrays).replace_schema_metadata(metadata)
     place = place_of(url, storage_options)
@@ -148,35 +143,17 @@ def open_parquet(
     store, _ = open_store(url, storage_options, None, count=len(_MAGIC))
     with _damage(store.name):
         file = pq.ParquetFile(StoreFile(store))
-        about = _read_about(file)
-        if about is None:
+        inspection = _read_inspection(file)
+        if inspection is None:
             return file.read(), None
-        missing = {POSITION, *FIXED, *about.keywords} - set(file.schema_arrow.names)
+        missing = {POSITION, *FIXED, *inspection.keywords} - set(file.schema_arrow.names)
         if missing:
             raise FitsFormatError(f"it has no column {', '.join(sorted(missing))}")
-    return None, ParquetColumns(store, about.keywords, _Metadata(file.metadata))
+    return None, ParquetColumns(store, inspection, _Metadata(file.metadata))
 
 
-def read_hdus(
-    url: str | os.PathLike[str], storage_options: Mapping[str, Any] | None
-) -> tuple[HduKey | None, ...] | None:
-    """Return the keys of the HDUs that were asked for when a collection was written."""
-    store, _ = open_store(url, storage_options, None, count=len(_MAGIC))
-    with _damage(store.name):
-        about = _read_about(pq.ParquetFile(StoreFile(store)))
-    return about.hdus if about else None
-
-
-@dataclass(frozen=True, slots=True)
-class _About:
-    """What a file says of itself as a whole."""
-
-    keywords: tuple[str, ...]
-    hdus: tuple[HduKey | None, ...] | None
-
-
-def _read_about(file: pq.ParquetFile) -> _About | None:
-    """Return what a file says of itself; None if no collection is in it."""
+def _read_inspection(file: pq.ParquetFile) -> Inspection | None:
+    """Return what was noted of each file; None if no collection is in the Parquet file."""
     text = (file.schema_arrow.metadata or {}).get(_METADATA)
     if text is None:
         return None
@@ -188,7 +165,7 @@ def _read_about(file: pq.ParquetFile) -> _About | None:
         )
     hdus = about["hdus"]
     keys = None if hdus is None else tuple(_as_key(key) for key in hdus)
-    return _About(tuple(map(str, about["keywords"])), keys)
+    return Inspection(keys, tuple(map(str, about["keywords"])))
 
 
 def _as_key(key: Any) -> HduKey | None:
@@ -262,7 +239,8 @@ class ParquetColumns:
     """
 
     store: Store
-    keywords: tuple[str, ...]
+    inspection: Inspection
+    """What was noted of each file."""
     metadata: _Metadata
     _whole: dict[str, Column] = field(default_factory=dict, repr=False)
     """Columns that have been read as a whole."""
@@ -276,7 +254,12 @@ class ParquetColumns:
         return sum(self.groups)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.store, self.keywords, self.metadata)
+        return type(self), (self.store, self.inspection, self.metadata)
+
+    @property
+    def keywords(self) -> tuple[str, ...]:
+        """Names of the columns of keywords."""
+        return self.inspection.keywords
 
     @property
     def groups(self) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ import numpy as np
 from dask_fits._typing import Integers
 from dask_fits.collections.columns import Column, Columns
 from dask_fits.collections.record import NO_HDU, parse_packing
-from dask_fits.exceptions import FitsError, StorageError, error_of
+from dask_fits.exceptions import FitsError, StorageError, error_of, result_or_error
 from dask_fits.file.hdu import HDU
 from dask_fits.file.known_hdu import known_hdu, known_layout
 from dask_fits.format.layout import HduLayout
@@ -66,14 +66,14 @@ class GivenPlaces:
 
     def identity(self) -> str:
         """Return what tells the files apart from others of the same URLs."""
-        texts = [self.places[number].url for number in range(len(self.places))]
+        texts: list[str] = []
         last: Place | None = None
         identity = ""
-        for number, place in enumerate(self.places):
+        for place in self.places:
             # Nearly always all have the same options.
             if last is None or not _have_same_options(last, place):
                 identity = identity_of(place.options, place.filesystem)
-            texts[number] += f" {identity}"
+            texts.append(f"{place.url} {identity}")
             last = place
         # A text for each row: which file is whose is a part of it.
         return "\0".join([texts[number] for number in self.source.tolist()])
@@ -190,17 +190,11 @@ class Rows:
 
     def reader_or_error(self, row: int) -> HduReader | FitsError:
         """Make the reader of a row's pixels, or return the error that keeps it from being made."""
-        try:
-            return self.hdu(row).reader()
-        except FitsError as error:
-            return error
+        return result_or_error(lambda: self.hdu(row).reader())
 
     def hdu_or_error(self, row: int) -> HDU | FitsError:
         """Make the HDU of a row, or return the error that keeps it from being read."""
-        try:
-            return self.hdu(row)
-        except FitsError as error:
-            return error
+        return result_or_error(lambda: self.hdu(row))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -14,7 +14,8 @@ from astropy.time import Time
 from dask_fits._typing import Integers
 from dask_fits.collections.columns import Column
 from dask_fits.collections.rows import Rows
-from dask_fits.exceptions import FitsFormatError, MissingDriverError, one_line
+from dask_fits.exceptions import FitsFormatError, needs, one_line
+from dask_fits.format.times import MJD_OF_1970
 from dask_fits.wcs.header import WcsHeader
 from dask_fits.wcs.overlap import overlaps
 from dask_fits.wcs.plane import read_plane
@@ -32,8 +33,6 @@ _WIDE = 120.0
 _BULGE = 1.1
 """Times the distance of its farthest known point that an image reaches, at most: its sides may
 bulge between two of them."""
-
-_MJD_OF_1970 = 40_587
 
 
 class Selectable(Protocol):
@@ -147,7 +146,7 @@ def _as_mjd(moment: Moment) -> float:
         if isinstance(moment, datetime):
             # Without a time zone it is UTC, as in FITS.
             aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-            mjd = aware.timestamp() / 86_400 + _MJD_OF_1970
+            mjd = aware.timestamp() / 86_400 + MJD_OF_1970
         elif isinstance(moment, (int, float)) and not isinstance(moment, bool):
             mjd = float(moment)
         else:
@@ -172,13 +171,8 @@ def select_where(collection: Selectable, condition: str) -> npt.NDArray[np.bool_
     MissingDriverError
         pandas is not installed.
     """
-    try:
+    with needs("pandas", extra="collections"):
         import pandas as pd
-    except ImportError as error:
-        raise MissingDriverError(
-            "pandas, which evaluates conditions, is not installed; install it with: "
-            "pip install 'dask_fits[collections]'"
-        ) from error
     if "@" in condition:
         raise ValueError(f"where: found {condition!r}, expected no @: names are those of columns")
     # Only the columns that the condition may speak of: of a large collection the others are read.

@@ -8,8 +8,7 @@ import erfa
 import numpy as np
 import numpy.typing as npt
 
-_MJD_ZERO = 2_400_000.5
-"""Julian date at which the modified Julian date is 0."""
+from dask_fits.format.times import MJD_ZERO
 
 _TT_LIKE = ("TT", "TDT", "ET", "TDB", "TCB", "TCG")
 """Scales that differ from TT by milliseconds, or by a minute in a century."""
@@ -37,6 +36,6 @@ def to_utc(mjd: npt.NDArray[np.float64], scales: Sequence[str]) -> npt.NDArray[n
     for scale in set(scales) & set(_AFTER_TAI):
         rows = np.array([name == scale for name in scales]) & np.isfinite(mjd)
         tai = mjd[rows] + _AFTER_TAI[scale] / 86_400
-        utc1, utc2 = erfa.taiutc(np.full(len(tai), _MJD_ZERO), tai)
-        utc[rows] = (utc1 - _MJD_ZERO) + utc2
+        utc1, utc2 = erfa.taiutc(np.full(len(tai), MJD_ZERO), tai)
+        utc[rows] = (utc1 - MJD_ZERO) + utc2
     return utc

@@ -20,7 +20,7 @@ from dask_fits.exceptions import (
     printable,
     renew,
 )
-from dask_fits.file.hdu import HDU, HduKey
+from dask_fits.file.hdu import HDU, HduKey, is_named
 from dask_fits.file.header_reader import HEADER_READ, read_header, warn, warn_if_truncated
 from dask_fits.file.whole_hdus import read_tables
 from dask_fits.format.extended_name import suggestion
@@ -334,9 +334,7 @@ class FitsFile:
             return any(map(_has_pixels, self._hdus))
         if isinstance(key, int):
             return 0 <= key < len(self._hdus)
-        name, ver = key if isinstance(key, tuple) else (key, None)
-        name = name.strip().upper()
-        return any(_has_name(hdu, name) and ver in (None, hdu.ver) for hdu in self._hdus)
+        return any(is_named(key, hdu.name, hdu.ver, hdu.index) for hdu in self._hdus)
 
     def take_less_memory(self) -> None:
         """Pack the headers, and drop the bytes that were read beyond the last one.
@@ -353,16 +351,10 @@ class FitsFile:
         """Find an HDU, reading headers up to it; TypeError if the key is none."""
         if isinstance(key, HDU):
             return next((hdu for hdu in self if hdu == key), None)
-        if isinstance(key, str):
-            key = (key, None)
-        if isinstance(key, tuple):
-            if len(key) != 2 or not isinstance(key[0], str):
-                raise TypeError(f"an HDU key is an index, a name or (name, version), not {key!r}")
-            name = key[0].strip().upper()
-            ver = key[1]
-            return next(
-                (hdu for hdu in self if _has_name(hdu, name) and ver in (None, hdu.ver)), None
-            )
+        if isinstance(key, tuple) and (len(key) != 2 or not isinstance(key[0], str)):
+            raise TypeError(f"an HDU key is an index, a name or (name, version), not {key!r}")
+        if isinstance(key, (str, tuple)):
+            return next((hdu for hdu in self if is_named(key, hdu.name, hdu.ver, hdu.index)), None)
         if isinstance(key, bool) or not hasattr(key, "__index__"):
             raise TypeError(f"an HDU key is an index, a name or (name, version), not {key!r}")
         index: int = key.__index__()
@@ -584,9 +576,3 @@ def select_image(file: FitsFile, key: HduKey | None) -> HDU:
 def _has_pixels(hdu: HDU) -> bool:
     """Return whether an HDU has pixels, or keywords of pixels that are damaged."""
     return hdu.dtype is not None or hdu.layout.defect is not None
-
-
-def _has_name(hdu: HDU, name: str) -> bool:
-    """Return whether an HDU has a name, given in upper case."""
-    # As in astropy, "PRIMARY" always finds the first HDU.
-    return hdu.name.strip().upper() == name or (name == "PRIMARY" and hdu.index == 0)

@@ -39,6 +39,15 @@ HduKey = int | str | tuple[str, int]
 """Key of an HDU: index, name, or name and version."""
 
 
+def is_named(key: str | tuple[str, int], name: str, ver: int, index: int) -> bool:
+    """Return whether an HDU has the name of a key, and its version if the key has one."""
+    wanted, wanted_ver = key if isinstance(key, tuple) else (key, None)
+    wanted = wanted.strip().upper()
+    # As in astropy, "PRIMARY" always finds the first HDU.
+    has_name = name.strip().upper() == wanted or (wanted == "PRIMARY" and index == 0)
+    return has_name and wanted_ver in (None, ver)
+
+
 class Hdus(Protocol):
     """The HDUs of a file, as far as one of them needs the others; see `FitsFile`."""
 

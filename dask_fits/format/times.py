@@ -15,6 +15,12 @@ TIME_KEYWORDS = (
 )  # fmt: skip
 """Keywords that say when an image was taken, and for how long it was exposed."""
 
+MJD_ZERO = 2_400_000.5
+"""Julian date at which the modified Julian date is 0."""
+
+MJD_OF_1970 = 40_587
+"""Modified Julian date of 1970-01-01, from which NumPy and Python count."""
+
 _DAY = 86_400
 """Seconds."""
 

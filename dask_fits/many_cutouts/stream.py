@@ -5,13 +5,10 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 
-import dask.base
 import numpy as np
-from dask.delayed import Delayed
-from dask.highlevelgraph import HighLevelGraph
 
 from dask_fits._typing import Integers
-from dask_fits.arrays.computations import watch_computations
+from dask_fits.arrays.computations import compute_errors
 from dask_fits.many_cutouts.tasks import (
     Bundle,
     Errors,
@@ -73,13 +70,7 @@ def write_cutouts(
         (name, block): (make_writer(rows), rows, part_keys[block])
         for block, rows in enumerate(blocks)
     }
-    layers = HighLevelGraph.from_collections(name, graph)
-    writes = [Delayed((name, block), layers, layer=name) for block in range(len(blocks))]
-    watch_computations()
-    errors: Errors = {}
-    for block_errors in dask.base.compute(*writes):
-        errors |= block_errors
-    return errors
+    return compute_errors(name, graph, [(name, block) for block in range(len(blocks))])
 
 
 def _divide_rows(reads: Sequence[Read], row_count: int, length: int) -> Iterator[Integers]:

@@ -13,8 +13,9 @@ from astropy.wcs.utils import proj_plane_pixel_scales
 
 from dask_fits._typing import Integers
 from dask_fits.cutout import corners, overlap
-from dask_fits.wcs.frames import check_offline, frame_of
+from dask_fits.wcs.frames import frame_of
 from dask_fits.wcs.geometry import celestial_of, to_pixels
+from dask_fits.wcs.sphere import to_icrs_vectors
 from dask_fits.wcs.turns import Extent
 
 _WIDE = np.deg2rad(60)
@@ -85,11 +86,9 @@ def as_targets(positions: SkyCoord | npt.ArrayLike) -> Targets:
 def _unit_vectors(sky: SkyCoord) -> npt.NDArray[np.float64] | None:
     """Return (n, 3) unit vectors in ICRS; None if astropy cannot transform to ICRS offline."""
     try:
-        check_offline(sky.frame)
-        vectors = sky.icrs.represent_as("unitspherical").to_cartesian().xyz.value.T
-    except Exception:  # noqa: BLE001 (some frames lack what the way to ICRS needs, or it is online)
+        return to_icrs_vectors(sky.frame)
+    except ValueError:
         return None
-    return np.asarray(vectors, np.float64)
 
 
 def place_boxes(

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from dask_fits.collections.collection import Collection
 from dask_fits.collections.table import as_typed
 from dask_fits.exceptions import FitsError
+from dask_fits.format.times import MJD_OF_1970
 from dask_fits.storage.place import utf8_name
 from dask_fits.wcs.header import WcsText
 from dask_fits.wcs.quiet import quiet
@@ -18,8 +19,6 @@ from dask_fits.xarray_backend.grid import make_grid, plain_grid
 
 _MJD_UNITS = {"units": "days since 1858-11-17 00:00:00", "calendar": "proleptic_gregorian"}
 """Attributes of modified Julian dates, as the CF conventions have them."""
-
-_MJD_OF_1970 = 40_587
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,7 +85,7 @@ def _to_dates(mjd: npt.NDArray[np.float64]) -> npt.NDArray[np.datetime64]:
     known = np.isfinite(mjd)
     days = np.floor(np.where(known, mjd, 0))
     microseconds = np.round((np.where(known, mjd, 0) - days) * 86_400e6).astype("timedelta64[us]")
-    dates = (days - _MJD_OF_1970).astype("datetime64[D]").astype("datetime64[us]") + microseconds
+    dates = (days - MJD_OF_1970).astype("datetime64[D]").astype("datetime64[us]") + microseconds
     return np.where(known, dates, np.datetime64("NaT", "us"))
 
 

@@ -10,20 +10,17 @@ import dask.array as da
 import numpy as np
 
 from dask_fits.collections.collection import Collection
-from dask_fits.exceptions import MissingDriverError
+from dask_fits.exceptions import needs
 from dask_fits.stacks.coordinates import first_image, frame_coordinates
 from dask_fits.wcs.keywords import positional_cards
 from dask_fits.wcs.quiet import quiet
 
-try:
+with needs("xarray", extra="xarray"):
     import xarray as xr
 
     from dask_fits.xarray_backend.attributes import WCS_CARDS, WCS_TABLES
     from dask_fits.xarray_backend.dataset import make_coords
     from dask_fits.xarray_backend.groups import image_of
-except ImportError as error:
-    hint = "pip install 'dask_fits[xarray]'"
-    raise MissingDriverError(f"xarray is not installed: {hint}") from error
 
 VARIABLE = "data"
 """Name of the variable of pixels."""

@@ -12,30 +12,11 @@ import numpy as np
 from dask_fits._typing import Integers
 from dask_fits.collections.collection import Collection
 from dask_fits.collections.columns import FIXED
-from dask_fits.collections.opening import is_parquet
-from dask_fits.collections.rows import NotedPlaces
 from dask_fits.exceptions import FitsError, HduNotFoundError
-from dask_fits.file.hdu import HduKey
-from dask_fits.storage.transfer import TransferConfig
+from dask_fits.file.hdu import HduKey, is_named
 
 OnError = Literal["raise", "nan", "drop"]
 """What is done about an image that cannot be read."""
-
-
-def open_described(
-    files: Any, storage_options: Mapping[str, Any] | None, transfer: TransferConfig | None
-) -> tuple[Any, Collection | None]:
-    """Return the files, and the collection that they are, or that is in a Parquet file."""
-    if isinstance(files, Collection):
-        return files, files
-    if not is_parquet(files):
-        return files, None
-    from dask_fits.collections.parquet import open_parquet
-
-    table, columns = open_parquet(files, storage_options)
-    if columns is None:
-        return table, None
-    return files, Collection(columns, NotedPlaces(storage_options), transfer)
 
 
 def rows_of_hdu(
@@ -51,11 +32,9 @@ def rows_of_hdu(
             raise ValueError(f"hdu: expected an index from 0 for a collection, found {number}")
         chosen = index == number
     else:
-        name, ver = key if isinstance(key, tuple) else (key, None)
-        names = collection.column("extname").tolist()
-        chosen = np.array([each.strip().upper() == name.strip().upper() for each in names], bool)
-        if ver is not None:
-            chosen &= collection.column("extver") == ver
+        names, vers = collection.columns("extname", "extver")
+        hdus = zip(names.tolist(), vers.tolist(), index.tolist(), strict=True)
+        chosen = np.array([is_named(key, *hdu) for hdu in hdus], bool)
     rows: list[int] = []
     lacking: dict[str, FitsError] = {}
     urls = collection.column("access_url")

@@ -14,12 +14,9 @@ import numpy.typing as npt
 from dask_fits._typing import Chunks, Progress
 from dask_fits.collections.collection import Collection
 from dask_fits.collections.columns import FIXED
-from dask_fits.collections.opening import (
-    as_keywords,
-    describe_files,
-)
+from dask_fits.collections.opening import as_keywords, describe_files, open_described
 from dask_fits.collections.record import Inspection
-from dask_fits.exceptions import FitsError, FitsFormatError, error_of
+from dask_fits.exceptions import FitsError, FitsFormatError
 from dask_fits.file.hdu import HduKey
 from dask_fits.hints import explains_arguments
 from dask_fits.planning.chunks import ReadPlan
@@ -28,13 +25,7 @@ from dask_fits.stacks.array import plan_stack, stack_array
 from dask_fits.stacks.collection_frames import HeldFrames, NotedFrames
 from dask_fits.stacks.coordinates import first_image
 from dask_fits.stacks.frames import Frames
-from dask_fits.stacks.images import (
-    OnError,
-    open_described,
-    order_by,
-    rows_of_hdu,
-    treat_failures,
-)
+from dask_fits.stacks.images import OnError, order_by, rows_of_hdu, treat_failures
 from dask_fits.stacks.reader import FillValue, StackReader
 from dask_fits.storage.transfer import TransferConfig
 
@@ -259,13 +250,7 @@ def _make_stack(
         fill_value = np.nan
     reader = StackReader(_frames(collection), shape, common, fill_value)
     data = stack_array(reader, chunks, like=_first_reader(collection))
-    errors: dict[int, FitsError] = {}
-    if not collection.distinct("error_type") <= {""}:
-        kinds, messages = collection.column("error_type"), collection.column("error")
-        for row in np.flatnonzero(kinds != "").tolist():
-            if reason := error_of(kinds[row], messages[row]):
-                errors[row] = reason
-    status, error = statuses(len(collection), errors)
+    status, error = statuses(len(collection), collection.errors())
     return Stack(data, collection, dropped, status, error, reader, chunks)
 
 

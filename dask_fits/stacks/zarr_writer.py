@@ -7,19 +7,18 @@ import re
 import uuid
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import dask.base
 import numpy as np
-from dask.delayed import Delayed
-from dask.highlevelgraph import HighLevelGraph
 
-from dask_fits.arrays.computations import watch_computations
+from dask_fits.arrays.computations import compute_errors
 from dask_fits.collections.collection import Collection
 from dask_fits.exceptions import FitsError
 from dask_fits.stacks.coordinates import frame_coordinates, image_dims
 from dask_fits.stacks.reader import MAX_FRAMES, StackReader
-from dask_fits.writing.zarr_group import ZarrGroup
+
+if TYPE_CHECKING:
+    from dask_fits.writing.zarr_group import ZarrGroup
 
 _CHUNK_BYTES = 16 * 1024 * 1024
 """Bytes of a chunk of the array of pixels, at most."""
@@ -79,21 +78,14 @@ def _write_pixels(group: ZarrGroup, reader: StackReader, chunk: int) -> dict[int
     frame_bytes = max(math.prod(reader.frame_shape) * reader.dtype.itemsize, 1)
     # Tasks end where chunks do, so that no two of them write the same one.
     length = max(min(_TASK_BYTES // frame_bytes, MAX_FRAMES) // chunk, 1) * chunk
-    name = (
-        f"fits-write-{uuid.uuid4().hex}"  # a task that writes is never the same as an earlier one
-    )
+    # A task that writes is never the same as an earlier one.
+    name = f"fits-write-{uuid.uuid4().hex}"
     count = len(reader.frames)
     graph: dict[Any, Any] = {}
     for start in range(0, count, length):
         frames = np.arange(start, min(start + length, count))
         graph[name, start] = write_frames, group, reader.take(0, frames), start
-    layers = HighLevelGraph.from_collections(name, graph)
-    writes = [Delayed(key, layers, layer=name) for key in graph]
-    watch_computations()
-    errors: dict[int, FitsError] = {}
-    for task_errors in dask.base.compute(*writes):
-        errors |= task_errors
-    return errors
+    return compute_errors(name, graph, [*graph])
 
 
 def write_frames(group: ZarrGroup, reader: StackReader, start: int) -> Mapping[int, FitsError]:

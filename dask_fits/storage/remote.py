@@ -25,7 +25,7 @@ import numpy as np
 
 from dask_fits._typing import FileSystem
 from dask_fits.concurrency.cancellation import result_of
-from dask_fits.exceptions import FitsError, UnversionedFileWarning
+from dask_fits.exceptions import FitsError, UnversionedFileWarning, result_or_error
 from dask_fits.ranges.byte_range import ByteRange, Coalescing, split_range
 from dask_fits.storage.errors import access_hint, describe_error, storage_errors
 from dask_fits.storage.filesystem import connect, split_chain
@@ -225,7 +225,7 @@ def open_remotes(
             return finish
 
         for place in places:
-            waiting.append(_result_or_error(partial(start, place)))
+            waiting.append(result_or_error(partial(start, place)))
             if len(waiting) > ahead:
                 yield _finish(waiting.popleft())
         while waiting:
@@ -242,15 +242,7 @@ def _finish(
     opening: Callable[[], tuple[RemoteStore, bytes]] | FitsError,
 ) -> tuple[RemoteStore, bytes] | FitsError:
     """Wait for a file that is looked up; return the error if that fails."""
-    return opening if isinstance(opening, FitsError) else _result_or_error(opening)
-
-
-def _result_or_error(function: Callable[[], _T]) -> _T | FitsError:
-    """Return the result of a call, or the FitsError that it raises."""
-    try:
-        return function()
-    except FitsError as error:
-        return error
+    return opening if isinstance(opening, FitsError) else result_or_error(opening)
 
 
 def _opened(

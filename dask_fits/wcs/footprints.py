@@ -17,17 +17,25 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 from astropy import units as u
-from astropy.coordinates import FK4, FK5, ICRS, BaseCoordinateFrame, FK4NoETerms, Galactic, SkyCoord
+from astropy.coordinates import (
+    FK4,
+    FK5,
+    ICRS,
+    BaseCoordinateFrame,
+    FK4NoETerms,
+    Galactic,
+    UnitSphericalRepresentation,
+)
 from astropy.wcs import WCS
 
 from dask_fits.exceptions import FitsError, StorageError, TruncatedFileError
-from dask_fits.wcs.frames import check_offline, frame_of
+from dask_fits.wcs.frames import frame_of
 from dask_fits.wcs.geometry import angular_unit, to_sky
 from dask_fits.wcs.header import WcsHeader, read_wcs
 from dask_fits.wcs.keywords import IRRELEVANT, letter_of
 from dask_fits.wcs.plane import read_plane
 from dask_fits.wcs.quiet import filters_kept, quiet
-from dask_fits.wcs.sphere import Floats, unit_vectors_of
+from dask_fits.wcs.sphere import Floats, to_icrs_vectors, unit_vectors_of
 from dask_fits.wcs.turns import Extent
 
 _SIDES = 4
@@ -222,7 +230,7 @@ def _make_kind(header: WcsHeader) -> _Kind | None:
     """Make the WCS of a kind; None if its images have to have their own."""
     wcs = read_wcs(header)
     # wcslib changes units other than degrees, and the numbers with them.
-    if not wcs.has_celestial or wcs.naxis != 2 or any(map(_unit_of(header.cards).get, ("1", "2"))):
+    if not wcs.has_celestial or wcs.naxis != 2 or _has_other_units(header.cards):
         return None
     frame = frame_of(wcs)
     if not isinstance(frame, _FIXED_FRAMES):
@@ -239,10 +247,10 @@ def _match_card(card: str) -> re.Match[str] | None:
     return _CARD.fullmatch(card.rstrip())
 
 
-def _unit_of(cards: Iterable[str]) -> dict[str, bool]:
-    """Return by the number of an axis whether it has a unit other than degrees."""
-    units = (_match_card(card) for card in cards if card.startswith("CUNIT"))
-    return {match[1][5:]: match[2].strip("' ") not in ("deg", "") for match in units if match}
+def _has_other_units(cards: Iterable[str]) -> bool:
+    """Return whether an axis has a unit other than degrees."""
+    units = (_match_card(card) for card in cards if card.startswith(("CUNIT1 ", "CUNIT2 ")))
+    return any(match[2].strip("' ") not in ("deg", "") for match in units if match)
 
 
 def _set_numbers(kind: _Kind, numbers: dict[str, float]) -> None:
@@ -306,11 +314,10 @@ def _to_icrs(places: Sequence[_Points]) -> Floats | None:
     lon = np.stack([place.lon for place in places])
     lat = np.stack([place.lat for place in places])
     frame = places[0].frame
-    if not isinstance(frame, ICRS):
-        try:
-            check_offline(frame)
-            icrs = SkyCoord(lon * u.deg, lat * u.deg, frame=frame).icrs
-        except Exception:  # noqa: BLE001 (of the sun, a planet, the Earth: no place on the sky)
-            return None
-        lon, lat = icrs.ra.deg, icrs.dec.deg
-    return unit_vectors_of(np.deg2rad(lon), np.deg2rad(lat))
+    if isinstance(frame, ICRS):
+        return unit_vectors_of(np.deg2rad(lon), np.deg2rad(lat))
+    try:
+        placed = frame.realize_frame(UnitSphericalRepresentation(lon * u.deg, lat * u.deg))
+        return to_icrs_vectors(placed).reshape(*lon.shape, 3)
+    except ValueError:  # of the sun, a planet, the Earth: no place on the sky
+        return None

@@ -15,12 +15,10 @@ from astropy.wcs import WCS
 from astropy.wcs.utils import wcs_to_celestial_frame
 
 from dask_fits.exceptions import FitsFormatError, one_line
+from dask_fits.format.times import MJD_OF_1970, MJD_ZERO
 
 _EQUATORIAL = ("ICRS", "FK5", "FK4", "FK4-NO-E")
 """Values of RADESYS that astropy knows (FITS Standard 4.0, table 24)."""
-
-_MJD_ZERO = 2_400_000.5
-"""Julian date at which the modified Julian date is 0."""
 
 
 def in_frame_of(wcs: WCS, positions: SkyCoord) -> tuple[Angle, Angle]:
@@ -92,7 +90,7 @@ def check_offline(frame: BaseCoordinateFrame) -> None:
     if isinstance(frame, ITRS) and isinstance(table, iers.IERS_Auto):
         # astropy downloads a newer table for times that an old one only predicts.
         predicted_from = table.meta["predictive_mjd"]
-        latest = float(np.max(time.jd1 - _MJD_ZERO + time.jd2)) + 1
+        latest = float(np.max(time.jd1 - MJD_ZERO + time.jd2)) + 1
         if latest > predicted_from and _today() - predicted_from > _max_prediction_age():
             stale = "the Earth's rotation"
     if stale:
@@ -110,7 +108,7 @@ def _max_prediction_age() -> float:
 def _today() -> float:
     """Return the modified Julian date of now."""
     # `Time.now()` would look for leap seconds.
-    return datetime.now(UTC).timestamp() / 86_400 + 40_587
+    return datetime.now(UTC).timestamp() / 86_400 + MJD_OF_1970
 
 
 def _has_leap_seconds() -> bool:
@@ -120,4 +118,4 @@ def _has_leap_seconds() -> bool:
     # As astropy does: tables come out half a year before they expire, and may be `age` days old.
     age = 30 if iers.conf.auto_max_age is None else iers.conf.auto_max_age
     expires = table.expires
-    return float(expires.jd1 - _MJD_ZERO + expires.jd2) > _today() + 180 - age
+    return float(expires.jd1 - MJD_ZERO + expires.jd2) > _today() + 180 - age

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from dask_fits.exceptions import MissingDriverError
+from dask_fits.exceptions import needs
 
 if TYPE_CHECKING:
     from dask_fits.writing.zarr_group import ZarrGroup
@@ -22,10 +22,7 @@ def open_zarr(
     MissingDriverError
         zarr is not installed.
     """
-    try:
+    with needs("zarr", extra="zarr"):
         from dask_fits.writing.zarr_group import ZarrGroup
-    except ImportError as error:
-        hint = "pip install 'dask_fits[zarr]'"
-        raise MissingDriverError(f"zarr is not installed: {hint}") from error
     options = None if storage_options is None else dict(storage_options)
     return ZarrGroup(os.fspath(store), options)

@@ -10,13 +10,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from astropy.io import fits
 
 import dask_fits
 from dask_fits.collections import index
-from dask_fits.collections.index import build_index
+from dask_fits.collections.index import build_index, find_index
 from dask_fits.collections.record import Inspection
 from dask_fits.storage.listing import is_among
 from dask_fits.storage.version import FileVersion
@@ -114,6 +115,31 @@ def test_a_file_that_is_there_is_replaced_only_if_that_is_asked_for(
     code, _, err = run("index", tmp_path / "night" / "*.fits", "-o", tmp_path / "night.csv")
     assert code == 2
     assert "expected a name that ends in .parquet" in err
+
+
+def test_a_file_that_is_no_index_is_replaced_only_if_that_is_asked_for(
+    tmp_path: Path, run: Run, described: list[str]
+) -> None:
+    write(tmp_path / "night", range(2))
+    output = tmp_path / "night.parquet"
+    arguments = ("index", tmp_path / "night" / "*.fits", "-o", output)
+    urls = [str(tmp_path / "night" / name) for name in names(range(2))]
+    pq.write_table(pa.table({"url": urls}), output)
+    for other, said in (
+        (output.read_bytes(), "expected an index of images, found another table"),
+        (b"PAR1 and no more", "expected a Parquet file"),
+    ):
+        output.write_bytes(other)
+        for options in ((), ("--update",)):
+            code, _, err = run(*arguments, *options)
+            assert code == 1
+            assert f"{output}: {said}" in err
+            assert output.read_bytes() == other
+        assert described == []
+        assert run(*arguments, "--overwrite")[0] == 0
+        assert described == names(range(2))
+        described.clear()
+        assert len(dask_fits.open_collection(output)) == 2
 
 
 def test_one_in_a_hundred_changed_reads_one_in_a_hundred(
@@ -241,7 +267,7 @@ def test_versions_come_from_a_listing(
     assert described == names(range(12))
     described.clear()
     place.put(f"{kind}-night/005.fits", image({"FILTER": "i"}))
-    report = build_index(pattern, output, update=True, **asks)
+    report = build_index(pattern, output, before=find_index(output, place.options), **asks)
     assert (report.read, report.kept) == (1, 11)
     assert described == ["005.fits"]
     found = dask_fits.open_collection(output, storage_options=place.options)
@@ -255,7 +281,9 @@ def test_where_there_is_no_listing_all_files_are_read(tmp_path: Path, described:
         urls = [f"{server.url}/{name}" for name in names(range(5))]
         build_index(urls, tmp_path / "a.parquet", inspection=EVERYTHING)
         described.clear()
-        report = build_index(urls, tmp_path / "a.parquet", inspection=EVERYTHING, update=True)
+        before = find_index(tmp_path / "a.parquet")
+        assert before is not None
+        report = build_index(urls, tmp_path / "a.parquet", inspection=EVERYTHING, before=before)
     assert (report.read, report.kept) == (5, 0)
     assert described == names(range(5))
 

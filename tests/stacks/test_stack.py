@@ -280,6 +280,16 @@ def test_the_hdu_of_a_collection_is_that_of_its_files(key: Any, of_several: Any)
     assert same_bits(computed(dask_fits.stack(collection, hdu=key)), expected)
 
 
+def test_primary_is_the_first_hdu_whatever_its_name(tmp_path: Path) -> None:
+    primary = fits.PrimaryHDU(numbers(), fits.Header({"EXTNAME": "SKY"}))
+    contents = [several(primary, fits.ImageHDU(numbers() + 1, name="SCI")) for _ in range(2)]
+    files = put_frames(tmp_path, dict(zip("ab", contents, strict=True)))
+    for key in ("PRIMARY", "SKY"):
+        expected = np.stack([astropys(content, key) for content in contents])
+        for given in (files, dask_fits.open_collection(files)):
+            assert same_bits(computed(dask_fits.stack(given, hdu=key)), expected)
+
+
 def test_an_hdu_that_is_no_image_or_not_there_is_an_error(of_several: Any) -> None:
     files, _ = of_several
     with pytest.raises(NotAnImageError, match=r"a: HDU 2"):
