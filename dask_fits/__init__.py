@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from dask_fits.collections.collection import Collection
     from dask_fits.collections.opening import open_collection
     from dask_fits.many_cutouts.cutouts import cutouts
+    from dask_fits.mosaics.mosaic import Mosaic, mosaic
+    from dask_fits.mosaics.optimal import optimal_wcs
     from dask_fits.stacks.stack import Stack, stack
 
     __version__: str
@@ -51,6 +53,7 @@ __all__ = [
     "FitsWarning",
     "HduNotFoundError",
     "MissingDriverError",
+    "Mosaic",
     "NoOverlapError",
     "NotAnImageError",
     "PartialOverlapError",
@@ -64,8 +67,10 @@ __all__ = [
     "UnversionedFileWarning",
     "cutouts",
     "from_fits",
+    "mosaic",
     "open",
     "open_collection",
+    "optimal_wcs",
     "stack",
 ]
 
@@ -73,6 +78,9 @@ __all__ = [
 _LAZY = {
     "Collection": "dask_fits.collections.collection",
     "cutouts": "dask_fits.many_cutouts.cutouts",
+    "Mosaic": "dask_fits.mosaics.mosaic",
+    "mosaic": "dask_fits.mosaics.mosaic",
+    "optimal_wcs": "dask_fits.mosaics.optimal",
     "open_collection": "dask_fits.collections.opening",
     "Stack": "dask_fits.stacks.stack",
     "stack": "dask_fits.stacks.stack",

@@ -51,9 +51,23 @@ _ARGUMENT_HINTS: Mapping[str, str] = {
     "header": "write dask_fits.open(url)[0].header",
     "chunks": "write {array}.to_dask(chunks=...)",
     "mask_and_scale": "write {raw}",
+    "hdu_in": "write hdu=",
+    "output_projection": "write wcs=",
+    "shape_out": "write shape=",
+    "reproject_function": "write resampling=: 'bilinear' is reproject_interp, and 'exact' "
+    "reproject_exact",
+    "order": "write resampling=",
+    "combine_function": "write combine=",
+    "input_weights": "write weights=",
+    "hdu_weights": "write weights=, with the name of the HDU",
+    "background_reference": "write match_background=, with the row of the image",
+    "auto_rotate": "write rotate=",
+    "block_size": "write chunks=",
+    "parallel": "leave it out: Dask runs the tasks where and how it is told",
     "output": "write [(h.index, h.name, h.kind, h.shape) for h in f]",
 }
-"""Arguments of `astropy.io.fits.open` and `getdata`, and some of ours that are given elsewhere."""
+"""Arguments of `astropy.io.fits.open` and `getdata`, of reproject, and some of ours that
+are given elsewhere."""
 
 _STORAGE_OPTIONS = (
     "anon",

@@ -23,12 +23,13 @@ LAYERS = [
     {"streams"},
     {"storage", "format"},
     {"planning", "codecs", "wcs"},
+    {"resampling"},
     {"readers"},
     {"arrays"},
     {"cutout"},
     {"file"},
     {"writing", "xarray_backend", "collections"},
-    {"many_cutouts", "stacks"},
+    {"many_cutouts", "mosaics", "stacks"},
     {"cli"},
     {"__init__"},
 ]
@@ -43,10 +44,11 @@ ONLY_IMPORTER = {
     "dask": {
         *(f"arrays/{name}.py" for name in ("computations", "windowed", "banded", "lazy")),
         "arrays/astropy_hdu.py",
-        *(f"cli/{name}.py" for name in ("statistics", "commands", "cutouts")),
+        *(f"cli/{name}.py" for name in ("statistics", "commands", "cutouts", "mosaic")),
         *(f"xarray_backend/{name}.py" for name in ("arrays", "sky")),
         "many_cutouts/cutouts.py",
         *(f"stacks/{name}.py" for name in ("frames", "array", "stack", "dataset")),
+        *(f"mosaics/{name}.py" for name in ("array", "dataset", "job", "mosaic")),
     },
     "click": {
         f"cli/{name}.py"
@@ -59,17 +61,20 @@ ONLY_IMPORTER = {
             "cutout",
             "cutouts",
             "index",
+            "mosaic",
         )
     },
     "PIL": {"cli/preview.py"},
     "astropy": {
-        *(f"cli/{name}.py" for name in ("options", "cutout", "output", "preview")),
+        *(f"cli/{name}.py" for name in ("options", "cutout", "mosaic", "output", "preview")),
         *(f"file/{name}.py" for name in ("hdu", "whole_hdus")),
         *("readers/section.py", "arrays/astropy_hdu.py", "cutout.py"),
         *("writing/box.py", "codecs/astropy_c.py"),
         *(f"wcs/{name}.py" for name in ("header", "plane", "geometry", "resampling", "tables")),
         *(f"wcs/{name}.py" for name in ("frames", "quiet", "celestial", "turns")),
         *(f"wcs/{name}.py" for name in ("footprints", "sphere", "region_text", "overlap")),
+        *(f"wcs/{name}.py" for name in ("mapping", "optimal", "outlines", "text")),
+        *(f"mosaics/{name}.py" for name in ("inputs_table", "output")),
         *(f"collections/{name}.py" for name in ("selection", "table")),
         *(f"many_cutouts/{name}.py" for name in ("cutouts", "images", "targets", "catalog")),
         *(f"xarray_backend/{name}.py" for name in ("grid", "groups", "sky", "subset", "accessor")),
@@ -80,11 +85,12 @@ ONLY_IMPORTER = {
     "xarray": {
         *(f"xarray_backend/{name}.py" for name in ("__init__", "entrypoint", "arrays", "dataset")),
         *(f"xarray_backend/{name}.py" for name in ("sky", "subset", "accessor")),
-        "stacks/dataset.py",
+        *("stacks/dataset.py", "mosaics/dataset.py"),
     },
     "pandas": {"xarray_backend/dataset.py", "collections/selection.py"},
     "pyarrow": {"collections/parquet.py", "collections/arrow.py"},
     "erfa": {"collections/times.py"},
+    "scipy": {"mosaics/offsets.py"},
 }
 
 FILES = sorted(PACKAGE.rglob("*.py"))

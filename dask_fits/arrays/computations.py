@@ -37,13 +37,29 @@ def compute_errors(
     keys : sequence
         Keys of the tasks that write: each returns a mapping of errors.
     """
-    layers = HighLevelGraph.from_collections(name, graph)
-    writes = [Delayed(key, layers, layer=name) for key in keys]
-    watch_computations()
     errors: dict[Any, FitsError] = {}
-    for task_errors in dask.base.compute(*writes):
+    for task_errors in compute_all(name, graph, keys):
         errors |= task_errors
     return errors
+
+
+def compute_all(name: str, graph: Mapping[Any, Any], keys: Sequence[Hashable]) -> tuple[Any, ...]:
+    """Compute tasks in Dask's current scheduler, and return their results.
+
+    Parameters
+    ----------
+    name : str
+        Name of the layer that `graph` is.
+    graph : mapping
+        Tasks by their keys.
+    keys : sequence
+        Keys of the tasks whose results are returned.
+    """
+    layers = HighLevelGraph.from_collections(name, graph)
+    wanted = [Delayed(key, layers, layer=name) for key in keys]
+    watch_computations()
+    results: tuple[Any, ...] = dask.base.compute(*wanted)
+    return results
 
 
 def _begin(_graph: object) -> None:

@@ -55,14 +55,24 @@ def preview(hdu: HDU, *, size: int = SIZE) -> npt.NDArray[np.uint8]:
     thinned = slice(None, None, step)
     first_plane: tuple[KeyItem, ...] = (0,) * (reader.ndim - 2)
     pixels = reader[(*first_plane, thinned, thinned)]
+    return draw_pixels(pixels)
+
+
+def draw_pixels(pixels: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """Return the grey levels of pixels, (height, width), their first row at the bottom.
+
+    By the ZScale stretch; NaN is black.
+    """
     return _stretch(pixels)[::-1]
 
 
-def write_png(picture: npt.NDArray[np.uint8], path: str | os.PathLike[str]) -> None:
+def write_png(
+    picture: npt.NDArray[np.uint8], path: str | os.PathLike[str], *, overwrite: bool = True
+) -> None:
     """Write grey levels as a PNG file, whole or not at all."""
     content = io.BytesIO()
     Image.fromarray(picture).save(content, format="PNG")
-    write_atomically(path, content.getvalue(), overwrite=True)
+    write_atomically(path, content.getvalue(), overwrite=overwrite)
 
 
 def _stretch(pixels: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:

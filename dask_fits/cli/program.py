@@ -14,6 +14,7 @@ from dask_fits.cli.commands import header, index_gz, info, plan, preview, stats
 from dask_fits.cli.cutout import cutout_command
 from dask_fits.cli.cutouts import cutouts_command
 from dask_fits.cli.index import index_command
+from dask_fits.cli.mosaic import mosaic_command
 from dask_fits.cli.output import say
 from dask_fits.cli.stop import stopped_by_signals, what_stopped
 from dask_fits.concurrency.cancellation import CancelScope, exit_promptly
@@ -37,6 +38,7 @@ def cli() -> None:
     dask-fits preview image.fits -o image.png
     dask-fits cutout  image.fits --ra 250.42 --dec 36.46 --size 2arcmin -o cut.fits
     dask-fits cutouts 'tiles/*.fits' --catalog stars.csv --size 64 -o stamps
+    dask-fits mosaic  'tiles/*.fits' -o sky.zarr --match-background
     dask-fits index   'tiles/*.fits' -o survey.parquet --keyword FILTER
     dask-fits index-gz cube.fits.gz
     """  # noqa: D301 (click wants the character that \b stands for)
@@ -44,7 +46,7 @@ def cli() -> None:
 
 for command in (info, header, plan, stats, preview, cutout_command, cutouts_command):
     cli.add_command(command)
-for command in (index_command, index_gz):
+for command in (mosaic_command, index_command, index_gz):
     cli.add_command(command)
 
 
@@ -55,7 +57,7 @@ def main() -> None:
         code = _run()
     # After an error they would hide the line that counts.
     if code == 0:
-        for message in _deferred_warnings:
+        for message in dict.fromkeys(_deferred_warnings):
             _print_message(f"warning: {message}")
     sys.exit(code)
 

@@ -18,7 +18,7 @@ from dask_fits.wcs.quiet import quiet
 with needs("xarray", extra="xarray"):
     import xarray as xr
 
-    from dask_fits.xarray_backend.attributes import WCS_CARDS, WCS_TABLES
+    from dask_fits.wcs.attributes import WCS_CARDS, WCS_TABLES
     from dask_fits.xarray_backend.dataset import make_coords
     from dask_fits.xarray_backend.groups import image_of
 
@@ -40,7 +40,7 @@ def make_dataset(data: da.Array, collection: Collection) -> xr.Dataset:
         attrs[WCS_CARDS] = reference.text.cards
         if reference.text.tables:
             attrs[WCS_TABLES] = reference.text.tables
-    coords = make_coords(reference, world_coords=True)
+    coords = make_coords(reference.grid, reference.text, reference.hdu.where, world_coords=True)
     frame_dim, along = frame_coordinates(collection, (*map(str, coords), *dims))
     own: dict[Hashable, xr.Variable] = {
         each.name: xr.Variable((frame_dim,), each.values) for each in along

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dask_fits._typing import Chunks, Progress
+from dask_fits.collections.choice import OnError, order_by, rows_of_hdu, treat_failures
 from dask_fits.collections.collection import Collection
 from dask_fits.collections.columns import FIXED
 from dask_fits.collections.opening import as_keywords, describe_files, open_described
@@ -25,7 +26,6 @@ from dask_fits.stacks.array import plan_stack, stack_array
 from dask_fits.stacks.collection_frames import HeldFrames, NotedFrames
 from dask_fits.stacks.coordinates import first_image
 from dask_fits.stacks.frames import Frames
-from dask_fits.stacks.images import OnError, order_by, rows_of_hdu, treat_failures
 from dask_fits.stacks.reader import FillValue, StackReader
 from dask_fits.storage.transfer import TransferConfig
 

@@ -38,13 +38,13 @@ from dask_fits.wcs.quiet import filters_kept, quiet
 from dask_fits.wcs.sphere import Floats, to_icrs_vectors, unit_vectors_of
 from dask_fits.wcs.turns import Extent
 
-_SIDES = 4
+SIDES = 4
 """Points along each side of an outline: a corner, and three more up to the next one."""
 
-OUTLINE = slice(3, 3 + 4 * _SIDES)
+OUTLINE = slice(3, 3 + 4 * SIDES)
 """The outline among the points of a footprint: from the corner at x, y = -0.5 along x first."""
 
-CORNERS = slice(3, None, _SIDES)
+CORNERS = slice(3, None, SIDES)
 """The four corners among them."""
 
 _MOST_KINDS = 256
@@ -131,7 +131,7 @@ class FootprintMaker:
         """
         with filters_kept(), quiet():
             found = [None if image is None else self._find(*image) for image in images]
-        points = np.full((len(found), 3 + 4 * _SIDES, 3), np.nan)
+        points = np.full((len(found), 3 + 4 * SIDES, 3), np.nan)
         sides = np.full((len(found), 2), -1, np.int64)
         frames: dict[str, list[int]] = {}
         for number, place in enumerate(found):
@@ -302,10 +302,10 @@ def _pixels(height: int, width: int) -> tuple[Floats, Floats]:
     """Return x and y of the points of a footprint; a pixel's centre has whole numbers."""
     centre_x = (width - 1) / 2
     centre_y = (height - 1) / 2
-    part = np.arange(_SIDES) / _SIDES
-    along = np.concatenate([part, np.ones(_SIDES), 1 - part, np.zeros(_SIDES)])
+    part = np.arange(SIDES) / SIDES
+    along = np.concatenate([part, np.ones(SIDES), 1 - part, np.zeros(SIDES)])
     x = np.concatenate([[centre_x, centre_x + 1, centre_x], along * width - 0.5])
-    y = np.concatenate([[centre_y, centre_y, centre_y + 1], np.roll(along, _SIDES) * height - 0.5])
+    y = np.concatenate([[centre_y, centre_y, centre_y + 1], np.roll(along, SIDES) * height - 0.5])
     return x, y
 
 

@@ -151,11 +151,14 @@ class WcsText:
         FileChangedError, StorageError
             Such an HDU cannot be read.
         """
-        try:
-            text = _repair_header(header.cards, "", header.where)
-            content = _load_tables(header, text, "")
-        except (FitsFormatError, TruncatedFileError):
-            content = b""  # `wcs` raises the reason
+        content = b""
+        # Most refer to nothing, which is seen before their cards are repaired.
+        if any(marker in card for card in header.cards for marker in TABLE_MARKERS):
+            try:
+                text = _repair_header(header.cards, "", header.where)
+                content = _load_tables(header, text, "")
+            except (FitsFormatError, TruncatedFileError):
+                pass  # `wcs` raises the reason
         cards = "\n".join(map(str.rstrip, header.cards))
         return cls(cards, base64.b64encode(content).decode("ascii"))
 

@@ -219,7 +219,7 @@ class _Turns:
     def nearest(self, pixels: Floats, target: Extent) -> Floats:
         """Find the pixels of the same positions that are on a part of the plane, or near it."""
         phi, theta = self._to_native(pixels)
-        step = self._turn_step(phi, theta)
+        step = self.turn_step(phi, theta)
         turns = self._count_turns(pixels, phi, step, target)
         moved = pixels + turns * step
         # The way back verifies them, by distances on the sky: neither a turn nor a longitude near a
@@ -238,7 +238,7 @@ class _Turns:
             # Each position is at one pixel only: the one to which `nearest` moves it. So each pixel
             # goes back by its turns, and must be found again.
             turns = np.rint(np.nan_to_num(phi) / 360)
-            step = self._turn_step(phi, theta)
+            step = self.turn_step(phi, theta)
             unturned = pixels - turns * step
             has_sky &= self._count_turns(unturned, phi - 360 * turns, step, image) == turns
         return has_sky
@@ -255,7 +255,7 @@ class _Turns:
         native = self.projection.prjx2s(np.ascontiguousarray(along), np.ascontiguousarray(up))
         return np.stack(native)
 
-    def _turn_step(self, phi: Floats, theta: Floats) -> Floats:
+    def turn_step(self, phi: Floats, theta: Floats) -> Floats:
         """Return by how many pixels a turn more leads away, (2, n)."""
         if self.projection.category == _QUADCUBE:
             # wcslib's way to the plane has the faces on one side only; the four along the equator
@@ -319,3 +319,15 @@ def pixel_edges(pixels: Sequence[float] | Floats) -> tuple[float, float]:
     # A single pixel is of width 1.
     half = abs(last - first) / max(len(pixels) - 1, 1) / 2 or 0.5
     return min(first, last) - half, max(first, last) + half
+
+
+def turn_step(sky: WCS, image: Extent) -> tuple[float, float]:
+    """Return by how many pixels x, y a map is from its next one; zeros if there is only one.
+
+    Cylindrical projections go on beyond a turn of the native longitude.
+    """
+    turns = _Turns.of(sky, image)
+    if turns is None or turns.projection.category != _CYLINDRICAL:
+        return (0.0, 0.0)
+    x, y = turns.turn_step(np.zeros(1), np.zeros(1))[:, 0].tolist()
+    return (x, y)

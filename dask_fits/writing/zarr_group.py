@@ -85,9 +85,28 @@ class ZarrGroup:
         # Outside of the block, which would make a StorageError of it.
         if group is None:
             raise FileExistsError(f"{self.name}: exists, and it was not asked to replace it")
+        self.add_empty(DATA, shape, chunks, fill_value, dimension_names)
+
+    def pixels(self) -> Any:
+        """Open the array of pixels, for writing."""
+        return self.array(DATA)
+
+    def array(self, name: str) -> Any:
+        """Open an array, for writing."""
+        return self._open_group("r+")[name]
+
+    def add_empty(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        chunks: tuple[int, ...],
+        fill_value: Any,
+        dimension_names: tuple[str, ...] | None,
+    ) -> None:
+        """Add an array that tasks fill; `fill_value` is its value and its type."""
         with self.driver_errors():
-            group.create_array(
-                DATA,
+            self._open_group("r+").create_array(
+                name,
                 shape=shape,
                 chunks=chunks,
                 dtype=fill_value.dtype,
@@ -95,14 +114,19 @@ class ZarrGroup:
                 dimension_names=dimension_names,
             )
 
-    def pixels(self) -> Any:
-        """Open the array of pixels, for writing."""
-        return self._open_group("r+")[DATA]
-
     def describe_pixels(self, **attributes: Any) -> None:
         """Set attributes of the array of pixels."""
+        self.describe(DATA, **attributes)
+
+    def describe_group(self, **attributes: Any) -> None:
+        """Set attributes of the group."""
         with self.driver_errors():
-            self.pixels().update_attributes(attributes)
+            self._open_group("r+").update_attributes(attributes)
+
+    def describe(self, name: str, **attributes: Any) -> None:
+        """Set attributes of an array."""
+        with self.driver_errors():
+            self.array(name).update_attributes(attributes)
 
     def add(
         self,

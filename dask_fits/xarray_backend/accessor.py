@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import xarray as xr
 
 from dask_fits._typing import Position, Size
-from dask_fits.xarray_backend.attributes import HEADER, PRIMARY_HEADER, WCS_CARDS, attribute
+from dask_fits.wcs.attributes import HEADER, PRIMARY_HEADER, WCS_CARDS, attribute
 
 if TYPE_CHECKING:
     from astropy.coordinates import SkyCoord

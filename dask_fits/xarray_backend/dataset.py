@@ -14,10 +14,10 @@ from dask_fits.arrays.banded import chunk_limit
 from dask_fits.arrays.lazy import chunk_grid
 from dask_fits.file.fits_file import FitsFile
 from dask_fits.file.hdu import HDU, HduKey
-from dask_fits.wcs.header import card_lines
+from dask_fits.wcs.attributes import HEADER, PRIMARY_HEADER, WCS_CARDS, WCS_TABLES
+from dask_fits.wcs.header import WcsText, card_lines
 from dask_fits.xarray_backend.arrays import FitsArray, lazy_variable
-from dask_fits.xarray_backend.attributes import HEADER, PRIMARY_HEADER, WCS_CARDS, WCS_TABLES
-from dask_fits.xarray_backend.grid import Coordinate, Sky
+from dask_fits.xarray_backend.grid import Coordinate, Grid, Sky
 from dask_fits.xarray_backend.groups import Group, Image, group_images, names_of
 from dask_fits.xarray_backend.sky import SkyIndex, SkyTransform
 
@@ -96,7 +96,9 @@ def _file_attrs(file: FitsFile) -> dict[str, Any]:
 def _dataset(group: Group, options: Options, attrs: Mapping[str, Any]) -> xr.Dataset:
     """Make the Dataset of the images of one pixel grid."""
     reference = group.reference
-    coords = make_coords(reference, world_coords=options.world_coords)
+    coords = make_coords(
+        reference.grid, reference.text, reference.hdu.where, world_coords=options.world_coords
+    )
     names = names_of(group.images, taken={*coords, *reference.grid.dims})
     variables = {
         name: _variable(image, reference, scaled=options.scales(name))
@@ -143,9 +145,19 @@ def _variable(image: Image, reference: Image, *, scaled: bool) -> xr.Variable:
     return lazy_variable(dims, FitsArray(reader), attrs, encoding)
 
 
-def make_coords(reference: Image, *, world_coords: bool) -> xr.Coordinates:
-    """Make the coordinates of a grid: world coordinates if they are separable, else pixels."""
-    grid = reference.grid
+def make_coords(grid: Grid, text: WcsText, where: str, *, world_coords: bool) -> xr.Coordinates:
+    """Make the coordinates of a grid: world coordinates if they are separable, else pixels.
+
+    Parameters
+    ----------
+    grid : Grid
+    text : WcsText
+        Its WCS.
+    where : str
+        File and HDU, for messages.
+    world_coords : bool
+        Whether two-dimensional coordinates on the sky are among them.
+    """
     world = {coordinate.name: coordinate for coordinate in grid.coordinates}
     variables: dict[Hashable, Any] = {}
     for dim, length in zip(grid.dims, grid.shape, strict=True):
@@ -156,7 +168,7 @@ def make_coords(reference: Image, *, world_coords: bool) -> xr.Coordinates:
     variables |= {name: _world_variable(coordinate) for name, coordinate in world.items()}
     coords = xr.Coordinates(variables)
     if world_coords and grid.sky is not None:
-        coords = coords.assign(xr.Coordinates.from_xindex(_sky_index(reference, grid.sky)))
+        coords = coords.assign(xr.Coordinates.from_xindex(_sky_index(grid, grid.sky, text, where)))
     return coords
 
 
@@ -166,9 +178,8 @@ def _world_variable(coordinate: Coordinate) -> xr.Variable:
     return xr.Variable(dims, coordinate.values, dict(coordinate.attrs))
 
 
-def _sky_index(reference: Image, sky: Sky) -> SkyIndex:
+def _sky_index(grid: Grid, sky: Sky, text: WcsText, where: str) -> SkyIndex:
     """Make the index of the pixels of a grid by their positions on the sky."""
-    grid = reference.grid
     # An axis of the WCS that the image does not have is at its first pixel.
     first, second = (grid.dims[::-1][axis] if axis < len(grid.dims) else 0.0 for axis in sky.plane)
     pixels = {
@@ -177,8 +188,8 @@ def _sky_index(reference: Image, sky: Sky) -> SkyIndex:
         if dim in (first, second)
     }
     transform = SkyTransform(
-        text=reference.text,
-        where=reference.hdu.where,
+        text=text,
+        where=where,
         sky=sky,
         pixels=pixels,
         plane=(first, second),

@@ -24,12 +24,12 @@ from astropy.wcs import WCS
 from dask_fits._typing import Position, Size
 from dask_fits.cutout import box_around, needs_sky
 from dask_fits.exceptions import FitsFormatError, NotAnImageError
+from dask_fits.wcs.attributes import WCS_CARDS, WCS_TABLES, attribute
 from dask_fits.wcs.geometry import to_pixels
 from dask_fits.wcs.header import WcsText
 from dask_fits.wcs.plane import Plane, plane_without_wcs
 from dask_fits.wcs.resampling import resampled
 from dask_fits.wcs.turns import Extent, is_distorted
-from dask_fits.xarray_backend.attributes import WCS_CARDS, WCS_TABLES, attribute
 from dask_fits.xarray_backend.grid import (
     Grid,
     Pixels,

@@ -956,7 +956,8 @@ def test_anon_is_what_the_store_calls_it(
 def test_help_is_there_for_every_command(run) -> None:
     code, out, _ = run("--help")
     assert code == 0
-    for name in ("info", "header", "plan", "stats", "preview", "cutout", "cutouts", "index-gz"):
+    names = ("info", "header", "plan", "stats", "preview", "cutout", "cutouts", "mosaic")
+    for name in (*names, "index", "index-gz"):
         assert name in out
         code, text, _ = run(name, "--help")
         assert code == 0

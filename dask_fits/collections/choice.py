@@ -1,4 +1,4 @@
-"""Which images are stacked, in which order: the rows of a collection."""
+"""Which images of a collection are stacked or put together, in which order."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def order_by(collection: Collection, name: str) -> Integers:
     has_value = [value is not None and value == value for value in values]  # noqa: PLR0124 (NaN)
     ordered = [row for row, known in enumerate(has_value) if known]
     if values and not ordered:
-        raise ValueError(f"sort_by: no frame has a value of {name}")
+        raise ValueError(f"sort_by: no image has a value of {name}")
     # Numbers are ordered as numbers, and what is mixed with text as text.
     as_text = any(isinstance(values[row], str) for row in ordered)
     ordered.sort(key=lambda row: str(values[row]) if as_text else values[row])

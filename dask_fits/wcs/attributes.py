@@ -1,4 +1,4 @@
-"""The attributes of variables and Datasets."""
+"""Names of attributes under which arrays keep a header and a WCS: of xarray, in zarr groups."""
 
 from __future__ import annotations
 

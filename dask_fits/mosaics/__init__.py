@@ -1,0 +1,1 @@
+"""Mosaics: the images of many files on one grid, combined where they overlap."""

@@ -1,0 +1,188 @@
+"""The Dask arrays of a mosaic: its pixels, weights, counts and errors, which share their tasks."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import dask.array as da
+import numpy as np
+import numpy.typing as npt
+from dask._task_spec import DataNode, Task, TaskRef
+from dask.array.core import Array
+from dask.typing import Key as DaskKey
+
+from dask_fits._typing import Chunks
+from dask_fits.arrays.banded import narrow
+from dask_fits.arrays.lazy import array_of_window, chunk_grid
+from dask_fits.arrays.windowed import WindowedArray, WindowLayer, array_name
+from dask_fits.mosaics.job import Job, Product
+from dask_fits.mosaics.outlines import Box
+from dask_fits.mosaics.rendering import Rendered, plan_box, product_types, render
+from dask_fits.planning.band_reads import Index
+from dask_fits.planning.bands import Window
+from dask_fits.planning.chunks import ReadPlan
+from dask_fits.planning.selection import Indices, Selection
+from dask_fits.readers.base import IndexedReader
+from dask_fits.resampling.positions import PATCH
+
+CHUNK = 2 * PATCH
+"""Pixels along each side of an ``"auto"`` chunk: of larger ones a thread would hold more, and
+smaller ones take more of each image than they need."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MosaicReader(IndexedReader):
+    """One of the arrays of a mosaic, made when it is indexed; see `PixelReader`."""
+
+    job: Job
+    product: Product
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Height and width."""
+        return self.job.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the pixels, in native byte order."""
+        return product_types(self.job.recipe)[self.product]
+
+    def read(self, selection: Selection) -> Any:
+        """Make the pixels of a selection; see `PixelReader`."""
+        pixels = selection.empty(self.dtype)
+        if pixels.size:
+            box = _box_around(selection.indices)
+            rendered = render(self.job.take(box), box)
+            picked = _pick(rendered, self.product, selection.indices, box)
+            pixels.reshape(selection.shape)[...] = picked
+        return selection.result(pixels)
+
+    def contiguous_chunk(self, limit: int) -> tuple[int, ...]:
+        """Return the shape of an ``"auto"`` chunk, of at most `limit` bytes."""
+        side = CHUNK
+        while side > PATCH and side * side * self.dtype.itemsize > limit:
+            side //= 2
+        return min(side, max(self.shape[0], 1)), min(side, max(self.shape[1], 1))
+
+    def check(self, selection: Selection) -> None:
+        """Do nothing: files are checked when they are read."""
+
+    def plan(self, indices: tuple[Indices, ...]) -> ReadPlan:
+        """Return the requests of making a box of pixels."""
+        if not all(map(len, indices)):
+            return ReadPlan((), 0)
+        box = _box_around(indices)
+        return plan_box(self.job.take(box), box)
+
+    def __dask_tokenize__(self) -> tuple[object, ...]:
+        return "dask_fits.MosaicReader", self.job.digest, self.product
+
+
+class MosaicLayer(WindowLayer[MosaicReader]):
+    """The tasks of one array of a mosaic: boxes that are made, and what is picked of each."""
+
+    def narrow(self, selection: Selection) -> tuple[MosaicLayer, tuple[Any, ...] | None]:
+        """Return the layer of a part of the mosaic; see `WindowLayer`."""
+        window, dask_key = narrow(self.window, selection)
+        if window == self.window:
+            return self, dask_key
+        return MosaicLayer(_name(self.reader, window), self.reader, window), dask_key
+
+    def _make_tasks(self, indices: Iterable[Index]) -> dict[DaskKey, Task]:
+        """Make the tasks of some chunks; those that make a box are the same for all arrays."""
+        spans = [
+            list(itertools.pairwise(itertools.accumulate(lengths, initial=0)))
+            for lengths in self.window.chunks
+        ]
+        job = self.reader.job
+        tasks: dict[DaskKey, Task] = {}
+        for index in indices:
+            chunk = tuple(along[number] for along, number in zip(spans, index, strict=True))
+            axes = self.window.indices(chunk)
+            key = self._chunk_key(index)
+            if not all(map(len, axes)):
+                shape = tuple(
+                    len(a) for a, kept in zip(axes, self.window.kept, strict=True) if kept
+                )
+                tasks[key] = cast("Task", DataNode(key, np.empty(shape, self.reader.dtype)))
+                continue
+            box = _box_around(axes)
+            source: DaskKey = (f"fits-mosaic-box-{job.digest}", *itertools.chain(*box))
+            if source not in tasks:
+                tasks[source] = Task(source, render, DataNode(None, job.take(box)), box)
+            squeezed = tuple(slice(None) if kept else 0 for kept in self.window.kept)
+            tasks[key] = Task(
+                key, _pick_part, TaskRef(source), self.reader.product, axes, box, squeezed
+            )
+        return tasks
+
+
+def mosaic_array(job: Job, product: Product, chunks: Chunks = "auto") -> da.Array:
+    """Make the lazy Dask array of one of a mosaic's products; reads nothing.
+
+    Raises
+    ------
+    FitsFormatError
+        There would be more chunks than can be listed.
+    """
+    reader = MosaicReader(job, product)
+    # The chunks of all products are those of the pixels.
+    window = mosaic_window(job, chunks)
+    name = _name(reader, window)
+    if da.Array is not Array:  # with array.query-planning, Dask takes no layers but its own
+        return array_of_window(reader, window, name=name)
+    return WindowedArray.of_layer(MosaicLayer(name, reader, window))
+
+
+def plan_mosaic(job: Job, chunks: Chunks = "auto") -> ReadPlan:
+    """Plan the reads of all of a mosaic, chunk by chunk."""
+    reader = MosaicReader(job, "data")
+    window = mosaic_window(job, chunks)
+    spans = [itertools.pairwise(itertools.accumulate(n, initial=0)) for n in window.chunks]
+    boxes = itertools.product(*map(list, spans))
+    return ReadPlan.of_chunks(reader.plan(tuple(range(*span) for span in box)) for box in boxes)
+
+
+def mosaic_window(job: Job, chunks: Chunks) -> Window:
+    """Cut a mosaic into chunks."""
+    return Window.whole(chunk_grid(MosaicReader(job, "data"), chunks))
+
+
+def _name(reader: MosaicReader, window: Window) -> str:
+    return array_name(reader, window, prefix=f"fits-mosaic-{reader.product}")
+
+
+def _box_around(indices: Iterable[Indices]) -> Box:
+    """Return the box around indices along y and x, none of which are empty."""
+    y, x = ((int(axis[0]), int(axis[-1]) + 1) for axis in indices)
+    return y, x
+
+
+def _pick(
+    rendered: Rendered, product: Product, indices: tuple[Indices, ...], box: Box
+) -> npt.NDArray[Any]:
+    """Pick the pixels at some rows and columns out of a box."""
+    pixels = rendered.products[product]
+    for axis, (along, (start, _)) in enumerate(zip(indices, box, strict=True)):
+        if isinstance(along, range):
+            key: Any = slice(along.start - start, along.stop - start, along.step)
+        else:
+            key = along - start
+        pixels = pixels[(slice(None),) * axis + (key,)]
+    return pixels
+
+
+def _pick_part(
+    rendered: Rendered,
+    product: Product,
+    indices: tuple[Indices, ...],
+    box: Box,
+    squeezed: tuple[Any, ...],
+) -> Any:
+    """Pick a chunk out of a box, without the axes that an integer dropped."""
+    picked = _pick(rendered, product, indices, box)[squeezed]
+    # A view of a part would keep the box in memory.
+    return picked.copy() if picked.size < rendered.products[product].size else picked

@@ -1,0 +1,254 @@
+"""Reading one image for a block of a mosaic, and resampling it: its layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dask_fits.mosaics.job import Map, Recipe
+from dask_fits.mosaics.placement import Part, Placement
+from dask_fits.resampling.kernels import sampling
+from dask_fits.resampling.positions import Floats, Patch
+
+_FLOAT32 = ("f4", "f2", "i1", "u1", "i2", "u2")
+"""Types of pixels all of which are float32 to the bit."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pixels:
+    """What has been read of an image, from the first pixel of the placement's box on."""
+
+    image: npt.NDArray[Any]
+    """NaN where it is not to be used; of integers that are pasted, the weight is 0 there."""
+    weights: Floats | None
+    variance: Floats | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Layer:
+    """What one image has on a rectangle of a block."""
+
+    rows: slice
+    columns: slice
+    """The rectangle, from the block's first pixel."""
+    value: npt.NDArray[Any]
+    """NaN where the image has none; of integers that are pasted, the weight is 0 there."""
+    weight: Floats
+    variance: Floats | None
+
+
+def read_pixels(placement: Placement, *, as_stored: bool = False) -> Pixels:
+    """Read the pixels of a placement's box; masked, and without the image's offset.
+
+    Parameters
+    ----------
+    placement : Placement
+    as_stored : bool
+        Whether integers stay integers.
+
+    Raises
+    ------
+    FitsError
+        They cannot be read.
+    """
+    item = placement.input
+    stored = placement.read(item.reader)
+    weights = _weights(placement)
+    variance = _variance(placement)
+    unused = _unused(placement, weights)
+    if as_stored:
+        given = np.ones(stored.shape) if weights is None else weights
+        return Pixels(stored, np.where(unused, 0.0, given), variance)
+    dtype = np.dtype(np.float32 if stored.dtype.str[1:] in _FLOAT32 else np.float64)
+    image = np.ascontiguousarray(stored, dtype)
+    if item.offset:
+        image = image - dtype.type(item.offset)
+    if np.any(unused):
+        image = np.where(unused, dtype.type(np.nan), image)
+    # What does not count in the image counts in none of its maps.
+    weights, variance = (
+        None if each is None else np.where(np.isnan(image), np.nan, each)
+        for each in (weights, variance)
+    )
+    return Pixels(image, weights, variance)
+
+
+def _weights(placement: Placement) -> Floats | None:
+    """Read the map of weights, if there is one."""
+    given = placement.input.weights
+    if given is None:
+        return None
+    values = _read_map(placement, given)
+    with np.errstate(divide="ignore"):
+        if given.kind == "error":
+            values = 1 / values**2
+        elif given.kind == "variance":
+            values = 1 / values
+    return values
+
+
+def _variance(placement: Placement) -> Floats | None:
+    """Read the map of errors, if there is one, as variances."""
+    given = placement.input.errors
+    if given is None:
+        return None
+    values = _read_map(placement, given)
+    # An error that is not known makes that of the result unknown, and does not drop out of it.
+    return np.where(np.isnan(values), np.inf, values**2 if given.kind == "error" else values)
+
+
+def _unused(placement: Placement, weights: Floats | None) -> Any:
+    """Return which pixels are not to be used: without a weight, or masked."""
+    unused: Any = False
+    if weights is not None:
+        unused = ~((weights > 0) & np.isfinite(weights))
+    mask = placement.input.mask
+    if mask is not None:
+        flags = _pixels_of(placement, mask)
+        if mask.bits != -1:
+            flags = flags.astype(np.int64) & mask.bits
+        unused = unused | (flags != 0)
+    return unused
+
+
+def _read_map(placement: Placement, given: Map) -> Floats:
+    return _pixels_of(placement, given).astype(np.float64)
+
+
+def _pixels_of(placement: Placement, given: Map) -> npt.NDArray[Any]:
+    """Return the pixels of a map in a placement's box."""
+    if isinstance(given.pixels, np.ndarray):
+        (top, bottom), (left, right) = placement.box
+        return given.pixels[top:bottom, left:right]
+    return placement.read(given.pixels)
+
+
+def layers(placement: Placement, pixels: Pixels, recipe: Recipe) -> Iterator[Layer]:
+    """Resample what was read of an image, rectangle by rectangle."""
+    if placement.shift is not None:
+        yield _pasted(placement, pixels)
+        return
+    for part in placement.parts:
+        yield _resampled(_Sampler(placement, part, recipe), pixels)
+
+
+def _pasted(placement: Placement, pixels: Pixels) -> Layer:
+    """Take pixels as they are."""
+    rows, columns = (
+        slice(begin - start, end - start)
+        for (begin, end), start in zip(placement.box, placement.shift or (), strict=True)
+    )
+    is_whole = pixels.image.dtype.kind in "iu"
+    value = pixels.image if is_whole else pixels.image.astype(np.float64)
+    weight = np.full(value.shape, placement.input.weight)
+    if pixels.weights is not None:
+        weight *= pixels.weights
+    return Layer(rows, columns, value, weight, pixels.variance)
+
+
+def _resampled(sampler: _Sampler, pixels: Pixels) -> Layer:
+    """Resample the pixels of one rectangle."""
+    part = sampler.part
+    value, fraction = sampler.sample(pixels.image)
+    if sampler.factor is not None:
+        value *= sampler.factor
+    weight = np.full(value.shape, sampler.placement.input.weight)
+    if fraction is not None:
+        weight *= fraction
+    if pixels.weights is not None:
+        weight *= sampler.sample(pixels.weights, flux=False)[0]
+    variance = None
+    if pixels.variance is not None:
+        variance, _ = sampler.sample(pixels.variance, squared=True)
+        if sampler.factor is not None:
+            variance *= sampler.factor**2
+    return Layer(part.rows, part.columns, value, weight, variance)
+
+
+class _Sampler:
+    """The positions of one rectangle, at which an image and its maps are sampled."""
+
+    def __init__(self, placement: Placement, part: Part, recipe: Recipe) -> None:
+        self.placement = placement
+        self.part = part
+        self._recipe = recipe
+        self._kernels = sampling()
+        self._shape = (
+            part.rows.stop - part.rows.start, part.columns.stop - part.columns.start
+        )  # fmt: skip
+        self._is_exact = recipe.resampling == "exact"
+        self._points = self._fill(part.patch, int(self._is_exact))
+        # With exact areas the kernel multiplies by them itself.
+        self.factor: Floats | None = None
+        if part.corners is not None:
+            self.factor = _areas(self._fill(part.corners, 1))
+
+    def _fill(self, patch: Patch, more: int) -> Floats:
+        """Return the positions of its points, of which there may be more than pixels."""
+        height, width = self._shape
+        points = np.empty((2, height + more, width + more))
+        patch.fill(self.part.first, points, self._kernels.interpolate)
+        return points
+
+    def sample(
+        self, source: npt.NDArray[Any], *, flux: bool | None = None, squared: bool = False
+    ) -> tuple[Floats, Floats | None]:
+        """Sample one array.
+
+        Parameters
+        ----------
+        source : (h, w) array
+            The box of an image, or of a map of it.
+        flux : bool, optional
+            Whether exact areas count; by default as the recipe says.
+        squared : bool
+            Whether the weights of the kernel are squared, as variances are added.
+
+        Returns
+        -------
+        value : array
+            NaN where there is none.
+        fraction : array or None
+            With exact areas, the part of each pixel that is covered.
+        """
+        placement = self.placement
+        origin = (placement.box[0][0], placement.box[1][0])
+        source = np.ascontiguousarray(source)
+        value = np.empty(self._shape)
+        fraction = None
+        if self._is_exact:
+            fraction = np.empty(self._shape)
+            missing = self._kernels.area(
+                source,
+                origin,
+                placement.input.shape,
+                self._points,
+                value,
+                fraction,
+                flux=self._recipe.conserve == "flux" if flux is None else flux,
+                squared=squared,
+                turn=placement.turn,
+            )
+        else:
+            kernel = getattr(self._kernels, self._recipe.resampling)
+            missing = kernel(
+                source, origin, placement.input.shape, self._points, value, squared=squared
+            )
+        if missing:
+            raise RuntimeError(
+                f"{placement.input.where}: {missing} pixels that are needed were not read: rows "
+                f"and columns {placement.box} were"
+            )
+        return value, fraction
+
+
+def _areas(corners: Floats) -> Floats:
+    """Return the areas of (h, w) pixels, in pixels of the image, by (2, h + 1, w + 1) corners."""
+    x, y = corners
+    x_down, y_down = x[1:, 1:] - x[:-1, :-1], y[1:, 1:] - y[:-1, :-1]
+    x_up, y_up = x[:-1, 1:] - x[1:, :-1], y[:-1, 1:] - y[1:, :-1]
+    return np.asarray(np.abs(x_down * y_up - y_down * x_up) / 2)

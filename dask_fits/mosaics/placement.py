@@ -1,0 +1,185 @@
+"""Where one image is on a block of a mosaic, and what is read of it for that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dask_fits.exceptions import FitsFormatError
+from dask_fits.mosaics.job import Input, Recipe, Resampling
+from dask_fits.mosaics.outlines import Box
+from dask_fits.planning.chunks import ReadPlan
+from dask_fits.planning.selection import select
+from dask_fits.readers.reader import HduReader
+from dask_fits.resampling.positions import PATCH, Patch, Points, Reach, find_positions
+from dask_fits.wcs.mapping import Grid, PixelMap, whole_shift
+from dask_fits.wcs.turns import Extent, turn_step
+
+_REACH: dict[Resampling, int] = {"nearest": 1, "bilinear": 1, "lanczos3": 3, "exact": 1}
+"""Pixels beside a position that a kernel may look at."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """A rectangle of a block within one patch."""
+
+    rows: slice
+    columns: slice
+    first: tuple[int, int]
+    """Its first pixel, from the patch's first."""
+    patch: Patch
+    """Positions of its centres, or of its corners for exact areas."""
+    corners: Patch | None
+    """Positions of its corners, where the area of its pixels is needed besides."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Placement:
+    """Where one image is on a block of the output."""
+
+    input: Input
+    box: Box
+    """Rows and columns of the image that are read."""
+    parts: tuple[Part, ...]
+    shift: tuple[int, int] | None = None
+    """Where the block's first pixel is in the image, if the grids are whole pixels apart."""
+    turn: tuple[float, float] = (0.0, 0.0)
+    """Pixels of the image after which its map repeats itself."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that it takes with what is read, nearly."""
+        (top, bottom), (left, right) = self.box
+        maps = sum(each is not None for each in (self.input.weights, self.input.errors))
+        positions = sum(part.patch.found.nbytes for part in self.parts)
+        return (bottom - top) * (right - left) * (8 + 8 * maps) + positions
+
+    def plans(self) -> Iterator[ReadPlan]:
+        """Plan the reads of the image and its maps."""
+        for reader in self.readers():
+            yield reader.plan(select(self._key(reader), reader.shape).indices)
+
+    def readers(self) -> Iterator[HduReader]:
+        """Yield the readers of the image and of its maps that are read."""
+        yield self.input.reader
+        for each in (self.input.weights, self.input.mask, self.input.errors):
+            if each is not None and not isinstance(each.pixels, np.ndarray):
+                yield each.pixels
+
+    def _key(self, reader: HduReader) -> tuple[int | slice, ...]:
+        """Return the key by which an image or a map of it is read."""
+        key: list[int | slice] = [0] * reader.ndim
+        for axis, (begin, end) in zip(self.input.axes, self.box, strict=True):
+            key[axis] = slice(begin, end)
+        return tuple(key)
+
+    def read(self, reader: HduReader) -> npt.NDArray[Any]:
+        """Read the box of an image, or of a map of it.
+
+        Raises
+        ------
+        FitsError
+            It cannot be read, or is of another shape than the image.
+        """
+        if reader.shape != self.input.reader.shape:
+            raise FitsFormatError(
+                f"{reader.where}: found an image of shape {reader.shape}, expected "
+                f"{self.input.reader.shape} as of {self.input.where}, which it belongs to"
+            )
+        pixels: npt.NDArray[Any] = reader[self._key(reader)]
+        return pixels
+
+
+def place(item: Input, output: Grid, block: Box, recipe: Recipe) -> Placement | None:
+    """Find where an image is on a block of the output; None if it is not there.
+
+    Raises
+    ------
+    FitsFormatError
+        There is no way from the output to the image.
+    """
+    grid = item.grid()
+    shift = whole_shift(output, grid)
+    if shift is not None:
+        return _paste(item, block, shift)
+    way = PixelMap(output, grid)
+    points: Points = "corners" if recipe.resampling == "exact" else "centres"
+    with_areas = recipe.conserve == "flux" and points == "centres"
+    parts: list[Part] = []
+    bounds: list[Reach] = []
+    for number, low, high in _tiles(block):
+        patch = find_positions(way, number, points)
+        more = int(points == "corners")
+        size = (high[0] - low[0] + more, high[1] - low[1] + more)
+        first = (low[0] - number[0] * PATCH, low[1] - number[1] * PATCH)
+        reach = None if patch is None else patch.reach(first, size)
+        if patch is None or reach is None or (reach.end - more <= reach.begin).any():
+            continue
+        corners = find_positions(way, number, "corners") if with_areas else None
+        parts.append(_part(block, number, reach, more, patch, corners))
+        bounds.append(reach)
+    if not parts:
+        return None
+    box = _box(bounds, item.shape, _REACH[recipe.resampling])
+    if box is None:
+        return None
+    turn = turn_step(grid.wcs, Extent.of(*item.shape)) if points == "corners" else (0.0, 0.0)
+    return Placement(item, box, tuple(parts), turn=turn)
+
+
+def _paste(item: Input, block: Box, shift: tuple[int, int]) -> Placement | None:
+    """Find where an image is whose pixels are those of the output."""
+    start = (block[0][0] + shift[0], block[1][0] + shift[1])
+    box = tuple(
+        (max(begin, 0), min(begin + high - low, length))
+        for begin, (low, high), length in zip(start, block, item.shape, strict=True)
+    )
+    if any(begin >= end for begin, end in box):
+        return None
+    return Placement(item, (box[0], box[1]), (), shift=start)
+
+
+def _part(
+    block: Box,
+    number: tuple[int, int],
+    reach: Reach,
+    more: int,
+    patch: Patch,
+    corners: Patch | None,
+) -> Part:
+    """Make the part of a block that a patch covers; `more` are the corners beyond the pixels."""
+    begin = reach.begin.tolist()
+    end = (reach.end - more).tolist()
+    starts = [at * PATCH - start for at, (start, _) in zip(number, block, strict=True)]
+    rows, columns = (
+        slice(low + start, high + start)
+        for low, high, start in zip(begin, end, starts, strict=True)
+    )
+    return Part(rows, columns, (begin[0], begin[1]), patch, corners)
+
+
+def _tiles(
+    block: Box,
+) -> Iterator[tuple[tuple[int, int], tuple[int, int], tuple[int, int]]]:
+    """Divide a block by patches: the number of each, its first pixel and that after its last."""
+    (top, bottom), (left, right) = block
+    for y in range(top // PATCH, -(-bottom // PATCH)):
+        for x in range(left // PATCH, -(-right // PATCH)):
+            low = (max(top, y * PATCH), max(left, x * PATCH))
+            high = (min(bottom, (y + 1) * PATCH), min(right, (x + 1) * PATCH))
+            yield (y, x), low, high
+
+
+def _box(bounds: list[Reach], shape: tuple[int, int], reach: int) -> Box | None:
+    """Return the rows and columns of an image that positions within bounds need."""
+    low = np.min([each.low for each in bounds], axis=0)[::-1]
+    high = np.max([each.high for each in bounds], axis=0)[::-1]
+    begin = np.clip(np.floor(low) - reach, 0, shape).astype(int).tolist()
+    end = np.clip(np.ceil(high) + reach + 1, 0, shape).astype(int).tolist()
+    if begin[0] >= end[0] or begin[1] >= end[1]:
+        return None
+    return (begin[0], end[0]), (begin[1], end[1])

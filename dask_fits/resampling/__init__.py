@@ -1,0 +1,1 @@
+"""Resampling: images brought onto the pixels of another grid, and combined there."""

@@ -1,0 +1,303 @@
+"""The way from the pixels of one image to those of another one, through the sky.
+
+Positions are astropy's. Where the way there and back does not meet there is none: far from an image
+the inverse of a distortion leads anywhere, also back onto the image, and projections give the other
+side of the sky for pixels beyond their limb.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from astropy import units as u
+from astropy.coordinates import BaseCoordinateFrame, UnitSphericalRepresentation
+from astropy.wcs import WCSCOMPARE_ANCILLARY, WCSCOMPARE_CRPIX
+
+from dask_fits.exceptions import FitsFormatError, one_line
+from dask_fits.wcs.frames import check_offline, frame_of
+from dask_fits.wcs.geometry import angular_unit, from_sky, to_sky
+from dask_fits.wcs.quiet import quiet
+from dask_fits.wcs.sphere import Floats, rotation_to_icrs, unit_vectors_of
+from dask_fits.wcs.turns import Extent, turn_step
+
+if TYPE_CHECKING:
+    from astropy.wcs import WCS
+
+_SMOOTH = frozenset(
+    {"AZP", "SZP", "TAN", "STG", "SIN", "ARC", "ZPN", "ZEA", "AIR", "CYP", "CEA", "CAR", "MER"}
+    | {"COP", "COE", "COD", "COO", "SFL", "PAR", "MOL", "AIT", "BON", "PCO"}
+    | {"TPV", "TNX", "ZPX", "TPD", "TPU", "DSS", "NCP", "GLS"}
+)
+"""Projections whose formulas have derivatives everywhere but at poles, limbs and seams. Those with
+facets (TSC, CSC, QSC, HPX, XPH) have kinks within the map."""
+
+Kind = Literal["smooth", "tables", "facets"]
+"""How positions change from pixel to pixel: with derivatives, but for poles, limbs and seams; with
+kinks of a known size; or in any way, as do those of projections that are not known."""
+
+_MEETS = 1.0
+"""Pixels within which the way there and back has to meet, as in reproject."""
+
+_WHOLE = 1e-6
+"""Pixels within which a shift is one by whole pixels."""
+
+_OBSERVER = ("hgln_obs", "hglt_obs", "crln_obs", "dsun_obs", "rsun_ref")
+"""Attributes of where an image of the Sun was taken from."""
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """The pixels of an image and their world coordinates, for one thread at a time."""
+
+    wcs: WCS
+    """Celestial, of two axes."""
+    shape: tuple[int, int]
+    """Height and width."""
+    where: str
+    """What it is of, for messages."""
+
+    @cached_property
+    def extent(self) -> Extent:
+        """The part of the plane that the image covers."""
+        return Extent.of(*self.shape)
+
+    @cached_property
+    def frame(self) -> BaseCoordinateFrame | None:
+        """The frame of astropy; None if it knows none, as for the Sun without sunpy."""
+        try:
+            return frame_of(self.wcs)
+        except FitsFormatError:
+            return None
+
+    @cached_property
+    def _units(self) -> tuple[float, float]:
+        """Degrees in a unit of the longitude and the latitude."""
+        axes = (self.wcs.wcs.lng, self.wcs.wcs.lat)
+        lon, lat = (float(angular_unit(self.wcs, axis).to(u.deg)) for axis in axes)
+        return lon, lat
+
+    def to_sky(self, pixels: Floats) -> Floats:
+        """Find longitudes and latitudes, (2, n) in degrees, of (2, n) pixels x, y."""
+        sky = np.full(pixels.shape, np.nan)
+        known = np.isfinite(pixels).all(axis=0)
+        if known.any():
+            found = to_sky(self.wcs, list(np.ascontiguousarray(pixels[:, known])), self.extent)
+            sky[:, known] = np.stack(found) * np.array(self._units)[:, None]
+        return sky
+
+    def from_sky(self, sky: Floats) -> Floats:
+        """Find pixels x, y, (2, n), of (2, n) longitudes and latitudes in degrees."""
+        pixels = np.full(sky.shape, np.nan)
+        known = np.isfinite(sky).all(axis=0)
+        if known.any():
+            lon, lat = sky[:, known] / np.array(self._units)[:, None]
+            pixels[:, known] = from_sky(self.wcs, lon, lat, self.extent)
+        return pixels
+
+    @property
+    def kind(self) -> Kind:
+        """How positions change from pixel to pixel, by what the WCS is.
+
+        Tables of distortions have kinks that differences of some positions do not show.
+        """
+        wcs = self.wcs
+        if _has_tables(wcs):
+            return "tables"
+        codes = {wcs.wcs.ctype[axis][5:8].strip("-") for axis in (wcs.wcs.lng, wcs.wcs.lat)}
+        return "smooth" if codes <= _SMOOTH else "facets"
+
+    def covers(self, low: Floats, high: Floats) -> bool:
+        """Return whether the image has all of a rectangle: bounds x, y of (2,) arrays."""
+        begin, end = (edge[:, 0] for edge in self.extent.columns())
+        return bool((low >= begin).all() and (high <= end).all())
+
+    def repeats(self, low: Floats, high: Floats) -> bool:
+        """Return whether sky of a rectangle is on the image turns of the longitude away from it.
+
+        The rectangle is one of pixels x, y from 0, which need not be on the image.
+        """
+        step = np.array(turn_step(self.wcs, self.extent))
+        if not step.any():
+            return False
+        begin, end = (edge[:, 0] for edge in self.extent.columns())
+        most = int(np.max(np.maximum(end - low, high - begin)) / np.abs(step).max()) + 1
+        moved = np.array([turns for turns in range(-most, most + 1) if turns])[:, None] * step
+        meets = (low + moved < end - _WHOLE) & (high + moved > begin + _WHOLE)
+        return bool(meets.all(axis=1).any())
+
+
+class PixelMap:
+    """The way from the pixels of an output grid to those of an input image.
+
+    For one thread at a time, since what astropy computes in is memory of a WCS.
+
+    Parameters
+    ----------
+    output, input : Grid
+        From where, and to where.
+
+    Raises
+    ------
+    FitsFormatError
+        There is no way: astropy does not know a frame, or needs tables that are too old.
+    """
+
+    def __init__(self, output: Grid, input: Grid) -> None:  # noqa: A002 (the field's word)
+        self.output = output
+        self.input = input
+        self._rotation: Floats | None = None
+        self._is_same = _have_same_frame(output, input)
+        if self._is_same:
+            return
+        for grid in (output, input):
+            if grid.frame is None:
+                try:
+                    frame_of(grid.wcs)
+                except FitsFormatError as error:
+                    raise _frame_error(output, input, error) from error
+            check_offline(grid.frame)
+        to_icrs = [rotation_to_icrs(grid.frame) for grid in (output, input)]
+        if to_icrs[0] is not None and to_icrs[1] is not None:
+            self._rotation = to_icrs[1].T @ to_icrs[0]
+
+    @property
+    def kind(self) -> Kind:
+        """How positions change from pixel to pixel: the worse of the two grids decides."""
+        kinds = (self.output.kind, self.input.kind)
+        return max(kinds, key=("smooth", "tables", "facets").index)
+
+    def positions(self, pixels: Floats) -> Floats:
+        """Find the pixels of the input at those of the output, one by one.
+
+        Parameters
+        ----------
+        pixels : (2, n) array
+            Pixels x, y of the output, from 0.
+
+        Returns
+        -------
+        (2, n) array
+            Pixels x, y of the input, from 0; NaN where there is no such position, or the way back
+            leads elsewhere.
+        """
+        with quiet(), np.errstate(invalid="ignore"):
+            found = self.input.from_sky(self._to_input(self.output.to_sky(pixels)))
+            back = self.output.from_sky(self._to_output(self.input.to_sky(found)))
+            meets = (np.abs(back - pixels) < _MEETS).all(axis=0)
+        found[:, ~meets] = np.nan
+        return found
+
+    def _to_input(self, sky: Floats) -> Floats:
+        if self._is_same:
+            return sky
+        if self._rotation is not None:
+            return _rotate(sky, self._rotation)
+        return _transform(sky, self.output.frame, self.input.frame)
+
+    def _to_output(self, sky: Floats) -> Floats:
+        if self._is_same:
+            return sky
+        if self._rotation is not None:
+            return _rotate(sky, self._rotation.T)
+        return _transform(sky, self.input.frame, self.output.frame)
+
+
+def whole_shift(output: Grid, input: Grid) -> tuple[int, int] | None:  # noqa: A002
+    """Return by how many whole pixels two grids are apart, if by nothing else.
+
+    Returns
+    -------
+    y, x : int
+        The pixel of the input at pixel (0, 0) of the output; None if the grids differ in more.
+    """
+    one, other = output.wcs, input.wcs
+    if not one.wcs.compare(other.wcs, WCSCOMPARE_ANCILLARY | WCSCOMPARE_CRPIX, 0.0):
+        return None
+    if not _have_same_frame(output, input) or not _have_same_distortion(one, other):
+        return None
+    shift = other.wcs.crpix - one.wcs.crpix
+    whole = np.rint(shift)
+    if (np.abs(shift - whole) > _WHOLE).any():
+        return None
+    low, high = (edge[:, 0] + whole for edge in output.extent.columns())
+    if not input.covers(low, high) and input.repeats(low, high):
+        return None  # what is beyond one side of a map may be at the other one
+    return int(whole[1]), int(whole[0])
+
+
+def _has_tables(wcs: WCS) -> bool:
+    """Return whether a WCS has distortions by lookup table."""
+    tables = (wcs.cpdis1, wcs.cpdis2, wcs.det2im1, wcs.det2im2)
+    return any(table is not None for table in tables)
+
+
+def _have_same_distortion(one: WCS, other: WCS) -> bool:
+    """Return whether two WCSs have equal SIP polynomials about their CRPIXn, and no tables."""
+    if _has_tables(one) or _has_tables(other):
+        return False
+    if one.sip is None or other.sip is None:
+        return one.sip is None and other.sip is None
+    for name in ("a", "b", "ap", "bp"):
+        mine, others = getattr(one.sip, name), getattr(other.sip, name)
+        if (mine is None) != (others is None) or not np.array_equal(mine, others):
+            return False
+    moved = (other.sip.crpix - other.wcs.crpix) - (one.sip.crpix - one.wcs.crpix)
+    return bool((np.abs(moved) <= _WHOLE).all())
+
+
+def _have_same_frame(output: Grid, input: Grid) -> bool:  # noqa: A002
+    """Return whether two grids count their longitudes and latitudes in one frame."""
+    if output.frame is not None and input.frame is not None:
+        return bool(output.frame.is_equivalent_frame(input.frame))
+    return _frame_keywords(output) == _frame_keywords(input)
+
+
+def _frame_keywords(grid: Grid) -> dict[str, object]:
+    """Return the keywords that tell a frame which astropy does not know."""
+    wcs = grid.wcs.wcs
+    names = wcs.ctype[wcs.lng][:4], wcs.ctype[wcs.lat][:4]
+    observer = {name.upper(): getattr(wcs.aux, name) for name in _OBSERVER}
+    system = {"RADESYS": wcs.radesys, "EQUINOX": str(wcs.equinox), "DATE-OBS": wcs.dateobs}
+    return {"CTYPEn": names, **system, **observer}
+
+
+def _frame_error(output: Grid, input: Grid, reason: FitsFormatError) -> FitsFormatError:  # noqa: A002
+    """Return the error of two grids in different frames, one of which astropy does not know."""
+    one, other = _frame_keywords(output), _frame_keywords(input)
+    found = [
+        f"{name} {one[name]!r} and {other[name]!r}" for name in one if one[name] != other[name]
+    ]
+    return FitsFormatError(
+        f"{reason}; there is a way without it only if these do not differ: {', '.join(found)}"
+    )
+
+
+def _rotate(sky: Floats, rotation: Floats) -> Floats:
+    """Rotate (2, n) longitudes and latitudes in degrees."""
+    vectors = unit_vectors_of(*np.deg2rad(sky)) @ rotation.T
+    x, y, z = vectors.T
+    lon, lat = np.arctan2(y, x) % (2 * np.pi), np.arctan2(z, np.hypot(x, y))
+    return np.asarray(np.rad2deg(np.stack([lon, lat])))
+
+
+def _transform(
+    sky: Floats, source: BaseCoordinateFrame | None, target: BaseCoordinateFrame | None
+) -> Floats:
+    """Transform (2, n) longitudes and latitudes in degrees with astropy."""
+    known = np.isfinite(sky).all(axis=0)
+    result = np.full(sky.shape, np.nan)
+    if source is None or target is None or not known.any():
+        return result
+    try:
+        placed = source.realize_frame(UnitSphericalRepresentation(*(sky[:, known] * u.deg)))
+        found = placed.transform_to(target).represent_as("unitspherical")
+    except Exception as error:  # astropy raises whatever it stumbles on
+        raise FitsFormatError(
+            f"WCS: astropy cannot transform from {type(source).__name__} to "
+            f"{type(target).__name__}: {one_line(error)}"
+        ) from error
+    result[:, known] = found.lon.to_value(u.deg), found.lat.to_value(u.deg)
+    return result
