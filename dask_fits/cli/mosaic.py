@@ -298,6 +298,7 @@ def _plan_mosaic(given: _MosaicOptions, storage_options: StorageOptions) -> Mosa
         conserve="flux" if given.conserve == "flux" else "surface brightness",
         # It reads pixels.
         match_background=given.match_background and not given.plan,
+        sort_by=given.sort_by,
         chunks=grid.chunks,
         fill_value=given.fill_value,
         on_error=given.on_error,

@@ -51,6 +51,8 @@ def find_sources(
     if (urls := _urls_of_table(files)) is not None:
         yield from urls
         return
+    if files is None or isinstance(files, (int, float)):
+        raise TypeError(f"files: expected paths, URLs or open files, found {files!r}")
     is_single = isinstance(files, _OPEN) or is_one_file(files) or hasattr(files, "getdataurl")
     for given in cast("Iterable[Any]", [files] if is_single else files):
         # A row of what a query of pyvo found.

@@ -18,7 +18,7 @@ from dask_fits._typing import Chunks
 from dask_fits.arrays.banded import narrow
 from dask_fits.arrays.lazy import array_of_window, chunk_grid
 from dask_fits.arrays.windowed import WindowedArray, WindowLayer, array_name
-from dask_fits.mosaics.job import Job, Product
+from dask_fits.mosaics.job import Input, Job, Product
 from dask_fits.mosaics.outlines import Box
 from dask_fits.mosaics.rendering import Rendered, plan_box, product_types, render
 from dask_fits.planning.band_reads import Index
@@ -62,7 +62,7 @@ class MosaicReader(IndexedReader):
 
     def contiguous_chunk(self, limit: int) -> tuple[int, ...]:
         """Return the shape of an ``"auto"`` chunk, of at most `limit` bytes."""
-        side = CHUNK
+        side = CHUNK * (1 + any(_has_long_rows(each) for each in self.job.inputs))
         while side > PATCH and side * side * self.dtype.itemsize > limit:
             side //= 2
         return min(side, max(self.shape[0], 1)), min(side, max(self.shape[1], 1))
@@ -81,6 +81,16 @@ class MosaicReader(IndexedReader):
         return "dask_fits.MosaicReader", self.job.digest, self.product
 
 
+def _has_long_rows(item: Input) -> bool:
+    """Return whether a part of an image is read as whole rows that are longer than two chunks.
+
+    Where an image is stored row by row, and gaps between the parts that are needed of them are
+    cheaper to read over than other requests, smaller chunks read each row more often.
+    """
+    width = item.reader.shape[-1]
+    return width > 2 * CHUNK and item.reader.tile[-1] in (1, width)
+
+
 class MosaicLayer(WindowLayer[MosaicReader]):
     """The tasks of one array of a mosaic: boxes that are made, and what is picked of each."""
 
@@ -90,6 +100,16 @@ class MosaicLayer(WindowLayer[MosaicReader]):
         if window == self.window:
             return self, dask_key
         return MosaicLayer(_name(self.reader, window), self.reader, window), dask_key
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what is pickled: for a part of a mosaic, the images that reach into it."""
+        state = {**self.__dict__}
+        state.pop("_all_tasks", None)  # which are made anew when they are needed
+        axes = self.window.axis_ranges
+        if self.window.lengths != self.reader.shape and all(map(len, axes)):
+            job = self.reader.job.take(_box_around(axes))
+            state["reader"] = MosaicReader(job, self.reader.product)
+        return state
 
     def _make_tasks(self, indices: Iterable[Index]) -> dict[DaskKey, Task]:
         """Make the tasks of some chunks; those that make a box are the same for all arrays."""

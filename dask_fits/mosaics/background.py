@@ -121,10 +121,7 @@ def _factor(item: Input, text: WcsText, recipe: Recipe) -> float:
     """Return by what a pixel's value changes where flux is conserved: the ratio of areas."""
     if recipe.conserve == "surface brightness":
         return 1.0
-    areas = [
-        abs(np.linalg.det(grid.wcs.pixel_scale_matrix)) for grid in (output_grid(text), item.grid())
-    ]
-    return float(areas[0] / areas[1])
+    return output_grid(text).pixel_area / item.grid().pixel_area
 
 
 def _sample(

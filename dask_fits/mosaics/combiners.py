@@ -69,7 +69,7 @@ def block_shape(recipe: Recipe, shape: tuple[int, int], depth: int) -> tuple[int
     """
     if recipe.combine not in ("median", "clipped"):
         return shape
-    layers = 1 + 2 * recipe.has_errors  # a weight and a variance besides
+    layers = 2 + recipe.has_errors  # values, weights, and variances
     pixel = max(depth, 1) * layers * 8
     side = max(int((STACK_BYTES / pixel) ** 0.5), 16)
     return min(side, shape[0]), min(side, shape[1])
@@ -132,16 +132,20 @@ class _Sum(_Noting):
 
     def products(self) -> Products:
         """Make the pixels; see `Combiner`."""
+        data, error = self._total, None
+        if self._variance is not None:
+            error = np.sqrt(self._variance, out=self._variance)
         with np.errstate(divide="ignore", invalid="ignore"):
-            covered = self._weight > 0
-            divisor = (
-                self._weight if self._recipe.combine == "mean" else np.where(covered, 1.0, np.nan)
-            )
-            products: dict[Product, npt.NDArray[Any]] = {
-                "data": self._total / divisor, "weight": self._weight, "count": self.count
-            }  # fmt: skip
-            if self._variance is not None:
-                products["error"] = _known(np.sqrt(self._variance) / divisor)
+            for sums in (data,) if error is None else (data, error):
+                if self._recipe.combine == "mean":
+                    np.divide(sums, self._weight, out=sums)
+                else:
+                    sums[~(self._weight > 0)] = np.nan
+        products: dict[Product, npt.NDArray[Any]] = {
+            "data": data, "weight": self._weight, "count": self.count
+        }  # fmt: skip
+        if error is not None:
+            products["error"] = _known(error)
         return products
 
 

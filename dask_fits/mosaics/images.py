@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -64,7 +64,7 @@ def make_inputs(
     ValueError
         What was given beside the images does not fit to them.
     """
-    hdus = collection.sources()
+    hdus, noted = collection.sources(), collection.errors()
     weights, maps = _weights_of(collection, beside.weights, len(hdus))
     masks = _given_for_each("mask", beside.mask, len(hdus))
     errors = _given_for_each("error", beside.error, len(hdus))
@@ -74,6 +74,8 @@ def make_inputs(
         hdu = hdus[number]
         if isinstance(hdu, FitsError):
             raise hdu
+        if number in noted:  # such as that its data are cut short
+            raise noted[number]
         file = FitsFile(hdu.store)  # whose headers are read once for all maps
         text = WcsText.of(hdu.wcs_header())
         if needs_sky:
@@ -115,8 +117,8 @@ def _plane(hdu: HDU) -> tuple[int, int]:
     others = [length for axis, length in enumerate(shape) if axis not in (y, x)]
     if any(length != 1 for length in others):
         raise FitsFormatError(
-            f"{hdu.where}: expected an image of two axes, found shape {shape}: a mosaic "
-            "of cubes is made plane by plane"
+            f"{hdu.where}: expected an image of two axes, found shape {shape}: a "
+            "mosaic is made of planes, one of each cube in a file of its own"
         )
     return y, x
 
@@ -169,6 +171,10 @@ def _given_for_each(name: str, given: Given, count: int) -> list[str | npt.NDArr
     """Return what was given for each of the images: an EXTNAME, an array, or nothing."""
     if given is None or isinstance(given, str):
         return [given] * count
+    if not isinstance(given, Iterable):
+        raise TypeError(
+            f"{name}: expected a name, or one thing for each image, found {type(given).__name__}"
+        )
     listed = [given] if isinstance(given, np.ndarray) and count == 1 and given.ndim else list(given)
     if len(listed) != count:
         raise ValueError(f"{name}: found {len(listed)}, expected one for each of {count} images")
@@ -211,7 +217,7 @@ def _map(
             f"{beside.where}: found an image of shape {beside.shape}, expected {hdu.shape} as of "
             f"{hdu.where}, which it belongs to"
         )
-    return Map(beside.reader(mask_and_scale=kind != "mask"), kind, bits)
+    return Map(beside.reader(), kind, bits)
 
 
 def _find_beside(file: FitsFile, hdu: HDU, name: str) -> HDU:

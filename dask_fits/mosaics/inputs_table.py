@@ -20,16 +20,15 @@ def inputs_table(
     boxes = np.zeros((count, 4), np.int64)
     backgrounds, weights = np.zeros(count), np.ones(count)
     is_pasted = np.zeros(count, bool)
-    if job.outlines is not None:
-        height, width = job.shape
-        found = job.outlines.boxes_on(job.shape)
-        # Of images that only circles tell, some are on the other side of the sky.
-        reaching = job.inputs_of(((0, height), (0, width)))
-        found[np.setdiff1d(np.arange(len(found)), reaching)] = 0
-        for item, box, paste in zip(job.inputs, found, pasted, strict=True):
-            boxes[item.number] = box
-            backgrounds[item.number], weights[item.number] = item.offset, item.weight
-            is_pasted[item.number] = paste
+    height, width = job.shape
+    found = job.outlines.boxes_on(job.shape)
+    # Of images that only circles tell, some are on the other side of the sky.
+    reaching = job.inputs_of(((0, height), (0, width)))
+    found[np.setdiff1d(np.arange(len(found)), reaching)] = 0
+    for item, box, paste in zip(job.inputs, found, pasted, strict=True):
+        boxes[item.number] = box
+        backgrounds[item.number], weights[item.number] = item.offset, item.weight
+        is_pasted[item.number] = paste
     table = Table()
     table["file"] = collection.column("access_url").astype(str)
     table["hdu"] = collection.column("hdu")

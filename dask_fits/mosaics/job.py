@@ -137,17 +137,16 @@ class Job:
     text: WcsText
     """World coordinates of the output."""
     recipe: Recipe
-    outlines: Outlines | None
-    """Where the inputs are on the output; None in a task, which has those that it needs."""
+    outlines: Outlines
+    """Where the inputs are on the output."""
     digest: str
     """Of all that tells the pixels of the whole mosaic apart."""
 
     @classmethod
     def of(cls, inputs: Sequence[Input], text: WcsText, recipe: Recipe, outlines: Outlines) -> Job:
         """Make the job of a whole mosaic."""
-        recipe_text = repr(replace(recipe, fill_value=0.0)), np.float64(recipe.fill_value).tobytes()
         tokens = [each.__dask_tokenize__() for each in inputs]
-        digest = tokenize(tokens, text.cards, text.tables, recipe_text)
+        digest = tokenize(tokens, text.cards, text.tables, repr(recipe))
         return cls(tuple(inputs), text, recipe, outlines, digest)
 
     @property
@@ -162,14 +161,13 @@ class Job:
 
     def inputs_of(self, box: Box) -> Integers:
         """Return the positions among `inputs` of those that may reach into a box."""
-        if self.outlines is None:
-            return np.arange(len(self.inputs))
         return self.outlines.reaching(box, self.grid)
 
     def take(self, box: Box) -> Job:
         """Return the job of a box, which has the inputs that may reach into it."""
-        inputs = tuple(self.inputs[position] for position in self.inputs_of(box).tolist())
-        return replace(self, inputs=inputs, outlines=None)
+        positions = self.inputs_of(box).tolist()
+        inputs = tuple(self.inputs[position] for position in positions)
+        return replace(self, inputs=inputs, outlines=self.outlines.take(positions))
 
     def __repr__(self) -> str:
         return f"<Job: {len(self.inputs)} images>"

@@ -18,6 +18,10 @@ _FLOAT32 = ("f4", "f2", "i1", "u1", "i2", "u2")
 """Types of pixels all of which are float32 to the bit."""
 
 
+_LEAST = 1e-9
+"""Part of a pixel that an image has to cover: positions are as exact as that."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Pixels:
     """What has been read of an image, from the first pixel of the placement's box on."""
@@ -63,10 +67,12 @@ def read_pixels(placement: Placement, *, as_stored: bool = False) -> Pixels:
     if as_stored:
         given = np.ones(stored.shape) if weights is None else weights
         return Pixels(stored, np.where(unused, 0.0, given), variance)
-    dtype = np.dtype(np.float32 if stored.dtype.str[1:] in _FLOAT32 else np.float64)
+    # A constant is subtracted with all of its digits.
+    is_float32 = stored.dtype.str[1:] in _FLOAT32 and not item.offset
+    dtype = np.dtype(np.float32 if is_float32 else np.float64)
     image = np.ascontiguousarray(stored, dtype)
     if item.offset:
-        image = image - dtype.type(item.offset)
+        image = image - item.offset
     if np.any(unused):
         image = np.where(unused, dtype.type(np.nan), image)
     # What does not count in the image counts in none of its maps.
@@ -109,6 +115,9 @@ def _unused(placement: Placement, weights: Floats | None) -> Any:
     mask = placement.input.mask
     if mask is not None:
         flags = _pixels_of(placement, mask)
+        if flags.dtype.kind == "f":  # integers with BLANK, of which nothing is known there
+            unused = unused | np.isnan(flags)
+            flags = np.nan_to_num(flags)
         if mask.bits != -1:
             flags = flags.astype(np.int64) & mask.bits
         unused = unused | (flags != 0)
@@ -222,6 +231,7 @@ class _Sampler:
         fraction = None
         if self._is_exact:
             fraction = np.empty(self._shape)
+            is_flux = self._recipe.conserve == "flux" if flux is None else flux
             missing = self._kernels.area(
                 source,
                 origin,
@@ -229,10 +239,20 @@ class _Sampler:
                 self._points,
                 value,
                 fraction,
-                flux=self._recipe.conserve == "flux" if flux is None else flux,
+                flux=is_flux,
                 squared=squared,
                 turn=placement.turn,
             )
+            # What rounding leaves beside an edge is no area, and no polygon has more than itself.
+            is_sliver = fraction < _LEAST
+            value[is_sliver], fraction[is_sliver] = np.nan, 0.0
+            np.minimum(fraction, 1.0, out=fraction)
+            if is_flux:
+                # The flux of the whole pixel, which images agree on whatever part each covers; the
+                # part is in the weight, so that sums conserve the flux.
+                with np.errstate(divide="ignore", invalid="ignore"):
+                    value /= fraction**2 if squared else fraction
+            missing += self._sample_torn(source, value, fraction, is_flux=is_flux, squared=squared)
         else:
             kernel = getattr(self._kernels, self._recipe.resampling)
             missing = kernel(
@@ -244,6 +264,32 @@ class _Sampler:
                 f"and columns {placement.box} were"
             )
         return value, fraction
+
+    def _sample_torn(
+        self,
+        source: npt.NDArray[Any],
+        value: Floats,
+        fraction: Floats,
+        *,
+        is_flux: bool,
+        squared: bool,
+    ) -> int:
+        """Sample pixels on a seam, which have no area within their corners, at their centres."""
+        torn = self.part.patch.torn
+        torn = None if torn is None else torn.within(self.part.first, self._shape)
+        if torn is None or not len(torn.rows):
+            return 0
+        placement = self.placement
+        origin = (placement.box[0][0], placement.box[1][0])
+        found = np.empty((1, len(torn.rows)))
+        centres = np.ascontiguousarray(torn.centres[:, None])
+        missing = self._kernels.nearest(
+            source, origin, placement.input.shape, centres, found
+        )  # fmt: skip
+        factor = placement.scale if is_flux else 1.0
+        value[torn.rows, torn.columns] = found[0] * (factor**2 if squared else factor)
+        fraction[torn.rows, torn.columns] = np.isfinite(found[0])
+        return int(missing)
 
 
 def _areas(corners: Floats) -> Floats:

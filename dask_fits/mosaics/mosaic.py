@@ -25,16 +25,19 @@ from dask_fits.mosaics.rendering import find_used
 from dask_fits.mosaics.setup import (
     OnError,
     check_choices,
+    check_numbers,
     common_unit,
     describe,
     divide,
     dtype_of,
     place_all,
+    sort,
     text_of,
     warn_of_scales,
 )
 from dask_fits.planning.chunks import ReadPlan
 from dask_fits.storage.transfer import TransferConfig
+from dask_fits.wcs.quiet import filters_kept, quiet
 from dask_fits.wcs.text import header_of
 
 if TYPE_CHECKING:
@@ -86,7 +89,8 @@ class Mosaic:
     @property
     def wcs(self) -> WCS:
         """World coordinates of the grid."""
-        return self._job.text.wcs("mosaic")
+        with filters_kept(), quiet():
+            return self._job.text.wcs("mosaic")
 
     @property
     def header(self) -> fits.Header:
@@ -262,7 +266,7 @@ def mosaic(  # noqa: PLR0913 (each is a question that a caller has)
         As Dask takes them. ``"auto"`` are 1024 x 1024 pixels.
     sort_by : str, optional
         Keyword or column by which images are ordered, as for "first" and "last"; by default their
-        order is that of the files.
+        order is that of the files, which is also that of sequences that are given beside them.
     fill_value : number
         Of pixels that no image covers.
     dtype : NumPy type, optional
@@ -296,22 +300,32 @@ def mosaic(  # noqa: PLR0913 (each is a question that a caller has)
     (144.5961..., 2)
     """
     check_choices(resampling=resampling, combine=combine, conserve=conserve, on_error=on_error)
+    check_numbers(bits, fill_value, match_background)
     given = Beside(weights, mask, bits, error)
-    skips = on_error == "skip"
-    collection = describe(files, hdu, given, sort_by, storage_options, transfer, progress)
-    inputs, errors = divide(make_inputs(collection, given, needs_sky=wcs is None), skips=skips)
-    text = output_text(wcs, shape, [text_of(each) for each in inputs], storage_options)
-    output = output_grid(text)
-    placed = place_all(inputs, output, skips=skips)
-    recipe = Recipe(
-        resampling, combine, conserve, np.dtype(np.float32), fill_value, skips, error is not None
-    )
-    matches = match_background is not False
-    recipe = replace(recipe, dtype=dtype_of(recipe, placed, dtype, matches=matches))
-    warn_of_scales(collection, placed, output, recipe)
-    if matches:
-        reference = None if match_background is True else int(match_background)
-        placed = match(placed, text, recipe, reference)
+    with filters_kept(), quiet():  # of what astropy mends in each header
+        collection = describe(files, hdu, given, sort_by, storage_options, transfer, progress)
+        made = make_inputs(collection, given, needs_sky=wcs is None)
+        collection, made = sort(collection, made, sort_by)
+        skips = on_error == "skip"
+        inputs, errors = divide(made, skips=skips)
+        text = output_text(wcs, shape, [text_of(each) for each in inputs], storage_options)
+        output = output_grid(text)
+        placed = place_all(inputs, output, skips=skips)
+        recipe = Recipe(
+            resampling,
+            combine,
+            conserve,
+            np.dtype(np.float32),
+            fill_value,
+            skips,
+            has_errors=error is not None,
+        )
+        matches = match_background is not False
+        recipe = replace(recipe, dtype=dtype_of(recipe, placed, dtype, matches=matches))
+        warn_of_scales(collection, placed, output, recipe)
+        if matches:
+            reference = None if match_background is True else int(match_background)
+            placed = match(placed, text, recipe, reference)
     job = Job.of(placed.inputs, text, recipe, placed.outlines)
     return Mosaic(
         mosaic_array(job, "data", chunks),

@@ -72,16 +72,21 @@ class Outlines:
         grid : callable
             Returns the output's grid, which is needed for images that only circles tell.
         """
-        (top, bottom), (left, right) = box
-        low_y, high_y, low_x, high_x = self.boxes.T
-        reach = (high_y >= top - 0.5) & (low_y < bottom + 0.5)
-        reach &= (high_x >= left - 0.5) & (low_x < right + 0.5)
-        unbound = reach & np.isinf(high_x)
+        reach = touch(self.boxes, box)
+        unbound = reach & np.isinf(self.boxes[:, 3])
         if unbound.any():
             centre, radius = _circle(box, grid())
             along = np.clip(self.centres[unbound] @ centre, -1, 1)
             reach[unbound] = np.arccos(along) <= self.radii[unbound] + radius
         return np.flatnonzero(reach)
+
+
+def touch(boxes: Floats, box: Box) -> npt.NDArray[np.bool_]:
+    """Return which boxes of images, (..., 4), have a pixel in common with a box of the grid."""
+    (top, bottom), (left, right) = box
+    low_y, high_y, low_x, high_x = np.moveaxis(boxes, -1, 0)
+    reach = (high_y >= top - 0.5) & (low_y < bottom + 0.5)
+    return np.asarray(reach & (high_x >= left - 0.5) & (low_x < right + 0.5))
 
 
 def find_outlines(output: Grid, points: Floats, sides: Integers) -> Outlines:
@@ -109,9 +114,10 @@ def find_outlines(output: Grid, points: Floats, sides: Integers) -> Outlines:
         along = np.clip(np.einsum("npk,nk->np", outline, centres), -1, 1)
         radii = np.arccos(along).max(axis=1) * 1.1
         # In a wide image what is farthest from its centre need not be on the outline.
-        radii = np.where(radii < _WIDE, radii, np.pi)
+        is_narrow = radii < _WIDE
     known = np.isfinite(radii) & (sides > 0).all(axis=1)
-    radii, centres = np.where(known, radii, np.pi), np.where(known[:, None], centres, 0.0)
+    radii = np.where(known & is_narrow, radii, np.pi)
+    centres = np.where(known[:, None], centres, 0.0)
     boxes = np.tile([-np.inf, np.inf], (len(points), 2))
     # On facets, or where the map repeats itself, one box does not tell where an image is.
     may_be_bound = known & (output.kind != "facets") & ~_repeats(output)
@@ -207,12 +213,15 @@ def _are_cut(output: Grid, centres: Floats, radii: Floats) -> npt.NDArray[np.boo
 
 
 def _repeats(output: Grid) -> bool:
-    """Return whether a map is of more than the whole sky, as cylindrical ones may be."""
+    """Return whether a map is of more than the whole sky, as cylindrical ones may be.
+
+    A degree more or less does not count: images at its seam are told by circles anyway.
+    """
     wcs = output.wcs.wcs
     if wcs.cel.prj.category != _CYLINDRICAL:
         return False
     along = np.abs(output.wcs.pixel_scale_matrix[wcs.lng]) @ np.array(output.shape[::-1])
-    return bool(along > 359)
+    return bool(along > 361)
 
 
 def with_boxes(outlines: Outlines, boxes: Mapping[int, Floats]) -> Outlines:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dask_fits.exceptions import FitsFormatError
@@ -92,9 +92,9 @@ def _sky_shape(text: WcsText, where: str) -> Shape:
     return text.shape[y], text.shape[x]
 
 
-def _shape(shape: Sequence[int]) -> Shape:
+def _shape(shape: object) -> Shape:
     """Check a shape."""
-    lengths = tuple(shape)
+    lengths = tuple(shape) if isinstance(shape, Iterable) else ()
     if len(lengths) != 2 or any(int(n) != n or n < 1 for n in lengths):
         raise ValueError(f"shape: expected height and width, found {shape}")
     return int(lengths[0]), int(lengths[1])

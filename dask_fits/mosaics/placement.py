@@ -11,13 +11,14 @@ import numpy.typing as npt
 
 from dask_fits.exceptions import FitsFormatError
 from dask_fits.mosaics.job import Input, Recipe, Resampling
-from dask_fits.mosaics.outlines import Box
+from dask_fits.mosaics.outlines import Box, touch
+from dask_fits.mosaics.patch_cache import PATCHES
 from dask_fits.planning.chunks import ReadPlan
 from dask_fits.planning.selection import select
 from dask_fits.readers.reader import HduReader
-from dask_fits.resampling.positions import PATCH, Patch, Points, Reach, find_positions
+from dask_fits.resampling.positions import PATCH, Floats, Patch, Points, Reach, find_positions
+from dask_fits.wcs.header import WcsText
 from dask_fits.wcs.mapping import Grid, PixelMap, whole_shift
-from dask_fits.wcs.turns import Extent, turn_step
 
 _REACH: dict[Resampling, int] = {"nearest": 1, "bilinear": 1, "lanczos3": 3, "exact": 1}
 """Pixels beside a position that a kernel may look at."""
@@ -49,6 +50,8 @@ class Placement:
     """Where the block's first pixel is in the image, if the grids are whole pixels apart."""
     turn: tuple[float, float] = (0.0, 0.0)
     """Pixels of the image after which its map repeats itself."""
+    scale: float = 1.0
+    """Area of a pixel of the output, in pixels of the image, at the reference points."""
 
     @property
     def nbytes(self) -> int:
@@ -94,41 +97,70 @@ class Placement:
         return pixels
 
 
-def place(item: Input, output: Grid, block: Box, recipe: Recipe) -> Placement | None:
-    """Find where an image is on a block of the output; None if it is not there.
+@dataclass(frozen=True, slots=True, eq=False)
+class Placer:
+    """Finds where images are on an output, for one thread."""
 
-    Raises
-    ------
-    FitsFormatError
-        There is no way from the output to the image.
-    """
-    grid = item.grid()
-    shift = whole_shift(output, grid)
-    if shift is not None:
-        return _paste(item, block, shift)
-    way = PixelMap(output, grid)
-    points: Points = "corners" if recipe.resampling == "exact" else "centres"
-    with_areas = recipe.conserve == "flux" and points == "centres"
-    parts: list[Part] = []
-    bounds: list[Reach] = []
-    for number, low, high in _tiles(block):
-        patch = find_positions(way, number, points)
+    text: WcsText
+    """World coordinates of the output."""
+    grid: Grid
+    """The same as a grid."""
+    recipe: Recipe
+
+    def place(self, item: Input, outline: Floats, block: Box) -> Placement | None:
+        """Find where an image is on a block of the output; None if it is not there.
+
+        Parameters
+        ----------
+        item : Input
+        outline : (4,) array
+            The box of the output beyond which the image is not, as `Outlines` has it.
+        block : Box
+            Rows and columns of the output.
+
+        Raises
+        ------
+        FitsFormatError
+            There is no way from the output to the image.
+        """
+        grid = item.grid()
+        shift = whole_shift(self.grid, grid)
+        if shift is not None:
+            return _paste(item, block, shift)
+        way = PixelMap(self.grid, grid)
+        points: Points = "corners" if self.recipe.resampling == "exact" else "centres"
         more = int(points == "corners")
-        size = (high[0] - low[0] + more, high[1] - low[1] + more)
-        first = (low[0] - number[0] * PATCH, low[1] - number[1] * PATCH)
-        reach = None if patch is None else patch.reach(first, size)
-        if patch is None or reach is None or (reach.end - more <= reach.begin).any():
-            continue
-        corners = find_positions(way, number, "corners") if with_areas else None
-        parts.append(_part(block, number, reach, more, patch, corners))
-        bounds.append(reach)
-    if not parts:
-        return None
-    box = _box(bounds, item.shape, _REACH[recipe.resampling])
-    if box is None:
-        return None
-    turn = turn_step(grid.wcs, Extent.of(*item.shape)) if points == "corners" else (0.0, 0.0)
-    return Placement(item, box, tuple(parts), turn=turn)
+        parts: list[Part] = []
+        bounds: list[Reach] = []
+        for number, low, high in _tiles(block):
+            if not touch(outline, ((low[0], high[0]), (low[1], high[1]))):
+                continue
+            patch = self._patch(way, item, number, points)
+            size = (high[0] - low[0] + more, high[1] - low[1] + more)
+            first = (low[0] - number[0] * PATCH, low[1] - number[1] * PATCH)
+            reach = None if patch is None else patch.reach(first, size)
+            if patch is None or reach is None or (reach.end - more <= reach.begin).any():
+                continue
+            corners = self._patch(way, item, number, "corners") if self._needs_areas else None
+            parts.append(_part(block, number, reach, more, patch, corners))
+            bounds.append(reach)
+        box = _box(bounds, item.shape, _REACH[self.recipe.resampling]) if bounds else None
+        if box is None:
+            return None
+        turn = way.turn if points == "corners" else (0.0, 0.0)
+        return Placement(item, box, tuple(parts), turn=turn, scale=way.scale)
+
+    @property
+    def _needs_areas(self) -> bool:
+        """Whether areas of pixels are needed besides their centres."""
+        return self.recipe.conserve == "flux" and self.recipe.resampling != "exact"
+
+    def _patch(
+        self, way: PixelMap, item: Input, number: tuple[int, int], points: Points
+    ) -> Patch | None:
+        """Find the positions of a patch, or take those that this process has found before."""
+        key = (self.text, item.wcs, item.shape, number, points)
+        return PATCHES.get(key, lambda: find_positions(way, number, points))
 
 
 def _paste(item: Input, block: Box, shift: tuple[int, int]) -> Placement | None:

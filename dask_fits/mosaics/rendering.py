@@ -13,11 +13,11 @@ import numpy.typing as npt
 
 from dask_fits.concurrency.cancellation import raise_if_cancelled, threads
 from dask_fits.exceptions import FitsError, result_or_error
-from dask_fits.mosaics.combiners import Products, block_shape, combiner_for
+from dask_fits.mosaics.combiners import Combiner, Products, block_shape, combiner_for
 from dask_fits.mosaics.job import Job, Product, Recipe
 from dask_fits.mosaics.layers import Pixels, layers, read_pixels
 from dask_fits.mosaics.outlines import Box
-from dask_fits.mosaics.placement import Placement, place
+from dask_fits.mosaics.placement import Placement, Placer
 from dask_fits.planning.chunks import ReadPlan
 from dask_fits.wcs.quiet import filters_kept, quiet
 
@@ -74,9 +74,10 @@ def _render(job: Job, box: Box) -> Rendered:
 def plan_box(job: Job, box: Box) -> ReadPlan:
     """Plan the reads that making a box takes; reads nothing but tables of compressed images."""
     plans: list[ReadPlan] = []
-    for block in _blocks(box, block_shape(job.recipe, _size(box), len(job.inputs))):
-        for _, placement in _placements(job, block, {}):
-            plans.extend(placement.plans())
+    with filters_kept(), quiet():
+        for block in _blocks(box, block_shape(job.recipe, _size(box), len(job.inputs))):
+            for _, placement in _placements(job, block, {}):
+                plans.extend(placement.plans())
     return ReadPlan.of_chunks(plans)
 
 
@@ -84,10 +85,8 @@ def find_used(job: Job, pixel: tuple[int, int]) -> list[int]:
     """Return the rows of the images that a pixel is made of."""
     box = ((pixel[0], pixel[0] + 1), (pixel[1], pixel[1] + 1))
     combiner = combiner_for(job.recipe, (1, 1), len(job.inputs), noted=True)
-    for position, placement, pixels in _read_ahead(job, box, {}):
-        for layer in layers(placement, pixels, job.recipe):
-            combiner.add(position, layer)
-    combiner.products()
+    with filters_kept(), quiet():
+        _combine(combiner, job, box, {})
     used = combiner.used()
     if used is None:
         return []
@@ -96,7 +95,11 @@ def find_used(job: Job, pixel: tuple[int, int]) -> list[int]:
 
 def _render_block(job: Job, block: Box, errors: dict[int, FitsError]) -> Products:
     """Make a block, as numbers with all of their digits."""
-    combiner = combiner_for(job.recipe, _size(block), len(job.inputs))
+    return _combine(combiner_for(job.recipe, _size(block), len(job.inputs)), job, block, errors)
+
+
+def _combine(combiner: Combiner, job: Job, block: Box, errors: dict[int, FitsError]) -> Products:
+    """Put the layers of all images on a block into a combiner, and return what it makes of them."""
     for position, placement, pixels in _read_ahead(job, block, errors):
         for layer in layers(placement, pixels, job.recipe):
             combiner.add(position, layer)
@@ -107,10 +110,11 @@ def _placements(
     job: Job, block: Box, errors: dict[int, FitsError]
 ) -> Iterator[tuple[int, Placement]]:
     """Yield where the images are on a block, with their positions among the job's."""
-    output = job.grid()
-    for position, item in enumerate(job.inputs):
+    placer = Placer(job.text, job.grid(), job.recipe)
+    for position in job.inputs_of(block).tolist():
         raise_if_cancelled()
-        placement = result_or_error(partial(place, item, output, block, job.recipe))
+        item, outline = job.inputs[position], job.outlines.boxes[position]
+        placement = result_or_error(partial(placer.place, item, outline, block))
         if isinstance(placement, FitsError):
             _note(placement, item.number, job.recipe, errors)
         elif placement is not None:
@@ -193,8 +197,11 @@ def product_types(recipe: Recipe) -> dict[Product, np.dtype[Any]]:
 def _store(
     target: npt.NDArray[Any], at: tuple[slice, ...], pixels: npt.NDArray[Any], fill_value: float
 ) -> None:
-    """Store the pixels of a block as the mosaic's type; NaN becomes the fill value."""
-    if pixels.dtype.kind == "f" and not np.isnan(fill_value):
-        pixels = np.where(np.isnan(pixels), fill_value, pixels)
+    """Store the pixels of a block as the mosaic's type; NaN becomes the fill value.
+
+    So does NaN itself, whose sign says by what it was made.
+    """
+    if pixels.dtype.kind == "f":
+        pixels[np.isnan(pixels)] = fill_value
     with np.errstate(over="ignore"):  # beyond float32 a number is infinite, as in NumPy
         target[at] = pixels

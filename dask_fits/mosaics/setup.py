@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, get_args
 
@@ -18,7 +18,7 @@ from dask_fits.collections.collection import Collection
 from dask_fits.collections.columns import FIXED
 from dask_fits.collections.opening import as_keywords, describe_files, open_described
 from dask_fits.collections.record import Inspection
-from dask_fits.exceptions import FitsError, FitsWarning, result_or_error
+from dask_fits.exceptions import FitsError, FitsFormatError, FitsWarning, result_or_error
 from dask_fits.file.hdu import HduKey
 from dask_fits.mosaics.images import Beside, contradicting_units
 from dask_fits.mosaics.job import Combine, Conserve, Input, Recipe, Resampling
@@ -59,6 +59,19 @@ def check_choices(**given: str) -> None:
             raise ValueError(f"{name}: expected one of {expected}, found {value!r}")
 
 
+def check_numbers(bits: object, fill_value: object, match_background: object) -> None:
+    """Raise TypeError if an argument is no number of the kind that is needed."""
+    if bits is not None and (isinstance(bits, bool) or not hasattr(bits, "__index__")):
+        raise TypeError(f"bits: expected an integer, found {bits!r}")
+    if isinstance(fill_value, bool) or not isinstance(fill_value, (int, float, np.number)):
+        raise TypeError(f"fill_value: expected a number, found {fill_value!r}")
+    if not hasattr(match_background, "__index__"):
+        raise TypeError(
+            f"match_background: expected True, False or the row of an image, found "
+            f"{match_background!r}"
+        )
+
+
 def describe(  # noqa: PLR0913, PLR0917 (those of `mosaic` that say which images)
     files: object,
     hdu: HduKey | None,
@@ -68,7 +81,7 @@ def describe(  # noqa: PLR0913, PLR0917 (those of `mosaic` that say which images
     transfer: TransferConfig | None,
     progress: Progress | None,
 ) -> Collection:
-    """Return the images of a mosaic, in order; those that cannot be read have a row."""
+    """Return the images of a mosaic in the order of the files; what cannot be read has a row."""
     files, described = open_described(files, storage_options, transfer)
     if described is not None:
         collection, _ = rows_of_hdu(described, hdu)
@@ -78,9 +91,22 @@ def describe(  # noqa: PLR0913, PLR0917 (those of `mosaic` that say which images
         collection = describe_files(
             files, Inspection((hdu,), names), storage_options, transfer, progress
         )
-    if sort_by is not None:
-        collection = collection.take(order_by(collection, sort_by))
     return collection
+
+
+def sort(
+    collection: Collection, made: Sequence[Input | FitsError], sort_by: str | None
+) -> tuple[Collection, list[Input | FitsError]]:
+    """Put images, and what was made of them, in the order of a column."""
+    if sort_by is None:
+        return collection, list(made)
+    order = order_by(collection, sort_by)
+    in_order = (made[row] for row in order.tolist())
+    numbered = [
+        replace(each, number=row) if isinstance(each, Input) else each
+        for row, each in enumerate(in_order)
+    ]
+    return collection.take(order), numbered
 
 
 def divide(
@@ -147,6 +173,8 @@ def _look(item: Input, output: Grid, *, way: bool) -> tuple[bool, npt.NDArray[np
     if not way and _is_elsewhere(item, output):
         return False, None
     grid = item.grid()
+    if not grid.wcs.has_celestial:
+        raise FitsFormatError(f"{item.where}: expected celestial coordinates (CTYPEn), found none")
     shift = whole_shift(output, grid)
     if shift is not None:
         (y, x), (height, width) = shift, item.shape
@@ -180,7 +208,10 @@ def dtype_of(
         is_whole = isinstance(recipe.fill_value, (int, np.integer)) and common.kind in "iu"
         wanted = common if keeps and is_whole else np.dtype(np.float32)
     else:
-        wanted = np.dtype(dtype).newbyteorder("=")
+        try:
+            wanted = np.dtype(dtype).newbyteorder("=")
+        except TypeError as error:
+            raise TypeError(f"dtype: expected a type of NumPy, found {dtype!r}") from error
     if wanted.kind == "f" and wanted.itemsize >= 4:
         return wanted
     if wanted.kind not in "iu":

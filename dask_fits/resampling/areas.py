@@ -126,9 +126,8 @@ def _cut(x: Floats, y: Floats, slopes: Floats, row: float, sign: float, parts: F
         end = min(max(y[edge + 1], row), row + 1.0)
         if start == end:
             continue
-        left, right = min(x[edge], x[edge + 1]), max(x[edge], x[edge + 1])
-        at_start = min(max(x[edge] + (start - y[edge]) * slopes[edge], left), right)
-        at_end = min(max(x[edge] + (end - y[edge]) * slopes[edge], left), right)
+        at_start = x[edge] + (start - y[edge]) * slopes[edge]
+        at_end = x[edge] + (end - y[edge]) * slopes[edge]
         low, high = min(at_start, at_end), max(at_start, at_end)
         parts[0, count] = low
         parts[1, count] = high

@@ -73,7 +73,7 @@ def _measure(
     quads, wrapped = _unwrapped(quads, turn)
     sizes = _sizes(quads)
     sums = np.zeros((3, len(sizes)))
-    covered = np.flatnonzero((sizes != 0.0) & np.isfinite(sizes))
+    covered = np.flatnonzero(np.isfinite(sizes))
     sums[:, covered] = _overlap(src, origin, shape, quads[..., covered], squared)
     again = covered[wrapped[covered]]
     for sign in (-1.0, 1.0):
@@ -200,9 +200,7 @@ def _cut(x: Floats, y: Floats, row: Integers) -> Floats:
     rise = next_y - y
     slope = (next_x - x) / np.where(rise != 0.0, rise, 1.0)
     start, end = np.clip(y, row, row + 1.0), np.clip(next_y, row, row + 1.0)
-    left, right = np.minimum(x, next_x), np.maximum(x, next_x)
-    at_start = np.clip(x + (start - y) * slope, left, right)
-    at_end = np.clip(x + (end - y) * slope, left, right)
+    at_start, at_end = x + (start - y) * slope, x + (end - y) * slope
     return np.array([np.minimum(at_start, at_end), np.maximum(at_start, at_end), end - start])
 
 

@@ -51,6 +51,10 @@ _MARGIN = 2.0
 _TABLES_REACH = 8.0
 """Pixels that tables of distortions may move what lies between two nodes."""
 
+_ENCLOSED = 0.2
+"""Part of a pixel's size by which the middle of its corners may be off its centre. If one of them
+is on the other side of a map it is a quarter."""
+
 Points = Literal["centres", "corners"]
 """Which points of pixels are looked for."""
 
@@ -104,6 +108,26 @@ class _Cells:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Torn:
+    """Pixels whose corners lie on both sides of a seam of the input's map.
+
+    What they have in common with the image is in two places, and not within their corners.
+    """
+
+    rows: Integers
+    columns: Integers
+    """(n,): counted from the patch's first pixel."""
+    centres: Floats
+    """(2, n): positions of their centres; NaN where there is none."""
+
+    def within(self, first: tuple[int, int], shape: tuple[int, ...]) -> Torn:
+        """Take those of a rectangle of pixels, counted from its first."""
+        inside = _are_within(self.rows, self.columns, first, shape)
+        rows, columns = self.rows[inside] - first[0], self.columns[inside] - first[1]
+        return Torn(rows, columns, self.centres[:, inside])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Patch:
     """Positions in an input of the points of one patch of the output."""
 
@@ -113,6 +137,14 @@ class Patch:
     """(n,): points that were found one by one, counted from the patch's first."""
     found: Floats
     """(2, n): their positions."""
+    torn: Torn | None = None
+    """Of corners, the pixels that these do not enclose."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its arrays, nearly."""
+        cells = sum(each.nodes.nbytes + 3 * each.low.nbytes for each in self.cells)
+        return cells + 2 * self.found.nbytes
 
     def fill(self, first: tuple[int, int], out: Floats, interpolate: Interpolate) -> None:
         """Fill in the positions of a rectangle of points; NaN where there is none near the image.
@@ -155,12 +187,7 @@ class Patch:
 
     def _within(self, first: tuple[int, int], shape: tuple[int, ...]) -> Booleans:
         """Return which of the points that were found one by one are in a rectangle."""
-        return np.asarray(
-            (self.rows >= first[0])
-            & (self.rows < first[0] + shape[0])
-            & (self.columns >= first[1])
-            & (self.columns < first[1] + shape[1])
-        )
+        return _are_within(self.rows, self.columns, first, shape)
 
 
 def find_positions(way: PixelMap, number: tuple[int, int], points: Points) -> Patch | None:
@@ -215,7 +242,8 @@ class _Search:
         rows, columns, positions = self._one_by_one(todo)
         if not found and not len(rows):
             return None
-        return Patch(tuple(found), rows, columns, positions)
+        torn = self._torn(rows, columns, positions) if self.points == "corners" else None
+        return Patch(tuple(found), rows, columns, positions, torn)
 
     def _interpolated(self, step: int, todo: Booleans) -> tuple[_Cells | None, Booleans]:
         """Find the cells of a step that can be interpolated, and those that are left."""
@@ -262,6 +290,24 @@ class _Search:
             kept = self._is_near(positions, positions, 0.0)
         return rows[kept], columns[kept], positions[:, kept]
 
+    def _torn(self, rows: Integers, columns: Integers, positions: Floats) -> Torn | None:
+        """Find the pixels whose corners were found one by one and do not enclose their centre."""
+        if not len(rows):
+            return None
+        grid = np.full((2, *self.size), np.nan)
+        grid[:, rows, columns] = positions
+        corners = np.stack([grid[:, :-1, :-1], grid[:, 1:, :-1], grid[:, 1:, 1:], grid[:, :-1, 1:]])
+        y, x = np.nonzero(np.isfinite(corners).all(axis=(0, 1)))
+        if not len(y):
+            return None
+        pixels = np.stack([x + self.origin[1], y + self.origin[0]])
+        centres = self.way.positions(pixels.astype(np.float64))
+        apart = self.way.without_turns(corners[:, :, y, x] - centres)
+        size = np.hypot(apart[:, 0], apart[:, 1]).max(axis=0)
+        off = np.hypot(*apart.mean(axis=0))
+        torn = ~(off <= _ENCLOSED * size)
+        return Torn(y[torn], x[torn], centres[:, torn]) if torn.any() else None
+
     def _find(self, rows: Integers, columns: Integers) -> Floats:
         """Find the positions of points, counted from the patch's first."""
         if not len(rows):
@@ -277,6 +323,14 @@ class _Search:
             x = (high[0] >= -0.5 - margin) & (low[0] <= width - 0.5 + margin)
             y = (high[1] >= -0.5 - margin) & (low[1] <= height - 0.5 + margin)
         return np.asarray(x & y)
+
+
+def _are_within(
+    rows: Integers, columns: Integers, first: tuple[int, int], shape: tuple[int, ...]
+) -> Booleans:
+    """Return which points are in a rectangle."""
+    in_rows = (rows >= first[0]) & (rows < first[0] + shape[0])
+    return np.asarray(in_rows & (columns >= first[1]) & (columns < first[1] + shape[1]))
 
 
 def _joined(parts: list[Reach], first: tuple[int, int], shape: tuple[int, int]) -> Reach:

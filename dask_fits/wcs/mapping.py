@@ -79,6 +79,12 @@ class Grid:
         lon, lat = (float(angular_unit(self.wcs, axis).to(u.deg)) for axis in axes)
         return lon, lat
 
+    @property
+    def pixel_area(self) -> float:
+        """Area of a pixel at the reference point, in square degrees."""
+        areas = self._units[0] * self._units[1]
+        return float(abs(np.linalg.det(self.wcs.pixel_scale_matrix)) * areas)
+
     def to_sky(self, pixels: Floats) -> Floats:
         """Find longitudes and latitudes, (2, n) in degrees, of (2, n) pixels x, y."""
         sky = np.full(pixels.shape, np.nan)
@@ -168,6 +174,25 @@ class PixelMap:
         """How positions change from pixel to pixel: the worse of the two grids decides."""
         kinds = (self.output.kind, self.input.kind)
         return max(kinds, key=("smooth", "tables", "facets").index)
+
+    @property
+    def scale(self) -> float:
+        """Area of a pixel of the output in pixels of the input, at the reference points."""
+        return self.output.pixel_area / self.input.pixel_area
+
+    @cached_property
+    def turn(self) -> tuple[float, float]:
+        """Pixels x, y after which the map of the input repeats itself; zeros if it does not."""
+        return turn_step(self.input.wcs, self.input.extent)
+
+    def without_turns(self, ways: Floats) -> Floats:
+        """Return ways between pixels of the input, (..., 2, n), the shorter way round its map."""
+        turn = np.array(self.turn)[:, None]
+        length = (turn**2).sum()
+        if not length:
+            return ways
+        turns = np.rint((ways * turn).sum(axis=-2, keepdims=True) / length)
+        return np.asarray(ways - turns * turn)
 
     def positions(self, pixels: Floats) -> Floats:
         """Find the pixels of the input at those of the output, one by one.
@@ -271,7 +296,8 @@ def _frame_error(output: Grid, input: Grid, reason: FitsFormatError) -> FitsForm
         f"{name} {one[name]!r} and {other[name]!r}" for name in one if one[name] != other[name]
     ]
     return FitsFormatError(
-        f"{reason}; there is a way without it only if these do not differ: {', '.join(found)}"
+        f"{input.where}: {reason}; there is a way without it only if these do not differ: "
+        f"{', '.join(found)}"
     )
 
 

@@ -39,6 +39,10 @@ def polygon_area(polygon: Polygon) -> float:
     return float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2
 
 
+def size_of(quad: np.ndarray) -> float:
+    return abs(polygon_area([tuple(corner) for corner in quad.T.tolist()]))
+
+
 def clip(polygon: Polygon, axis: int, bound: float, sign: int) -> Polygon:
     """Sutherland and Hodgman's step: what of a polygon is on one side of a line."""
     kept: Polygon = []
@@ -108,6 +112,11 @@ def weigh_quad(kernels: Any, image: np.ndarray, quad: np.ndarray, **options: Any
     return value[0, 0], fraction[0, 0]
 
 
+def assert_nothing(kernels: Any, image: np.ndarray, quad: np.ndarray, **options: Any) -> None:
+    value, fraction = weigh_quad(kernels, image, quad, **options)
+    assert (np.isnan(value), fraction) == (True, 0.0)
+
+
 def random_image(shape: tuple[int, int], seed: int = 0, dtype: Any = np.float64) -> np.ndarray:
     return np.random.default_rng(seed).normal(3, 1, shape).astype(dtype)
 
@@ -145,8 +154,7 @@ def test_areas_are_those_of_a_clipper(
     value, fraction = weigh_quad(load(name), image, quad, squared=squared, flux=flux)
     areas = overlaps(quad, image.shape)
     total = areas.sum()
-    size = abs(polygon_area([tuple(corner) for corner in quad.T.tolist()]))
-    np.testing.assert_allclose(fraction * size, total, rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(fraction * size_of(quad), total, rtol=1e-12, atol=1e-14)
     if total < 1e-9:  # what is weighted by nothing but rounding has no value
         return
     expected = (areas ** (2 if squared else 1) * image).sum()
@@ -182,20 +190,15 @@ def test_pixels_without_a_value_have_no_area(kernels: Any) -> None:
     image[1, 2] = np.nan
     areas = overlaps(CONCAVE, image.shape) * ~np.isnan(image)
     value, fraction = weigh_quad(kernels, image, CONCAVE)
-    size = abs(polygon_area([tuple(corner) for corner in CONCAVE.T.tolist()]))
     np.testing.assert_allclose(value, np.nansum(areas * image) / areas.sum(), rtol=1e-13)
-    np.testing.assert_allclose(fraction, areas.sum() / size, rtol=1e-13)
+    np.testing.assert_allclose(fraction, areas.sum() / size_of(CONCAVE), rtol=1e-13)
 
 
-@pytest.mark.parametrize("flux", [False, True])
-@pytest.mark.parametrize("squared", [False, True])
-def test_without_an_area_there_is_no_value(kernels: Any, flux: bool, squared: bool) -> None:
-    options = {"flux": flux, "squared": squared}
-    value, fraction = weigh_quad(kernels, np.full((5, 6), np.nan), CONCAVE, **options)
-    assert (np.isnan(value), fraction) == (True, 0.0)
+@pytest.mark.parametrize("options", [{}, {"flux": True}, {"squared": True}])
+def test_without_an_area_there_is_no_value(kernels: Any, options: dict[str, bool]) -> None:
+    assert_nothing(kernels, np.full((5, 6), np.nan), CONCAVE, **options)
     for far in (CONCAVE + 50, CONCAVE - 50, CONCAVE * np.nan, CONCAVE * 0):
-        value, fraction = weigh_quad(kernels, random_image((5, 6)), far, **options)
-        assert (np.isnan(value), fraction) == (True, 0.0)
+        assert_nothing(kernels, random_image((5, 6)), far, **options)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -222,51 +225,42 @@ def test_pixels_of_the_same_grid_are_what_they_are(kernels: Any, step: int) -> N
     np.testing.assert_array_equal(fraction[:, ::step], ~np.isnan(image))
 
 
-@pytest.mark.parametrize("seed", range(50))
+@pytest.mark.parametrize("seed", range(20))
 def test_pixels_that_are_only_touched_have_no_area(kernels: Any, seed: int) -> None:
     image = random_image((5, 5))
     image[2, 2] = np.nan
     a, b, c, d = 2 + np.random.default_rng(seed).uniform(-0.5, 0.5, 4)
     diamond = np.array([[1.5, a, 2.5, b], [c, 1.5, d, 2.5]])
     for quad in (diamond, diamond[:, ::-1], diamond[::-1], np.roll(diamond, 1, axis=1)):
-        value, fraction = weigh_quad(kernels, image, quad)
-        assert (np.isnan(value), fraction) == (True, 0.0)
+        assert_nothing(kernels, image, quad)
 
 
-@pytest.mark.parametrize("seed", range(50))
+@pytest.mark.parametrize("seed", range(20))
 def test_pixels_beside_a_quadrilateral_have_no_area(kernels: Any, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    image = random_image((7, 7))
-    angles = np.pi / 2 * np.arange(4) + rng.uniform(-0.7, 0.7, 4)
-    quad = 3 + rng.uniform(0.3, 3) * np.array([np.cos(angles), np.sin(angles)])
+    image = random_image((3, 7))
+    # Two corners in the first row, on the right, and two in the second one, on the left: numbers
+    # below 1 have bits that are lost in their differences.
+    quad = np.array([[5.0, 6.0, 2.0, 1.0], [-0.2, 0.3, 1.2, 0.8]])
+    quad += rng.uniform(-0.2, 0.2, (2, 4))
     image[overlaps(quad, image.shape) > 0] = np.nan
-    value, fraction = weigh_quad(kernels, image, quad)
-    assert (np.isnan(value), fraction) == (True, 0.0)
+    assert_nothing(kernels, image, quad)
 
 
-@pytest.mark.parametrize("seed", range(50))
+@pytest.mark.parametrize("seed", range(20))
 def test_what_is_flat_has_no_area(kernels: Any, seed: int) -> None:
     a, b = np.random.default_rng(seed).uniform(0, 5, (2, 2))
-    value, fraction = weigh_quad(kernels, random_image((6, 6)), np.array([a, b, b, a]).T)
-    assert (np.isnan(value), fraction) == (True, 0.0)
+    assert_nothing(kernels, random_image((6, 6)), np.array([a, b, b, a]).T)
 
 
 @pytest.mark.timeout(20)
-@pytest.mark.parametrize("scale", [1e2, 1e9])
+@pytest.mark.parametrize("scale", [1e2, 1e9, 1e19, 1e100])
 def test_a_huge_quadrilateral_meets_the_whole_image(kernels: Any, scale: float) -> None:
     image = random_image((300, 200))
     quad = scale * np.array([[-3.0, 2.0, 9.0, -4.0], [-2.0, -5.0, 4.0, 3.0]])
     value, fraction = weigh_quad(kernels, image, quad)
-    size = abs(polygon_area([tuple(corner) for corner in quad.T.tolist()]))
     np.testing.assert_allclose(value, image.mean(), rtol=1e-12)
-    np.testing.assert_allclose(fraction, image.size / size, rtol=1e-12)
-
-
-@pytest.mark.parametrize("scale", [1e19, 1e100, 1e308])
-def test_no_position_is_too_far(kernels: Any, scale: float) -> None:
-    quad = scale * np.array([[-1.0, 1.0, 1.0, -1.0], [-1.0, -1.0, 1.0, 1.0]])
-    _, fraction = weigh_quad(kernels, random_image((3, 3)), quad)
-    assert fraction == pytest.approx(0.0, abs=1e-30)
+    np.testing.assert_allclose(fraction, image.size / size_of(quad), rtol=1e-12)
 
 
 # Grids
@@ -364,13 +358,12 @@ def test_a_quadrilateral_at_the_seam_counts_on_both_sides(
         along = (quad * period).sum(axis=0)
         seen = np.roll(quad + (along < 0) * period, first, axis=1)
         areas = sum(overlaps(quad + k * period, image.shape) for k in (-1, 0, 1, 2))
-        size = abs(polygon_area([tuple(corner) for corner in quad.T.tolist()]))
         value, fraction = weigh_quad(kernels, image, seen, turn=turn)
         if (along < 0).all():  # it is at one side, and no turn is added to that
             areas = overlaps(seen, image.shape)
         if (along < 0).any():
             np.testing.assert_allclose(value, (areas * image).sum() / areas.sum(), rtol=1e-12)
-            np.testing.assert_allclose(fraction, areas.sum() / size, rtol=1e-12)
+            np.testing.assert_allclose(fraction, areas.sum() / size_of(quad), rtol=1e-12)
 
 
 def test_a_map_of_a_whole_turn_is_sampled_without_a_seam(kernels: Any) -> None:
@@ -390,10 +383,9 @@ def test_without_a_turn_a_quadrilateral_is_as_large_as_it_looks(kernels: Any) ->
     image = random_image((4, 20))
     quad = np.array([[0.0, 19.0, 19.0, 0.0], [0.0, 0.0, 1.0, 1.0]])
     areas = overlaps(quad, image.shape)
-    value, _ = weigh_quad(kernels, image, quad)
-    np.testing.assert_allclose(value, (areas * image).sum() / areas.sum(), rtol=1e-12)
-    value, _ = weigh_quad(kernels, image, quad, turn=(40.0, 0.0))
-    np.testing.assert_allclose(value, (areas * image).sum() / areas.sum(), rtol=1e-12)
+    for turn in ((0.0, 0.0), (40.0, 0.0)):
+        value, _ = weigh_quad(kernels, image, quad, turn=turn)
+        np.testing.assert_allclose(value, (areas * image).sum() / areas.sum(), rtol=1e-12)
 
 
 # Both ways to compute

@@ -215,6 +215,41 @@ def test_survey_index(tmp_path: Path) -> None:
     assert_is_a_picture(tmp_path / "footprints.png")
 
 
+def test_mosaic(tmp_path: Path) -> None:
+    """The tiles that the example makes, and two of them that are given."""
+    said = run("-m", "examples.mosaic", str(tmp_path)).stdout
+    assert said.startswith("<Mosaic of 9 images on (")
+    found = re.findall(r"^(tile\d\.fits): background (-?[\d.]+)$", said, re.MULTILINE)
+    added = [constant_of_tile(tmp_path / "tiles" / name) for name, _ in found]
+    backgrounds = np.array([float(background) for _, background in found])
+    assert len(added) == 9
+    np.testing.assert_allclose(backgrounds, added - np.mean(added), atol=0.1)
+    assert re.search(r"constants between [\d.]+ and [\d.]+ are found to within 0\.0\d\d\n", said)
+    assert "at most 4 images at a pixel" in said
+    assert "reproject has the same footprint: True\n" in said
+    largest = re.search(r"largest relative difference from it is ([\de.-]+)\n", said)
+    assert float(largest[1]) < 3e-7
+    assert_is_a_picture(tmp_path / "mosaic.png")
+    two = [str(tmp_path / "tiles" / name) for name, _ in found[:2]]
+    said = run("-m", "examples.mosaic", str(tmp_path / "two"), *two).stdout
+    assert said.startswith("<Mosaic of 2 images on (")
+    assert "reproject has the same footprint: True\n" in said
+    assert not (tmp_path / "two" / "tiles").exists()
+    assert_is_a_picture(tmp_path / "two" / "mosaic.png")
+
+
+def constant_of_tile(path: Path) -> float:
+    """By how much a tile is brighter than the image that it was cut out of, by world coordinates."""
+    pixels, header = fits.getdata(path, header=True)
+    y, x = np.indices(pixels.shape)
+    places = WCS(header).pixel_to_world_values(x, y)
+    x, y = WCS(fits.getheader(M13)).world_to_pixel_values(*places)
+    np.testing.assert_allclose([x, y], np.rint([x, y]), atol=1e-6)
+    more = pixels - PIXELS[np.rint(y).astype(int), np.rint(x).astype(int)]
+    assert more.std() < 3.5  # of the noise that one of them has
+    return float(np.median(more))
+
+
 def test_time_series(tmp_path: Path) -> None:
     said = example("time_series", str(tmp_path))
     assert said.startswith("<Stack of 500 frames (48, 48) float32, ")
