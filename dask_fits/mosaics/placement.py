@@ -16,7 +16,8 @@ from dask_fits.mosaics.patch_cache import PATCHES
 from dask_fits.planning.chunks import ReadPlan
 from dask_fits.planning.selection import select
 from dask_fits.readers.reader import HduReader
-from dask_fits.resampling.positions import PATCH, Floats, Patch, Points, Reach, find_positions
+from dask_fits.resampling.positions import PATCH, Floats, Patch, Points, Reach
+from dask_fits.resampling.search import find_positions
 from dask_fits.wcs.header import WcsText
 from dask_fits.wcs.mapping import Grid, PixelMap, whole_shift
 

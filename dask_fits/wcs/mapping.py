@@ -15,6 +15,7 @@ import numpy as np
 from astropy import units as u
 from astropy.coordinates import BaseCoordinateFrame, UnitSphericalRepresentation
 from astropy.wcs import WCSCOMPARE_ANCILLARY, WCSCOMPARE_CRPIX
+from astropy.wcs.utils import proj_plane_pixel_scales
 
 from dask_fits.exceptions import FitsFormatError, one_line
 from dask_fits.wcs.frames import check_offline, frame_of
@@ -41,8 +42,17 @@ kinks of a known size; or in any way, as do those of projections that are not kn
 _MEETS = 1.0
 """Pixels within which the way there and back has to meet, as in reproject."""
 
+_LINES = 33
+"""Lines of points along each side of an image that tell its circle on the sky."""
+
+_BEYOND_LIMB = np.deg2rad(20)
+"""What an image may have between such points and its limb."""
+
 _WHOLE = 1e-6
 """Pixels within which a shift is one by whole pixels."""
+
+_ECLIPTIC = ("ELON", "HLON")
+"""Longitudes of the ecliptic, as wcslib names them."""
 
 _OBSERVER = ("hgln_obs", "hglt_obs", "crln_obs", "dsun_obs", "rsun_ref")
 """Attributes of where an image of the Sun was taken from."""
@@ -66,7 +76,12 @@ class Grid:
 
     @cached_property
     def frame(self) -> BaseCoordinateFrame | None:
-        """The frame of astropy; None if it knows none, as for the Sun without sunpy."""
+        """The frame of astropy; None if it knows none, as for the Sun without sunpy.
+
+        Ecliptic coordinates it takes for equatorial ones, as wcslib gives them a RADESYS.
+        """
+        if self.wcs.wcs.lngtyp in _ECLIPTIC:
+            return None
         try:
             return frame_of(self.wcs)
         except FitsFormatError:
@@ -84,6 +99,11 @@ class Grid:
         """Area of a pixel at the reference point, in square degrees."""
         areas = self._units[0] * self._units[1]
         return float(abs(np.linalg.det(self.wcs.pixel_scale_matrix)) * areas)
+
+    @cached_property
+    def largest_side(self) -> float:
+        """The longer side of a pixel at CRPIX, in degrees."""
+        return float(proj_plane_pixel_scales(self.wcs).max() * max(self._units))
 
     def to_sky(self, pixels: Floats) -> Floats:
         """Find longitudes and latitudes, (2, n) in degrees, of (2, n) pixels x, y."""
@@ -160,10 +180,7 @@ class PixelMap:
             return
         for grid in (output, input):
             if grid.frame is None:
-                try:
-                    frame_of(grid.wcs)
-                except FitsFormatError as error:
-                    raise _frame_error(output, input, error) from error
+                raise _frame_error(output, input)
             check_offline(grid.frame)
         to_icrs = [rotation_to_icrs(grid.frame) for grid in (output, input)]
         if to_icrs[0] is not None and to_icrs[1] is not None:
@@ -214,6 +231,28 @@ class PixelMap:
             meets = (np.abs(back - pixels) < _MEETS).all(axis=0)
         found[:, ~meets] = np.nan
         return found
+
+    def directions(self, pixels: Floats) -> Floats:
+        """Find unit vectors in the input's frame, (n, 3), of (2, n) pixels x, y of the output."""
+        with quiet(), np.errstate(invalid="ignore"):
+            return unit_vectors_of(*np.deg2rad(self._to_input(self.output.to_sky(pixels))))
+
+    @cached_property
+    def circle(self) -> tuple[Floats, float]:
+        """A circle on the sky around the input: unit vector in its frame, and radius in radians."""
+        height, width = self.input.shape
+        x = np.linspace(-0.5, width - 0.5, _LINES)
+        y = np.linspace(-0.5, height - 0.5, _LINES)
+        with quiet(), np.errstate(invalid="ignore"):
+            sky = self.input.to_sky(np.stack(np.meshgrid(x, y)).reshape(2, -1))
+        vectors = unit_vectors_of(*np.deg2rad(sky[:, np.isfinite(sky).all(axis=0)]))
+        length = np.linalg.norm(vectors.sum(axis=0)) if len(vectors) else 0.0
+        if not length:
+            return np.array([1.0, 0.0, 0.0]), np.pi
+        centre = vectors.sum(axis=0) / length
+        radius = float(np.arccos(np.clip((vectors @ centre).min(), -1, 1)))
+        # Beside a limb, sky goes on between the points.
+        return centre, radius * 1.1 if len(vectors) == len(sky[0]) else radius + _BEYOND_LIMB
 
     def _to_input(self, sky: Floats) -> Floats:
         if self._is_same:
@@ -289,8 +328,14 @@ def _frame_keywords(grid: Grid) -> dict[str, object]:
     return {"CTYPEn": names, **system, **observer}
 
 
-def _frame_error(output: Grid, input: Grid, reason: FitsFormatError) -> FitsFormatError:  # noqa: A002
+def _frame_error(output: Grid, input: Grid) -> FitsFormatError:  # noqa: A002
     """Return the error of two grids in different frames, one of which astropy does not know."""
+    unknown = output if output.frame is None else input
+    reason = f"WCS: astropy has no frame for CTYPEn of {unknown.wcs.wcs.lngtyp}"
+    try:
+        frame_of(unknown.wcs)
+    except FitsFormatError as error:
+        reason = str(error)
     one, other = _frame_keywords(output), _frame_keywords(input)
     found = [
         f"{name} {one[name]!r} and {other[name]!r}" for name in one if one[name] != other[name]

@@ -89,7 +89,7 @@ def pasted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Collection, np.nda
 
 
 @pytest.mark.parametrize(
-    ("combine", "has_errors"), [("median", False), ("median", True), ("clipped", False)]
+    ("combine", "has_errors"), [("median", True), ("clipped", False)]
 )
 def test_layers_that_are_needed_together_are_bounded(
     combine: Any, has_errors: bool, pasted: tuple[Collection, np.ndarray]

@@ -16,10 +16,12 @@ from hypothesis import strategies as st
 
 from dask_fits.resampling import sampling_numpy
 from dask_fits.resampling.kernels import sampling
-from dask_fits.resampling.positions import PATCH, Patch, Points, find_positions
+from dask_fits.resampling.positions import PATCH, Patch, Points
+from dask_fits.resampling.search import find_positions
 from dask_fits.wcs.mapping import Grid, PixelMap
 from tests.support.corpus import CORPUS, needs_corpus
 from tests.support.grids import (
+    GALACTIC,
     Booleans,
     Floats,
     assert_same_positions,
@@ -105,6 +107,56 @@ def assert_as_astropy(pair: Pair, count: int) -> None:
     expected = positions_by_astropy(seen_output, seen_input, pixels)
     x, y = pixels.astype(int)
     assert_same_positions(found[:, y, x], expected, pair.input.shape, pair.tolerance)
+
+
+# Images that have no position at any node, although there are pixels on them
+
+
+def pairs_of_few_pixels() -> Iterator[tuple[str, Pair]]:
+    # A whole sky in few pixels of many.
+    images = {
+        "CAR": field("CAR", (0.0, 0.0), 1.0, (180, 360)),
+        "TAN": field("TAN", (70.0, 20.0), 0.6, (200, 200)),
+        "hemisphere": field("SIN", (70.0, 20.0), 0.6, (200, 200)),
+    }
+    for code, shape in (
+        ("ZEA", (66, 64)),
+        ("ZEA", (100, 100)),
+        ("CAR", (300, 20)),
+        ("AIT", (300, 20)),
+        ("SIN", (100, 100)),
+    ):
+        output = field(code, (0.0, 0.0), 280 / shape[1], shape, names=GALACTIC)
+        for name, image in images.items():
+            if code != "SIN" or name == "CAR":
+                yield f"{name} onto {code} of {shape}", Pair(output, image, covers=1e-4)
+    # What a hemisphere has between a map's edge and its limb.
+    sin = field("SIN", (260.0, 40.0), 0.4, (300, 300))
+    for code, scale in (
+        ("CEA", 0.667),
+        ("SFL", 0.667),
+        ("AIT", 0.75),
+        ("AIT", 0.4),
+        ("HPX", 0.75),
+        ("HPX", 0.3),
+    ):
+        yield f"hemisphere onto {code} of {scale}", Pair(whole_map(code, scale), sin)
+    # A distortion that has no inverse a few images away.
+    strong = sip_keywords(
+        (30.1, 40.05), (500.0, 450.0), 6e-4, turned=-30.0, A_3_0=1e-7, B_0_3=-5e-8
+    )
+    for shape in ((100, 110), (300, 400)):
+        output = field("TAN", (30.3, 40.0), 0.06, shape, turned=10.0)
+        yield f"SIP onto {shape}", Pair(output, grid_of(strong, (900, 1000)), ITERATED, covers=1e-4)
+
+
+FEW = dict(pairs_of_few_pixels())
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_no_image_is_lost(name: str) -> None:
+    pair = FEW[name]
+    assert_as_astropy(pair, 150 if pair.tolerance == ITERATED else 600)
 
 
 @needs_corpus

@@ -21,7 +21,6 @@ Shape = tuple[int, int]
 
 EQUATORIAL = ("RA--", "DEC-")
 GALACTIC = ("GLON", "GLAT")
-ECLIPTIC = ("ELON", "ELAT")
 
 PARAMETERS: dict[str, Keywords] = {
     "AZP": {"PV2_1": 2.0, "PV2_2": 30.0},
@@ -86,12 +85,16 @@ def sky_keywords(
     }
 
 
-def sip_keywords(crval: tuple[float, float], crpix: tuple[float, float], scale: float, **more: Any):
+def sip_keywords(
+    crval: tuple[float, float], crpix: tuple[float, float], scale: float, **more: Any
+) -> Keywords:
     """Keywords of an image with SIP."""
     return sky_keywords("TAN-SIP", crval, crpix, scale, **(SIP_TERMS | more))
 
 
-def field(projection: str, crval: tuple[float, float], scale: float, shape: Shape, **more: Any):
+def field(
+    projection: str, crval: tuple[float, float], scale: float, shape: Shape, **more: Any
+) -> Grid:
     """A grid with a position at its middle."""
     middle = ((shape[1] + 1) / 2, (shape[0] + 1) / 2)
     return grid_of(sky_keywords(projection, crval, middle, scale, **more), shape)

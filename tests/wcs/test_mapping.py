@@ -389,3 +389,16 @@ def test_units_of_an_angle() -> None:
     other = grid_of(sky_keywords("TAN", (0, 0), (60.5, 50.5), 1.0, names=GALACTIC) | minutes, SHAPE)
     pixels = np.array([[3.0, 77.5], [4.0, 60.25]])
     assert np.allclose(PixelMap(degrees, other).positions(pixels), pixels, rtol=0, atol=1e-8)
+
+
+def test_ecliptic_coordinates_are_none_of_the_equator() -> None:
+    """Astropy takes them for ICRS, as wcslib gives them a RADESYS."""
+    ecliptic = field("TAN", (30.0, 40.0), 0.01, (60, 70), names=("ELON", "ELAT"))
+    other = field("SIN", (30.1, 40.1), 0.013, (80, 90), names=("ELON", "ELAT"))
+    pixels = np.array([[5.0, 40.0], [7.0, 50.0]])
+    expected = other.wcs.wcs_world2pix(ecliptic.wcs.wcs_pix2world(pixels.T, 0), 0).T
+    np.testing.assert_allclose(PixelMap(ecliptic, other).positions(pixels), expected, atol=1e-8)
+    equatorial = field("TAN", (30.0, 40.0), 0.01, (60, 70))
+    for output, image in ((equatorial, ecliptic), (ecliptic, equatorial)):
+        with pytest.raises(FitsFormatError, match="no frame for CTYPEn of ELON"):
+            PixelMap(output, image)
