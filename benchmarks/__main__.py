@@ -13,6 +13,8 @@ from benchmarks.headers import measure_headers
 from benchmarks.images import write_images
 from benchmarks.imports import measure_imports
 from benchmarks.memory import measure_memory
+from benchmarks.mosaics import measure_mosaics
+from benchmarks.mosaics_large import measure_large
 from benchmarks.night import measure_night
 from benchmarks.packed import measure_packed
 from benchmarks.reads import measure_reads
@@ -23,13 +25,16 @@ from benchmarks.xarray_engine import measure_xarray
 RESULTS = Path(__file__).parent / "results" / "latest.json"
 SUBJECTS = (
     *("reads", "compressed", "headers", "remote", "cutouts"),
-    *("xarray", "packed", "collections", "stacks", "imports", "night"),
+    *("xarray", "packed", "collections", "stacks", "mosaics", "imports", "night"),
 )
+LONG = ("mosaics_large",)
+"""Subjects that are measured only if they are asked for."""
 
 BY_ROUNDS = {
     "collections": measure_collections,
     "compressed": measure_compressed,
     "cutouts": measure_cutouts,
+    "mosaics": measure_mosaics,
     "packed": measure_packed,
     "stacks": measure_stacks,
 }
@@ -73,6 +78,8 @@ def _measure(options: argparse.Namespace) -> Iterator[Table]:
         yield measure_imports(rounds=options.rounds)
     if "night" in wanted:
         yield measure_night(files=options.files)
+    if "mosaics_large" in wanted:
+        yield measure_large()
 
 
 def _options() -> argparse.Namespace:
@@ -90,7 +97,11 @@ def _options() -> argparse.Namespace:
         "--files", type=int, default=10_000, help="files of a night's job behind a web server"
     )
     parser.add_argument("--rounds", type=int, default=5, help="rounds after the one of warm-up")
-    parser.add_argument("--only", choices=SUBJECTS, help="one subject; all by default")
+    parser.add_argument(
+        "--only",
+        choices=(*SUBJECTS, *LONG),
+        help=f"one subject; by default all but {', '.join(LONG)}",
+    )
     parser.add_argument("--output", type=Path, default=RESULTS, help="where the JSON goes")
     return parser.parse_args()
 

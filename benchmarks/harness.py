@@ -19,6 +19,7 @@ import dask_fits
 PEERS = (
     *("numpy", "numba", "isal", "dask", "distributed", "fsspec", "aiohttp"),
     *("astropy", "fitsio", "astrocut", "cutout-fits", "xarray", "xradio", "xarray-fits"),
+    *("reproject", "MontagePy", "zarr"),
 )
 
 
