@@ -133,3 +133,27 @@ def test_images_of_the_sun_by_two_observers_are_refused() -> None:
     first, second = (str(CORPUS / name) for name in SUN[1:])
     with pytest.raises(dask_fits.FitsFormatError, match="secchi_l0_b"):
         dask_fits.mosaic([first, second], first)
+
+
+def test_a_map_of_the_whole_sky_in_another_frame() -> None:
+    """ROSAT's, an AIT map in galactic coordinates, onto others."""
+    path = str(CORPUS / "astropy-data" / "allsky_rosat.fits")
+    pixels, header = fits.getdata(path).astype(np.float64), fits.getheader(path)
+    for code, centre, scale, shape in (
+        ("CAR", (180.0, 0.0), 0.9, (200, 400)),
+        ("AIT", (83.0, 0.0), 0.85, (195, 390)),
+        ("SIN", (266.0, -29.0), 0.7, (170, 170)),
+    ):
+        grid = WCS(naxis=2)
+        grid.wcs.ctype = [f"RA---{code}", f"DEC--{code}"]
+        grid.wcs.crval = centre
+        grid.wcs.crpix = [(shape[1] + 1) / 2, (shape[0] + 1) / 2]
+        grid.wcs.cdelt = [-scale, scale]
+        grid.wcs.set()
+        grid.array_shape = shape
+        data, weight = on_grid(path, 0, grid)
+        expected = reproject_interp(
+            (pixels, WCS(header)), grid, shape_out=shape, return_footprint=False
+        )
+        assert (weight > 0).mean() > 0.5
+        check_values(data, weight, expected, float(np.nanstd(pixels)))
