@@ -49,6 +49,7 @@ dist: $(READY)
 # pip knows groups of dependencies from 25.1 on. The kernels are compiled once, here: each process of
 # the tests would do it, at the same time.
 KERNELS := from typing import get_args; from dask_fits.codecs import registry; \
+	from dask_fits.resampling import kernels; kernels.sampling(); kernels.combining(); \
 	[registry.decoder(name) for name in get_args(registry.DecoderName)]
 
 $(READY): pyproject.toml

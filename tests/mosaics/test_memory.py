@@ -88,9 +88,7 @@ def pasted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Collection, np.nda
     return dask_fits.open_collection(files)[[0, 1, 2, 3] * (DEPTH // 4)], pixels
 
 
-@pytest.mark.parametrize(
-    ("combine", "has_errors"), [("median", True), ("clipped", False)]
-)
+@pytest.mark.parametrize(("combine", "has_errors"), [("median", True), ("clipped", False)])
 def test_layers_that_are_needed_together_are_bounded(
     combine: Any, has_errors: bool, pasted: tuple[Collection, np.ndarray]
 ) -> None:
