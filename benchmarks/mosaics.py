@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -27,19 +27,11 @@ import dask_fits
 from benchmarks import mosaic_peers as peers
 from benchmarks.harness import Check, Row, Table, clock, interleave, max_rss, ratio
 from benchmarks.images import MIB
-from benchmarks.mosaic_images import (
-    OUT,
-    SCALE,
-    WIDE,
-    grid,
-    write_layers,
-    write_six,
-    write_zeros,
-)
-from benchmarks.server import ServerProcess
+from benchmarks.mosaic_images import OUT, SCALE, WIDE, grid, write_layers, write_six, write_zeros
+from benchmarks.mosaic_ours import our_arrays, ours
+from benchmarks.mosaics_remote import NARROW, PACKED, WIDER, measure_remote
 from dask_fits.mosaics.combiners import ITERATIONS, SIGMA
 from dask_fits.resampling.kernels import combining
-from tests.servers.range_server import RangeServer
 
 SHAPE = (OUT, OUT)
 SLOW_ROUNDS = 3
@@ -53,12 +45,6 @@ PLANNED = {1_000: 2, 10_000: 10}
 """Images, and seconds that planning them may take."""
 
 PLANNED_SIDE, PLANNED_OUT, PLANNED_CHUNK = 2048, 32_768, 1024
-LATENCIES = (0.0, 0.03, 0.3)
-"""Seconds; the last and the first tell how many round trips there are, above all noise."""
-
-PATIENCE = 3.0
-NARROW, WIDER, PACKED = "images of 1200 x 1200", "of 2048 x 2048", "of 2048 x 2048, RICE"
-
 OURS, COADD, LAZY = "dask_fits", "reproject_and_coadd", "reproject, dask"
 EXACT, MONTAGE = "reproject_exact", "mProjectPP"
 
@@ -83,20 +69,8 @@ def measure_mosaics(*, rounds: int) -> Iterator[Table]:
             WIDER: layers,
             PACKED: write_layers(Path(name), LAYERS, packed=True),
         }
-        yield _measure_remote(remote, rounds)
+        yield measure_remote(remote, rounds=rounds)
     yield _measure_plans(rounds)
-
-
-def _ours(
-    paths: Sequence[Path],
-    wcs: WCS,
-    shape: tuple[int, int],
-    scheduler: Mapping[str, Any],
-    **how: Any,
-) -> tuple[npt.NDArray, npt.NDArray]:
-    """Open, plan and make a mosaic: its pixels and weights."""
-    data, weight = dask.compute(*_our_arrays(paths, wcs, shape, **how), **scheduler)
-    return data, weight
 
 
 def _measure_both(contenders: Contenders, *, rounds: int) -> tuple[Samples, Samples, Any]:
@@ -122,7 +96,7 @@ def _measure_six(six: Sequence[Path], rounds: int) -> Table:
     wcs, one = grid(OUT, SCALE), {"scheduler": "sync"}
     table = Table(f"Bilinear mean of six images, one thread; {peers.lazy_name()}", "s")
     contenders: Contenders = {
-        OURS: partial(_ours, six, wcs, SHAPE, one),
+        OURS: partial(ours, six, wcs, SHAPE, one),
         COADD: partial(peers.coadd, six, wcs, SHAPE),
         LAZY: partial(peers.compute_lazily, six, wcs, SHAPE, **one),
     }
@@ -144,7 +118,7 @@ def _measure_exact(paths: Sequence[Path], folder: Path, rounds: int) -> Table:
     table = Table(f"Exact areas of one image, one thread; Montage: {about}", "s")
     for name, path in zip(("TAN", "SIP"), paths, strict=True):
         contenders: dict[str, Callable[[], Any]] = {
-            OURS: partial(_ours, [path], wcs, SHAPE, one, resampling="exact"),
+            OURS: partial(ours, [path], wcs, SHAPE, one, resampling="exact"),
             EXACT: partial(peers.exact, path, wcs, SHAPE),
         }
         aims = {EXACT: 20.0}
@@ -191,7 +165,7 @@ def _measure_threads(six: Sequence[Path], rounds: int) -> Table:
         "clipped mean, stored in arrays": ({"combine": "clipped"}, _store),
     }
     for name, (how, finish) in cases.items():
-        make = partial(_our_arrays, **how)
+        make = partial(our_arrays, **how)
         contenders = {
             _threads(count): partial(clock, partial(_finish, make, finish, count, six, wcs, SHAPE))
             for count in (1, 2)
@@ -213,7 +187,7 @@ def _measure_memory(six: Sequence[Path]) -> Table:
     for end, finish in ends.items():
         for count in (1, 2):
             runs = {
-                OURS: partial(_finish, _our_arrays, finish, count),
+                OURS: partial(_finish, our_arrays, finish, count),
                 LAZY: partial(_finish, peers.coadd_lazily, finish, count),
             }
             if (end, count) == ("computed", 1):
@@ -222,13 +196,6 @@ def _measure_memory(six: Sequence[Path]) -> Table:
             checks = [ratio(samples, OURS, LAZY, at_most=1 / 3)]
             table.rows.append(Row(f"{end}, {_threads(count)}", samples, checks))
     return table
-
-
-def _our_arrays(
-    paths: Sequence[Path], wcs: WCS, shape: tuple[int, int], **how: Any
-) -> tuple[da.Array, ...]:
-    m = dask_fits.mosaic(paths, wcs, shape, **how)
-    return m.data, m.weight
 
 
 def _finish(
@@ -286,7 +253,7 @@ def _measure_clipped(paths: Sequence[Path], rounds: int) -> Table:
             "sigma_clip, nanmean": partial(peers.clipped, layers),
         },
         f"make and combine {case}": {
-            OURS: lambda: _ours(paths, wcs, shape, {"scheduler": "sync"}, combine="clipped")[0],
+            OURS: lambda: ours(paths, wcs, shape, {"scheduler": "sync"}, combine="clipped")[0],
             "sigma_clip, nanmean": lambda: peers.clipped(peers.layers_of(paths, wcs, shape)),
         },
     }
@@ -333,60 +300,3 @@ def _measure_plans(rounds: int) -> Table:
             ]
             table.rows.append(Row(f"{count} images", samples, checks))
     return table
-
-
-def _measure_remote(cases: Mapping[str, Sequence[Path]], rounds: int) -> Table:
-    """Make one chunk of ten images over HTTP; they are in a collection."""
-    table = Table(f"A chunk of {LAYER_SIDE} x {LAYER_SIDE} of {LAYERS} images over HTTP", "s")
-    for name, paths in cases.items():
-        with ServerProcess(paths[0].parent) as server:
-            urls = [f"{server.url}/{path.name}" for path in paths]
-            table.rows.append(_remote_row(name, server, urls, rounds))
-    return table
-
-
-def _remote_row(name: str, server: ServerProcess, urls: list[str], rounds: int) -> Row:
-    m = dask_fits.mosaic(
-        dask_fits.open_collection(urls), grid(LAYER_SIDE, SCALE), (LAYER_SIDE, LAYER_SIDE)
-    )
-    run = partial(m.data.compute, scheduler="sync")
-
-    def seconds(latency: float) -> float:
-        server.be(latency=latency)
-        return clock(run)
-
-    timed = {f"{1000 * latency:.0f} ms": partial(seconds, latency) for latency in LATENCIES}
-    samples = interleave(timed, rounds=rounds)
-    at_once, _, late = map(statistics.median, samples.values())
-    server.be(latency=0)
-    server.cost()
-    with ThreadPoolExecutor(1) as thread:
-        reading = thread.submit(_later, run)
-        held = server.order(_hold)  # what is asked for meanwhile is asked for at the same time
-        reading.result()
-    rest = server.cost()
-    nbytes = held.nbytes + rest.nbytes
-    checks = [
-        Check("round trips", (late - at_once) / LATENCIES[-1], at_most=3),
-        Check("requests", held.requests + rest.requests),
-        Check("most at a time", max(held.peak, rest.peak)),
-        Check("MiB", nbytes / MIB),
-        # Of what is not compressed rows are read whole, up to some kB between those of the box.
-        Check(
-            "bytes / needed",
-            nbytes / m.plan.useful_bytes,
-            at_most=None if name == WIDER else 1.5,
-        ),
-    ]
-    return Row(name, samples, checks)
-
-
-def _later(run: Callable[[], object]) -> object:
-    time.sleep(PATIENCE / 4)  # by then the server holds
-    return run()
-
-
-def _hold(server: RangeServer) -> None:
-    """Let all requests wait for as long as it takes to plan them."""
-    with server.hold():
-        time.sleep(PATIENCE)

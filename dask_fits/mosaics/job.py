@@ -70,6 +70,13 @@ class Input:
         return self.reader.shape[y], self.reader.shape[x]
 
     @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the pixels as they are sampled: float32 if all of them are that to the bit."""
+        # A constant is subtracted with all of its digits.
+        is_float32 = np.can_cast(self.reader.dtype, np.float32) and not self.offset
+        return np.dtype(np.float32 if is_float32 else np.float64)
+
+    @property
     def where(self) -> str:
         """File and HDU, for messages."""
         return self.reader.where

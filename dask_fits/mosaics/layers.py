@@ -14,10 +14,6 @@ from dask_fits.mosaics.placement import Part, Placement
 from dask_fits.resampling.kernels import sampling
 from dask_fits.resampling.positions import Floats, Patch
 
-_FLOAT32 = ("f4", "f2", "i1", "u1", "i2", "u2")
-"""Types of pixels all of which are float32 to the bit."""
-
-
 _LEAST = 1e-9
 """Part of a pixel that an image has to cover: positions are as exact as that."""
 
@@ -67,9 +63,7 @@ def read_pixels(placement: Placement, *, as_stored: bool = False) -> Pixels:
     if as_stored:
         given = np.ones(stored.shape) if weights is None else weights
         return Pixels(stored, np.where(unused, 0.0, given), variance)
-    # A constant is subtracted with all of its digits.
-    is_float32 = stored.dtype.str[1:] in _FLOAT32 and not item.offset
-    dtype = np.dtype(np.float32 if is_float32 else np.float64)
+    dtype = item.dtype
     image = np.ascontiguousarray(stored, dtype)
     if item.offset:
         image = image - item.offset

@@ -21,6 +21,12 @@ class PatchCache:
         self._patches: OrderedDict[Hashable, Patch | None] = OrderedDict()
         self._nbytes = 0
 
+    def clear(self) -> None:
+        """Forget all of them."""
+        with self._lock:
+            self._patches.clear()
+            self._nbytes = 0
+
     def get(self, key: Hashable, find: Callable[[], Patch | None]) -> Patch | None:
         """Return a patch, found anew if it is not kept; None if the image is not there.
 

@@ -60,7 +60,9 @@ class Placement:
         (top, bottom), (left, right) = self.box
         maps = sum(each is not None for each in (self.input.weights, self.input.errors))
         positions = sum(part.patch.found.nbytes for part in self.parts)
-        return (bottom - top) * (right - left) * (8 + 8 * maps) + positions
+        stored, held = self.input.reader.dtype, self.input.dtype
+        pixel = held.itemsize + (stored.itemsize if stored != held else 0) + 8 * maps
+        return (bottom - top) * (right - left) * pixel + positions
 
     def plans(self) -> Iterator[ReadPlan]:
         """Plan the reads of the image and its maps."""
