@@ -276,14 +276,22 @@ def _check_output(given: _MosaicOptions, output: str) -> None:
 def _plan_mosaic(given: _MosaicOptions, storage_options: StorageOptions) -> Mosaic:
     """Read the headers of all files, and make the mosaic, which is lazy."""
     from dask_fits.mosaics.mosaic import mosaic
-    from dask_fits.mosaics.setup import describe
+    from dask_fits.mosaics.setup import columns_for, describe
 
     files = given.files[0] if len(given.files) == 1 else given.files
     # Of the first file: --anon assumes that the others have the same protocol.
     options = storage_options(given.files[0])
     beside = given.beside()
     with progress_bar("reading headers") as progress:
-        described = describe(files, given.hdu, beside, given.sort_by, options, None, progress)
+        described = describe(
+            files,
+            given.hdu,
+            columns_for(beside, given.sort_by),
+            storage_options=options,
+            transfer=None,
+            progress=progress,
+            skips=given.on_error == "skip",
+        )
     grid = _find_grid(given, described, storage_options)
     return mosaic(
         described,
@@ -318,11 +326,12 @@ def _find_grid(given: _MosaicOptions, images: Collection, storage_options: Stora
         return Grid()
     from dask_fits.mosaics.images import make_inputs
     from dask_fits.mosaics.optimal import optimal_wcs
-    from dask_fits.mosaics.setup import divide
+    from dask_fits.mosaics.setup import divide, with_skies
 
     if given.on_error == "skip":
         # Images without their mask, for example, are left out, too.
-        inputs, _ = divide(make_inputs(images, given.beside(), needs_sky=True), skips=True)
+        made, _ = with_skies(make_inputs(images, given.beside()))
+        inputs, _ = divide(made, skips=True)
         images = images.take(np.array([each.number for each in inputs], np.int64))
     wcs, shape = optimal_wcs(
         images,

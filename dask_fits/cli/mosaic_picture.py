@@ -14,6 +14,7 @@ from dask_fits.exceptions import FitsError
 from dask_fits.mosaics.inputs_table import with_errors
 from dask_fits.mosaics.mosaic import Mosaic
 from dask_fits.mosaics.rendering import render
+from dask_fits.planning.bands import spans_of
 
 if TYPE_CHECKING:
     from astropy.table import Table
@@ -28,8 +29,7 @@ def draw_mosaic(mosaic: Mosaic, path: str, *, overwrite: bool) -> Table:
         The mosaic's inputs, with the errors of those that could not be read.
     """
     job = mosaic._job  # noqa: SLF001 (the array of pixels does not tell what could not be read)
-    spans = [itertools.pairwise(itertools.accumulate(n, initial=0)) for n in mosaic.data.chunks]
-    boxes = [(y, x) for y, x in itertools.product(*spans)]
+    boxes = [(y, x) for y, x in itertools.product(*spans_of(mosaic.data.chunks))]
     name = f"fits-mosaic-picture-{uuid.uuid4().hex}"
     graph = {(name, number): (render, job.take(box), box) for number, box in enumerate(boxes)}
     pixels = np.empty(mosaic.shape, mosaic.data.dtype)

@@ -18,6 +18,7 @@ from dask_fits.collections.record import Record
 from dask_fits.collections.times import to_utc
 from dask_fits.storage.redaction import unsigned_url
 from dask_fits.wcs.footprints import CORNERS, OUTLINE, Footprints
+from dask_fits.wcs.sphere import angles_of
 
 Column = npt.NDArray[Any]
 """Values of all rows: numbers, or objects (text, tuples), of which None is a missing one."""
@@ -221,9 +222,9 @@ def _describe_places(footprints: Footprints) -> dict[str, Column]:
     points = footprints.points
     centre = points[:, 0]
     has_sky = np.isfinite(centre).all(axis=1)
-    ra = np.where(has_sky, np.rad2deg(np.arctan2(centre[:, 1], centre[:, 0])) % 360, np.nan)
+    ra, dec = np.rad2deg(angles_of(centre))
+    ra = np.where(has_sky, ra % 360, np.nan)
     ra = np.where(ra == 360, 0, ra)  # a rounding error before 0
-    dec = np.rad2deg(np.arctan2(centre[:, 2], np.hypot(centre[:, 0], centre[:, 1])))
     outline = points[:, OUTLINE]
     radius = separation(outline, centre[:, None]).max(axis=1)
     # Where a part of the outline has no sky, the image may show all of it.
@@ -254,10 +255,8 @@ def _region(ra: float, dec: float, radius: float, corners: npt.NDArray[Any]) -> 
         return ""
     if not radius < _WIDE:
         return f"CIRCLE ICRS {ra:.8g} {dec:.8g} {np.rad2deg(radius):.8g}"
-    x, y, z = corners.T
-    corner_ra = np.rad2deg(np.arctan2(y, x)) % 360
-    corner_dec = np.rad2deg(np.arctan2(z, np.hypot(x, y)))
-    pairs = zip(corner_ra.tolist(), corner_dec.tolist(), strict=True)
+    corner_ra, corner_dec = np.rad2deg(angles_of(corners))
+    pairs = zip((corner_ra % 360).tolist(), corner_dec.tolist(), strict=True)
     return "POLYGON ICRS " + " ".join(f"{lon:.7f} {lat:.7f}" for lon, lat in pairs)
 
 

@@ -22,7 +22,7 @@ from dask_fits.mosaics.job import Input, Job, Product
 from dask_fits.mosaics.outlines import Box
 from dask_fits.mosaics.rendering import Rendered, plan_box, product_types, render
 from dask_fits.planning.band_reads import Index
-from dask_fits.planning.bands import Window
+from dask_fits.planning.bands import Window, spans_of
 from dask_fits.planning.chunks import ReadPlan
 from dask_fits.planning.selection import Indices, Selection
 from dask_fits.readers.base import IndexedReader
@@ -113,10 +113,7 @@ class MosaicLayer(WindowLayer[MosaicReader]):
 
     def _make_tasks(self, indices: Iterable[Index]) -> dict[DaskKey, Task]:
         """Make the tasks of some chunks; those that make a box are the same for all arrays."""
-        spans = [
-            list(itertools.pairwise(itertools.accumulate(lengths, initial=0)))
-            for lengths in self.window.chunks
-        ]
+        spans = spans_of(self.window.chunks)
         job = self.reader.job
         tasks: dict[DaskKey, Task] = {}
         for index in indices:
@@ -160,9 +157,7 @@ def mosaic_array(job: Job, product: Product, chunks: Chunks = "auto") -> da.Arra
 def plan_mosaic(job: Job, chunks: Chunks = "auto") -> ReadPlan:
     """Plan the reads of all of a mosaic, chunk by chunk."""
     reader = MosaicReader(job, "data")
-    window = mosaic_window(job, chunks)
-    spans = [itertools.pairwise(itertools.accumulate(n, initial=0)) for n in window.chunks]
-    boxes = itertools.product(*map(list, spans))
+    boxes = itertools.product(*spans_of(mosaic_window(job, chunks).chunks))
     return ReadPlan.of_chunks(reader.plan(tuple(range(*span) for span in box)) for box in boxes)
 
 

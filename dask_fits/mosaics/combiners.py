@@ -80,19 +80,6 @@ def _known(errors: Floats) -> Floats:
     return np.where(np.isinf(errors), np.nan, errors)
 
 
-def _chosen(
-    best: npt.NDArray[Any],
-    weight: npt.NDArray[Any],
-    count: npt.NDArray[Any],
-    variance: npt.NDArray[Any] | None,
-) -> Products:
-    """Return the products of values of which one was chosen."""
-    products: dict[Product, npt.NDArray[Any]] = {"data": best, "weight": weight, "count": count}
-    if variance is not None:
-        products["error"] = _known(np.where(count > 0, np.sqrt(variance), np.nan))
-    return products
-
-
 class _Noting:
     """The part of combiners that notes which images have a value."""
 
@@ -154,7 +141,7 @@ class _Choice(_Noting):
 
     def __init__(self, recipe: Recipe, shape: tuple[int, int], depth: int, *, noted: bool) -> None:
         super().__init__(recipe, shape, depth, noted=noted)
-        self._best = np.full(shape, np.nan)
+        self._best: npt.NDArray[Any] = np.full(shape, np.nan)
         self._weight = self._zeros()
         self._variance = self._zeros(given=recipe.has_errors)
 
@@ -177,17 +164,21 @@ class _Choice(_Noting):
 
     def products(self) -> Products:
         """Make the pixels; see `Combiner`."""
-        return _chosen(self._best, self._weight, self.count, self._variance)
+        products: dict[Product, npt.NDArray[Any]] = {
+            "data": self._best, "weight": self._weight, "count": self.count
+        }  # fmt: skip
+        if self._variance is not None:
+            error = np.where(self.count > 0, np.sqrt(self._variance), np.nan)
+            products["error"] = _known(error)
+        return products
 
 
-class _WholeChoice(_Noting):
+class _WholeChoice(_Choice):
     """One of the values, of integers, none of which is NaN."""
 
     def __init__(self, recipe: Recipe, shape: tuple[int, int], depth: int, *, noted: bool) -> None:
         super().__init__(recipe, shape, depth, noted=noted)
         self._best = np.full(shape, recipe.fill_value, recipe.dtype)
-        self._weight = self._zeros()
-        self._variance = self._zeros(given=recipe.has_errors)
 
     def add(self, position: int, layer: Layer) -> None:
         """Add a rectangle; see `Combiner`."""
@@ -209,10 +200,6 @@ class _WholeChoice(_Noting):
         if self._used is not None:
             self._used[:, layer.rows, layer.columns][:, chosen] = False
             self._used[position][at] = chosen
-
-    def products(self) -> Products:
-        """Make the pixels; see `Combiner`."""
-        return _chosen(self._best, self._weight, self.count, self._variance)
 
 
 class _Stack(_Noting):

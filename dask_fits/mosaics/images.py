@@ -15,7 +15,6 @@ from dask_fits.exceptions import FitsError, FitsFormatError, HduNotFoundError, r
 from dask_fits.file.fits_file import FitsFile, select_image
 from dask_fits.file.hdu import HDU
 from dask_fits.mosaics.job import Input, Map, MapKind
-from dask_fits.mosaics.output import celestial
 from dask_fits.wcs.geometry import sky_axes
 from dask_fits.wcs.header import WcsText
 from dask_fits.wcs.tables import TABLE_MARKERS
@@ -45,19 +44,10 @@ class Beside:
     error: Given
 
 
-def make_inputs(
-    collection: Collection, beside: Beside, *, needs_sky: bool
-) -> list[Input | FitsError]:
+def make_inputs(collection: Collection, beside: Beside) -> list[Input | FitsError]:
     """Make the inputs of the rows of a collection, or the errors that keep them from being read.
 
     Reads the headers of HDUs of weights, masks and errors, and tables that a WCS refers to.
-
-    Parameters
-    ----------
-    collection : Collection
-    beside : Beside
-    needs_sky : bool
-        Whether the WCS of each has to be celestial here, since the grid is made of them.
 
     Raises
     ------
@@ -65,7 +55,7 @@ def make_inputs(
         What was given beside the images does not fit to them.
     """
     hdus, noted = collection.sources(), collection.errors()
-    weights, maps = _weights_of(collection, beside.weights, len(hdus))
+    weights, maps = _weights_of(collection, beside.weights, noted)
     masks = _given_for_each("mask", beside.mask, len(hdus))
     errors = _given_for_each("error", beside.error, len(hdus))
     bits = -1 if beside.bits is None else beside.bits
@@ -77,13 +67,10 @@ def make_inputs(
         if number in noted:  # such as that its data are cut short
             raise noted[number]
         file = FitsFile(hdu.store)  # whose headers are read once for all maps
-        text = WcsText.of(hdu.wcs_header())
-        if needs_sky:
-            celestial(text, hdu.where)
         return Input(
             number,
             hdu.reader(),
-            text,
+            WcsText.of(hdu.wcs_header()),
             _plane(hdu),
             weight=weights[number],
             weights=_map(hdu, file, maps[number], _weight_kind(maps[number])),
@@ -124,12 +111,13 @@ def _plane(hdu: HDU) -> tuple[int, int]:
 
 
 def _weights_of(
-    collection: Collection, given: Given, count: int
+    collection: Collection, given: Given, failed: Mapping[int, FitsError]
 ) -> tuple[list[float], list[str | npt.NDArray[Any] | None]]:
     """Return the weight of each image, and its map of weights: an EXTNAME, or an array."""
+    count = len(collection)
     none: list[str | npt.NDArray[Any] | None] = [None] * count
     if isinstance(given, str):
-        values = _keyword(collection, given)
+        values = _keyword(collection, given, failed)
         return ([1.0] * count, [given] * count) if values is None else (values, none)
     if given is None:
         return [1.0] * count, none
@@ -140,7 +128,9 @@ def _weights_of(
     return [1.0] * count, listed
 
 
-def _keyword(collection: Collection, name: str) -> list[float] | None:
+def _keyword(
+    collection: Collection, name: str, failed: Mapping[int, FitsError]
+) -> list[float] | None:
     """Return the values of a keyword or of a column of numbers; None if there is no such column."""
     known = {each.lower(): each for each in collection.colnames}
     if name.lower() not in known:
@@ -149,7 +139,6 @@ def _keyword(collection: Collection, name: str) -> list[float] | None:
     if all(value is None or value != value for value in values):  # noqa: PLR0124 (NaN)
         return None
     names = collection.names()
-    failed = collection.errors()
     weights = []
     for row, value in enumerate(values):
         if row in failed:
@@ -236,16 +225,17 @@ def _find_beside(file: FitsFile, hdu: HDU, name: str) -> HDU:
     raise reason
 
 
-def contradicting_units(collection: Collection, conserve: str, rows: set[int]) -> Mapping[str, str]:
-    """Return the units of images that contradict what is conserved, by the names of the images."""
+def contradicting_unit(
+    collection: Collection, conserve: str, rows: Iterable[int]
+) -> tuple[str, str] | None:
+    """Return the name and BUNIT of the first image whose unit contradicts what is conserved."""
     if "BUNIT" not in collection.keywords:
-        return {}
-    units = zip(collection.names(), collection.column("BUNIT").tolist(), strict=True)
-    return {
-        name: unit
-        for row, (name, unit) in enumerate(units)
-        if row in rows and isinstance(unit, str) and _contradicts(unit, conserve)
-    }
+        return None
+    units = collection.column("BUNIT")
+    for row in rows:
+        if isinstance(units[row], str) and _contradicts(units[row], conserve):
+            return collection.names()[row], units[row]
+    return None
 
 
 def _contradicts(unit: str, conserve: str) -> bool:

@@ -82,7 +82,7 @@ def _weights(placement: Placement) -> Floats | None:
     given = placement.input.weights
     if given is None:
         return None
-    values = _read_map(placement, given)
+    values = _pixels_of(placement, given).astype(np.float64)
     with np.errstate(divide="ignore"):
         if given.kind == "error":
             values = 1 / values**2
@@ -96,7 +96,7 @@ def _variance(placement: Placement) -> Floats | None:
     given = placement.input.errors
     if given is None:
         return None
-    values = _read_map(placement, given)
+    values = _pixels_of(placement, given).astype(np.float64)
     # An error that is not known makes that of the result unknown, and does not drop out of it.
     return np.where(np.isnan(values), np.inf, values**2 if given.kind == "error" else values)
 
@@ -116,10 +116,6 @@ def _unused(placement: Placement, weights: Floats | None) -> Any:
             flags = flags.astype(np.int64) & mask.bits
         unused = unused | (flags != 0)
     return unused
-
-
-def _read_map(placement: Placement, given: Map) -> Floats:
-    return _pixels_of(placement, given).astype(np.float64)
 
 
 def _pixels_of(placement: Placement, given: Map) -> npt.NDArray[Any]:
@@ -180,9 +176,9 @@ class _Sampler:
         self.part = part
         self._recipe = recipe
         self._kernels = sampling()
-        self._shape = (
-            part.rows.stop - part.rows.start, part.columns.stop - part.columns.start
-        )  # fmt: skip
+        self._origin = (placement.box[0][0], placement.box[1][0])
+        height, width = (along.stop - along.start for along in (part.rows, part.columns))
+        self._shape = height, width
         self._is_exact = recipe.resampling == "exact"
         self._points = self._fill(part.patch, int(self._is_exact))
         # With exact areas the kernel multiplies by them itself.
@@ -219,7 +215,6 @@ class _Sampler:
             With exact areas, the part of each pixel that is covered.
         """
         placement = self.placement
-        origin = (placement.box[0][0], placement.box[1][0])
         source = np.ascontiguousarray(source)
         value = np.empty(self._shape)
         fraction = None
@@ -228,7 +223,7 @@ class _Sampler:
             is_flux = self._recipe.conserve == "flux" if flux is None else flux
             missing = self._kernels.area(
                 source,
-                origin,
+                self._origin,
                 placement.input.shape,
                 self._points,
                 value,
@@ -250,7 +245,7 @@ class _Sampler:
         else:
             kernel = getattr(self._kernels, self._recipe.resampling)
             missing = kernel(
-                source, origin, placement.input.shape, self._points, value, squared=squared
+                source, self._origin, placement.input.shape, self._points, value, squared=squared
             )
         if missing:
             raise RuntimeError(
@@ -273,14 +268,11 @@ class _Sampler:
         torn = None if torn is None else torn.within(self.part.first, self._shape)
         if torn is None or not len(torn.rows):
             return 0
-        placement = self.placement
-        origin = (placement.box[0][0], placement.box[1][0])
         found = np.empty((1, len(torn.rows)))
         centres = np.ascontiguousarray(torn.centres[:, None])
-        missing = self._kernels.nearest(
-            source, origin, placement.input.shape, centres, found
-        )  # fmt: skip
-        factor = placement.scale if is_flux else 1.0
+        shape = self.placement.input.shape
+        missing = self._kernels.nearest(source, self._origin, shape, centres, found)
+        factor = self.placement.scale if is_flux else 1.0
         value[torn.rows, torn.columns] = found[0] * (factor**2 if squared else factor)
         fraction[torn.rows, torn.columns] = np.isfinite(found[0])
         return int(missing)

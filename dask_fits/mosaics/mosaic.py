@@ -26,14 +26,15 @@ from dask_fits.mosaics.setup import (
     OnError,
     check_choices,
     check_numbers,
+    columns_for,
     common_unit,
     describe,
     divide,
     dtype_of,
     place_all,
     sort,
-    text_of,
     warn_of_scales,
+    with_skies,
 )
 from dask_fits.planning.chunks import ReadPlan
 from dask_fits.storage.transfer import TransferConfig
@@ -302,13 +303,22 @@ def mosaic(  # noqa: PLR0913 (each is a question that a caller has)
     check_choices(resampling=resampling, combine=combine, conserve=conserve, on_error=on_error)
     check_numbers(bits, fill_value, match_background)
     given = Beside(weights, mask, bits, error)
+    skips = on_error == "skip"
     with filters_kept(), quiet():  # of what astropy mends in each header
-        collection = describe(files, hdu, given, sort_by, storage_options, transfer, progress)
-        made = make_inputs(collection, given, needs_sky=wcs is None)
+        collection = describe(
+            files,
+            hdu,
+            columns_for(given, sort_by),
+            storage_options=storage_options,
+            transfer=transfer,
+            progress=progress,
+            skips=skips,
+        )
+        made = make_inputs(collection, given)
         collection, made = sort(collection, made, sort_by)
-        skips = on_error == "skip"
+        made, skies = with_skies(made) if wcs is None else (made, [])
         inputs, errors = divide(made, skips=skips)
-        text = output_text(wcs, shape, [text_of(each) for each in inputs], storage_options)
+        text = output_text(wcs, shape, skies, storage_options)
         output = output_grid(text)
         placed = place_all(inputs, output, skips=skips)
         recipe = Recipe(

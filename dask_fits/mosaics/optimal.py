@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dask_fits.collections.choice import rows_of_hdu
-from dask_fits.collections.opening import describe_files, open_described
-from dask_fits.collections.record import Inspection
 from dask_fits.file.hdu import HduKey
 from dask_fits.hints import explains_arguments
 from dask_fits.mosaics.output import sky_and_shape
+from dask_fits.mosaics.setup import describe
 from dask_fits.storage.transfer import TransferConfig
 from dask_fits.wcs.header import WcsText
 from dask_fits.wcs.optimal import optimal_grid
@@ -79,11 +77,7 @@ def optimal_wcs(  # noqa: PLR0913 (each is a question that a caller has)
     >>> shape, wcs.wcs.ctype[0]
     ((300, 300), 'RA---TAN')
     """
-    files, described = open_described(files, storage_options, transfer)
-    if described is not None:
-        collection, _ = rows_of_hdu(described, hdu)
-    else:
-        collection = describe_files(files, Inspection((hdu,), ()), storage_options, transfer, None)
+    collection = describe(files, hdu, (), storage_options=storage_options, transfer=transfer)
     for error in collection.errors().values():
         raise error
     return optimal_grid(

@@ -16,7 +16,14 @@ import numpy.typing as npt
 from dask_fits._typing import Integers
 from dask_fits.wcs.footprints import OUTLINE, SIDES
 from dask_fits.wcs.mapping import Grid, PixelMap
-from dask_fits.wcs.sphere import Floats, rotation_to_icrs, unit_vectors_of
+from dask_fits.wcs.sphere import (
+    Floats,
+    angles_of,
+    circle_around,
+    rotation_to_icrs,
+    unit_vectors_of,
+)
+from dask_fits.wcs.turns import CYLINDRICAL, ZENITHAL
 
 Box = tuple[tuple[int, int], tuple[int, int]]
 """Rows and columns of the output: begin, and end outside of it."""
@@ -26,10 +33,6 @@ _WIDE = np.deg2rad(40)
 
 _MARGIN = 4.0
 """Pixels of the output that are added to a box."""
-
-# Categories of projections, as wcslib numbers them.
-_ZENITHAL = 1
-_CYLINDRICAL = 2
 
 _LINES = 33
 """Lines of points along each side of an image that is looked at within."""
@@ -167,22 +170,17 @@ def _circle(box: Box, grid: Grid) -> tuple[Floats, float]:
     x = np.linspace(left - 0.5, right - 0.5, _SAMPLES)
     pixels = np.stack(np.meshgrid(x, y)).reshape(2, -1)
     vectors = unit_vectors_of(*np.deg2rad(grid.to_sky(pixels)))
-    if not np.isfinite(vectors).all():
+    found = circle_around(vectors) if np.isfinite(vectors).all() else None
+    if found is None:
         return np.array([1.0, 0.0, 0.0]), np.pi
-    centre = vectors.mean(axis=0)
-    length = float(np.linalg.norm(centre))
-    if length < 0.5:
-        return np.array([1.0, 0.0, 0.0]), np.pi
-    centre /= length
-    radius = float(np.arccos(np.clip(vectors @ centre, -1, 1).min()))
+    centre, radius = found
     # A box bulges beyond its corners, and a cell of the samples holds what lies between them.
     return centre, 2 * radius if radius < _WIDE else np.pi
 
 
 def _boxes(output: Grid, outline: Floats) -> Floats:
     """Return the boxes of (n, points, 3) outlines in the output's frame."""
-    x, y, z = outline.reshape(-1, 3).T
-    sky = np.rad2deg(np.stack([np.arctan2(y, x) % (2 * np.pi), np.arctan2(z, np.hypot(x, y))]))
+    sky = np.rad2deg(np.stack(angles_of(outline.reshape(-1, 3))))
     pixels = output.from_sky(sky).reshape(2, *outline.shape[:2])
     # Between two points an edge bulges by about an eighth of the second differences.
     bends = np.abs(pixels - (np.roll(pixels, 1, axis=2) + np.roll(pixels, -1, axis=2)) / 2)
@@ -194,17 +192,15 @@ def _boxes(output: Grid, outline: Floats) -> Floats:
 
 def _are_cut(output: Grid, centres: Floats, radii: Floats) -> npt.NDArray[np.bool_]:
     """Return which circles reach a pole or the seam of the output's map."""
-    lon, lat = np.arctan2(centres[:, 1], centres[:, 0]), np.arcsin(np.clip(centres[:, 2], -1, 1))
+    lon, lat = angles_of(centres)
     wcs = output.wcs.wcs
     world = np.empty((len(centres), 2))
-    world[:, wcs.lng], world[:, wcs.lat] = np.rad2deg(lon) % 360, np.rad2deg(lat)
+    world[:, wcs.lng], world[:, wcs.lat] = np.rad2deg(lon), np.rad2deg(lat)
     native = wcs.s2p(world, 0)
     phi, theta = np.deg2rad(native["phi"]), np.deg2rad(native["theta"])
-    zenithal = wcs.cel.prj.category == _ZENITHAL
-    below = theta + np.pi / 2 <= radii
-    if zenithal:
-        # The pole is the middle of such a map, and the other one is far from any seam.
-        return np.asarray(below | ~np.isfinite(theta))
+    if wcs.cel.prj.category == ZENITHAL:
+        # The pole is the middle of such a map, and around the other one it is cut.
+        return np.asarray((theta + np.pi / 2 <= radii) | ~np.isfinite(theta))
     at_pole = np.pi / 2 - np.abs(theta) <= radii
     with np.errstate(divide="ignore", invalid="ignore"):
         half_width = np.arcsin(np.clip(np.sin(radii) / np.cos(theta), -1, 1))
@@ -218,7 +214,7 @@ def _repeats(output: Grid) -> bool:
     A degree more or less does not count: images at its seam are told by circles anyway.
     """
     wcs = output.wcs.wcs
-    if wcs.cel.prj.category != _CYLINDRICAL:
+    if wcs.cel.prj.category != CYLINDRICAL:
         return False
     along = np.abs(output.wcs.pixel_scale_matrix[wcs.lng]) @ np.array(output.shape[::-1])
     return bool(along > 361)

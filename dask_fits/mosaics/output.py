@@ -24,7 +24,7 @@ Shape = tuple[int, int]
 def output_text(
     given: object,
     shape: Sequence[int] | None,
-    images: Sequence[tuple[WcsText, str]],
+    images: Sequence[tuple[WCS, Shape]],
     storage_options: Mapping[str, Any] | None,
 ) -> WcsText:
     """Make the world coordinates of a mosaic.
@@ -33,8 +33,8 @@ def output_text(
     ----------
     given : WCS, Header, HDU, FitsFile, path, URL or None
     shape : (int, int), optional
-    images : sequence of (WcsText, str)
-        The images, and what they are in messages, for the grid that suits them.
+    images : sequence of (WCS, shape)
+        Celestial, of the images, for the grid that suits them.
     storage_options : mapping, optional
         Those of a file.
 
@@ -49,7 +49,7 @@ def output_text(
     """
     size = None if shape is None else _shape(shape)
     if given is None:
-        wcs, found = optimal_grid([sky_and_shape(*image) for image in images])
+        wcs, found = optimal_grid(images)
         return wcs_text(wcs, size or found)
     from astropy.io import fits
     from astropy.wcs import WCS

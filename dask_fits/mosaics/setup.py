@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -20,14 +20,18 @@ from dask_fits.collections.opening import as_keywords, describe_files, open_desc
 from dask_fits.collections.record import Inspection
 from dask_fits.exceptions import FitsError, FitsFormatError, FitsWarning, result_or_error
 from dask_fits.file.hdu import HduKey
-from dask_fits.mosaics.images import Beside, contradicting_units
+from dask_fits.mosaics.images import Beside, contradicting_unit
 from dask_fits.mosaics.job import Combine, Conserve, Input, Recipe, Resampling
 from dask_fits.mosaics.outlines import Outlines, find_outlines, outline_by, with_boxes
+from dask_fits.mosaics.output import celestial
 from dask_fits.storage.transfer import TransferConfig
 from dask_fits.wcs.footprints import FootprintMaker
-from dask_fits.wcs.header import WcsHeader, WcsText
+from dask_fits.wcs.header import WcsHeader
 from dask_fits.wcs.mapping import Grid, PixelMap, whole_shift
 from dask_fits.wcs.sphere import rotation_to_icrs
+
+if TYPE_CHECKING:
+    from astropy.wcs import WCS
 
 OnError = Literal["raise", "skip"]
 """What is done about an image that cannot be read."""
@@ -72,25 +76,40 @@ def check_numbers(bits: object, fill_value: object, match_background: object) ->
         )
 
 
-def describe(  # noqa: PLR0913, PLR0917 (those of `mosaic` that say which images)
+def columns_for(given: Beside, sort_by: str | None) -> tuple[str, ...]:
+    """Return the keywords that are kept of each image."""
+    asked = [name for name in (sort_by, given.weights) if isinstance(name, str)]
+    return as_keywords(["BUNIT", *(name for name in asked if name not in FIXED)])
+
+
+def describe(  # noqa: PLR0913 (those of `mosaic` that say which images)
     files: object,
     hdu: HduKey | None,
-    given: Beside,
-    sort_by: str | None,
+    keywords: tuple[str, ...],
+    *,
     storage_options: Mapping[str, Any] | None,
     transfer: TransferConfig | None,
-    progress: Progress | None,
+    progress: Progress | None = None,
+    skips: bool = False,
 ) -> Collection:
-    """Return the images of a mosaic in the order of the files; what cannot be read has a row."""
+    """Return the images of files in their order; what cannot be read has a row.
+
+    Raises
+    ------
+    HduNotFoundError
+        A file of a collection has no such HDU, and is not to be left out.
+    """
     files, described = open_described(files, storage_options, transfer)
-    if described is not None:
-        collection, _ = rows_of_hdu(described, hdu)
-    else:
-        asked = [name for name in (sort_by, given.weights) if isinstance(name, str)]
-        names = as_keywords(["BUNIT", *(name for name in asked if name not in FIXED)])
-        collection = describe_files(
-            files, Inspection((hdu,), names), storage_options, transfer, progress
-        )
+    if described is None:
+        inspection = Inspection((hdu,), keywords)
+        return describe_files(files, inspection, storage_options, transfer, progress)
+    collection, lacking = rows_of_hdu(described, hdu)
+    if lacking:
+        first = next(iter(lacking.values()))
+        if not skips:
+            raise first
+        others = f", as {len(lacking) - 1} others" if len(lacking) > 1 else ""
+        warnings.warn(f"{first}{others}: left out", FitsWarning, stacklevel=4)
     return collection
 
 
@@ -107,6 +126,32 @@ def sort(
         for row, each in enumerate(in_order)
     ]
     return collection.take(order), numbered
+
+
+def with_skies(
+    made: Sequence[Input | FitsError],
+) -> tuple[list[Input | FitsError], list[tuple[WCS, tuple[int, int]]]]:
+    """Find the celestial WCS of each image, for a grid that suits them; or why it has none.
+
+    Returns
+    -------
+    made : list of Input or FitsError
+    skies : list of (WCS, shape)
+        Those of the inputs among them.
+    """
+    found: list[Input | FitsError] = []
+    skies: list[tuple[WCS, tuple[int, int]]] = []
+    for item in made:
+        if isinstance(item, FitsError):
+            found.append(item)
+            continue
+        sky = result_or_error(partial(celestial, item.wcs, item.where))
+        if isinstance(sky, FitsError):
+            found.append(sky)
+            continue
+        found.append(item)
+        skies.append((sky, item.shape))
+    return found, skies
 
 
 def divide(
@@ -255,7 +300,9 @@ def warn_of_scales(collection: Collection, placed: Placed, output: Grid, recipe:
         )
     if not differ.any():
         return
-    for name, unit in contradicting_units(collection, recipe.conserve, set(rows)).items():
+    found = contradicting_unit(collection, recipe.conserve, rows)
+    if found is not None:
+        name, unit = found
         other = "surface brightness" if recipe.conserve == "flux" else "flux"
         warnings.warn(
             f"{name}: BUNIT is {unit!r}, but conserve is {recipe.conserve!r}, and its pixels have "
@@ -263,7 +310,6 @@ def warn_of_scales(collection: Collection, placed: Placed, output: Grid, recipe:
             FitsWarning,
             stacklevel=4,
         )
-        break
 
 
 def common_unit(collection: Collection, placed: Placed) -> str:
@@ -273,8 +319,3 @@ def common_unit(collection: Collection, placed: Placed) -> str:
     units = collection.column("BUNIT")[[each.number for each in placed.inputs]]
     unit = units[0]
     return unit if isinstance(unit, str) and (units == unit).all() else ""
-
-
-def text_of(item: Input) -> tuple[WcsText, str]:
-    """Return the world coordinates of an image, and what it is in messages."""
-    return item.wcs, item.where

@@ -15,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from dask_fits.planning.bands import Bands, Box, Costs, Window, bounding_box
+from dask_fits.planning.bands import Bands, Box, Costs, Window, bounding_box, spans_of
 
 Index = tuple[int, ...]
 """Position in a grid of chunks, or of bands."""
@@ -57,7 +57,7 @@ def divide(
     dict
         The parts of which each chunk is made.
     """
-    spans = [list(itertools.pairwise(itertools.accumulate(n, initial=0))) for n in window.chunks]
+    spans = spans_of(window.chunks)
     chunk_boxes = {index: tuple(map(list.__getitem__, spans, index)) for index in chunks}
     if bands is None:
         return {index: [Part(box, box)] for index, box in chunk_boxes.items()}

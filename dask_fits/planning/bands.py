@@ -119,6 +119,11 @@ class Window:
         )
 
 
+def spans_of(chunks: Iterable[tuple[int, ...]]) -> list[list[tuple[int, int]]]:
+    """List where chunks begin and end along each axis, by their lengths."""
+    return [list(itertools.pairwise(itertools.accumulate(along, initial=0))) for along in chunks]
+
+
 def _count_taken(part: range, lengths: tuple[int, ...]) -> tuple[int, ...]:
     """Count the positions that are taken of each chunk; chunks without any are left out."""
     stops = itertools.accumulate(lengths)

@@ -187,19 +187,8 @@ def median(
     used : (n, h, w) bool array, optional
         Filled with where each layer counts.
     """
-    dtype = layers.dtype
-    combine(
-        layers,
-        _or_empty(weights, dtype),
-        _or_empty(variances, dtype),
-        data,
-        weight,
-        count,
-        _NONE if error is None else error,
-        _or_empty(used, np.bool_),
-        0.0,
-        0,
-    )
+    given = weights, variances, error, used
+    _combine(layers, data, weight, count, given, 0.0, 0)
 
 
 def clipped(
@@ -239,11 +228,25 @@ def clipped(
     """
     if not 0 < sigma < np.inf:
         raise ValueError(f"sigma is {sigma}: it must be finite and more than 0")
-    dtype = layers.dtype
+    given = weights, variances, error, used
+    _combine(layers, data, weight, count, given, sigma, max_iterations)
+
+
+def _combine(
+    layers: Layers,
+    data: Floats,
+    weight: Floats,
+    count: Counts,
+    given: tuple[Layers | None, Layers | None, Floats | None, npt.NDArray[np.bool_] | None],
+    sigma: float,
+    max_iterations: int,
+) -> None:
+    """Run the kernel with what was given besides: weights, variances, errors, and what is used."""
+    weights, variances, error, used = given
     combine(
         layers,
-        _or_empty(weights, dtype),
-        _or_empty(variances, dtype),
+        _or_empty(weights, layers.dtype),
+        _or_empty(variances, layers.dtype),
         data,
         weight,
         count,

@@ -19,7 +19,7 @@ from dask_fits.arrays.banded import narrow
 from dask_fits.arrays.lazy import array_of_window, chunk_grid
 from dask_fits.arrays.windowed import WindowedArray, WindowLayer, array_name
 from dask_fits.planning.band_reads import Index
-from dask_fits.planning.bands import Box, Window
+from dask_fits.planning.bands import Box, Window, spans_of
 from dask_fits.planning.chunks import ReadPlan
 from dask_fits.planning.selection import Selection, select
 from dask_fits.readers.reader import PixelReader
@@ -100,10 +100,7 @@ class StackLayer(WindowLayer[StackReader]):
 
     def _boxes(self, indices: Iterable[Index]) -> dict[Index, Box]:
         """Find the boxes of the window that some chunks are."""
-        spans = [
-            list(itertools.pairwise(itertools.accumulate(lengths, initial=0)))
-            for lengths in self.window.chunks
-        ]
+        spans = spans_of(self.window.chunks)
         return {
             index: tuple(along[number] for along, number in zip(spans, index, strict=True))
             for index in indices

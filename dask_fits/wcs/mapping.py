@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from astropy import units as u
-from astropy.coordinates import BaseCoordinateFrame, UnitSphericalRepresentation
+from astropy.coordinates import BaseCoordinateFrame
 from astropy.wcs import WCSCOMPARE_ANCILLARY, WCSCOMPARE_CRPIX
 from astropy.wcs.utils import proj_plane_pixel_scales
 
-from dask_fits.exceptions import FitsFormatError, one_line
-from dask_fits.wcs.frames import check_offline, frame_of
+from dask_fits.exceptions import FitsFormatError
+from dask_fits.wcs.frames import frame_of
 from dask_fits.wcs.geometry import angular_unit, from_sky, to_sky
 from dask_fits.wcs.quiet import quiet
-from dask_fits.wcs.sphere import Floats, rotation_to_icrs, unit_vectors_of
+from dask_fits.wcs.sphere import Floats, Way, circle_around, unit_vectors_of, way_between
+from dask_fits.wcs.tables import has_lookup_tables
 from dask_fits.wcs.turns import Extent, turn_step
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ class Grid:
         Tables of distortions have kinks that differences of some positions do not show.
         """
         wcs = self.wcs
-        if _has_tables(wcs):
+        if has_lookup_tables(wcs):
             return "tables"
         codes = {wcs.wcs.ctype[axis][5:8].strip("-") for axis in (wcs.wcs.lng, wcs.wcs.lat)}
         return "smooth" if codes <= _SMOOTH else "facets"
@@ -174,17 +175,14 @@ class PixelMap:
     def __init__(self, output: Grid, input: Grid) -> None:  # noqa: A002 (the field's word)
         self.output = output
         self.input = input
-        self._rotation: Floats | None = None
-        self._is_same = _have_same_frame(output, input)
-        if self._is_same:
+        self._to_input: Way = _unchanged
+        self._to_output: Way = _unchanged
+        if _have_same_frame(output, input):
             return
-        for grid in (output, input):
-            if grid.frame is None:
-                raise _frame_error(output, input)
-            check_offline(grid.frame)
-        to_icrs = [rotation_to_icrs(grid.frame) for grid in (output, input)]
-        if to_icrs[0] is not None and to_icrs[1] is not None:
-            self._rotation = to_icrs[1].T @ to_icrs[0]
+        if output.frame is None or input.frame is None:
+            raise _frame_error(output, input)
+        self._to_input = way_between(output.frame, input.frame)
+        self._to_output = way_between(input.frame, output.frame)
 
     @property
     def kind(self) -> Kind:
@@ -245,28 +243,17 @@ class PixelMap:
         y = np.linspace(-0.5, height - 0.5, _LINES)
         with quiet(), np.errstate(invalid="ignore"):
             sky = self.input.to_sky(np.stack(np.meshgrid(x, y)).reshape(2, -1))
-        vectors = unit_vectors_of(*np.deg2rad(sky[:, np.isfinite(sky).all(axis=0)]))
-        length = np.linalg.norm(vectors.sum(axis=0)) if len(vectors) else 0.0
-        if not length:
+        known = np.isfinite(sky).all(axis=0)
+        found = circle_around(unit_vectors_of(*np.deg2rad(sky[:, known])))
+        if found is None:
             return np.array([1.0, 0.0, 0.0]), np.pi
-        centre = vectors.sum(axis=0) / length
-        radius = float(np.arccos(np.clip((vectors @ centre).min(), -1, 1)))
+        centre, radius = found
         # Beside a limb, sky goes on between the points.
-        return centre, radius * 1.1 if len(vectors) == len(sky[0]) else radius + _BEYOND_LIMB
+        return centre, radius * 1.1 if known.all() else radius + _BEYOND_LIMB
 
-    def _to_input(self, sky: Floats) -> Floats:
-        if self._is_same:
-            return sky
-        if self._rotation is not None:
-            return _rotate(sky, self._rotation)
-        return _transform(sky, self.output.frame, self.input.frame)
 
-    def _to_output(self, sky: Floats) -> Floats:
-        if self._is_same:
-            return sky
-        if self._rotation is not None:
-            return _rotate(sky, self._rotation.T)
-        return _transform(sky, self.input.frame, self.output.frame)
+def _unchanged(sky: Floats) -> Floats:
+    return sky
 
 
 def whole_shift(output: Grid, input: Grid) -> tuple[int, int] | None:  # noqa: A002
@@ -292,15 +279,9 @@ def whole_shift(output: Grid, input: Grid) -> tuple[int, int] | None:  # noqa: A
     return int(whole[1]), int(whole[0])
 
 
-def _has_tables(wcs: WCS) -> bool:
-    """Return whether a WCS has distortions by lookup table."""
-    tables = (wcs.cpdis1, wcs.cpdis2, wcs.det2im1, wcs.det2im2)
-    return any(table is not None for table in tables)
-
-
 def _have_same_distortion(one: WCS, other: WCS) -> bool:
     """Return whether two WCSs have equal SIP polynomials about their CRPIXn, and no tables."""
-    if _has_tables(one) or _has_tables(other):
+    if has_lookup_tables(one) or has_lookup_tables(other):
         return False
     if one.sip is None or other.sip is None:
         return one.sip is None and other.sip is None
@@ -344,31 +325,3 @@ def _frame_error(output: Grid, input: Grid) -> FitsFormatError:  # noqa: A002
         f"{input.where}: {reason}; there is a way without it only if these do not differ: "
         f"{', '.join(found)}"
     )
-
-
-def _rotate(sky: Floats, rotation: Floats) -> Floats:
-    """Rotate (2, n) longitudes and latitudes in degrees."""
-    vectors = unit_vectors_of(*np.deg2rad(sky)) @ rotation.T
-    x, y, z = vectors.T
-    lon, lat = np.arctan2(y, x) % (2 * np.pi), np.arctan2(z, np.hypot(x, y))
-    return np.asarray(np.rad2deg(np.stack([lon, lat])))
-
-
-def _transform(
-    sky: Floats, source: BaseCoordinateFrame | None, target: BaseCoordinateFrame | None
-) -> Floats:
-    """Transform (2, n) longitudes and latitudes in degrees with astropy."""
-    known = np.isfinite(sky).all(axis=0)
-    result = np.full(sky.shape, np.nan)
-    if source is None or target is None or not known.any():
-        return result
-    try:
-        placed = source.realize_frame(UnitSphericalRepresentation(*(sky[:, known] * u.deg)))
-        found = placed.transform_to(target).represent_as("unitspherical")
-    except Exception as error:  # astropy raises whatever it stumbles on
-        raise FitsFormatError(
-            f"WCS: astropy cannot transform from {type(source).__name__} to "
-            f"{type(target).__name__}: {one_line(error)}"
-        ) from error
-    result[:, known] = found.lon.to_value(u.deg), found.lat.to_value(u.deg)
-    return result

@@ -21,13 +21,10 @@ from dask_fits.wcs.frames import check_offline
 from dask_fits.wcs.outlines import SIDES, STEPS, Image, TargetPlane, in_frame, inner_places
 from dask_fits.wcs.quiet import filters_kept, quiet
 from dask_fits.wcs.rectangle import least_rectangle_angle
-from dask_fits.wcs.sphere import Floats, unit_vectors_of
+from dask_fits.wcs.sphere import Floats, angles_of, circle_around, unit_vectors_of
 
 _TO_THE_LEFT = ("RA--", "GLON", "ELON", "HLON", "SLON")
 """Beginnings of CTYPEn of the longitudes that are drawn to the left, as the sky is seen."""
-
-_LEAST_MEAN = 1e-6
-"""Length of the mean of unit vectors from which on it has a direction."""
 
 _SHARP = 0.1
 """Bend of a side at one of its points, as a part of the way from the point before to the next."""
@@ -153,11 +150,10 @@ def _centre_of(
         centre = tuple(reference)
     else:
         vectors = unit_vectors_of(np.deg2rad(lon), np.deg2rad(lat))
-        vectors = vectors[np.isfinite(vectors).all(axis=1)]
-        x, y, z = vectors.mean(axis=0) if len(vectors) else np.zeros(3)
-        if np.linalg.norm([x, y, z]) < _LEAST_MEAN:
+        circle = circle_around(vectors[np.isfinite(vectors).all(axis=1)])
+        if circle is None:
             raise ValueError("the images have no mean direction; give a reference")
-        centre = np.rad2deg(np.arctan2(y, x)), np.rad2deg(np.arctan2(z, np.hypot(x, y)))
+        centre = tuple(np.rad2deg(angles_of(circle[0])))
     if np.shape(centre) != (2,) or not np.isfinite(centre).all() or abs(centre[1]) > 90:
         raise ValueError(f"reference: expected a position on the sky, found {reference!r}")
     return float(centre[0]), float(centre[1])

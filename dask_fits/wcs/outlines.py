@@ -23,10 +23,10 @@ from astropy.wcs import WCS
 from astropy.wcs.utils import proj_plane_pixel_scales
 
 from dask_fits.exceptions import one_line
-from dask_fits.wcs.frames import check_offline, frame_of
+from dask_fits.wcs.frames import frame_of
 from dask_fits.wcs.geometry import to_pixels, to_sky
-from dask_fits.wcs.sphere import Floats, rotation_to_icrs, unit_vectors_of
-from dask_fits.wcs.turns import Extent
+from dask_fits.wcs.sphere import Floats, way_between
+from dask_fits.wcs.turns import ZENITHAL, Extent
 
 STEPS = 20
 """Pieces of each side of an outline."""
@@ -46,9 +46,6 @@ _TINY = 1e-12
 _BISECTIONS = 40
 """How often the piece between a point with a place and one without is divided: until nothing of a
 side of 1e6 pixels is left."""
-
-_ZENITHAL = 1
-"""Category of projections, as wcslib numbers them."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -108,7 +105,7 @@ class TargetPlane:
     @property
     def is_zenithal(self) -> bool:
         """Whether native longitudes are angles around its reference point: they end nowhere."""
-        return bool(self.wcs.wcs.cel.prj.category == _ZENITHAL)
+        return bool(self.wcs.wcs.cel.prj.category == ZENITHAL)
 
     @property
     def has_finite_limb(self) -> bool:
@@ -174,31 +171,9 @@ def in_frame(images: Iterable[Image], frame: BaseCoordinateFrame) -> tuple[Float
     for numbers in groups.values():
         own_lon = np.stack([listed[number].lon for number in numbers])
         own_lat = np.stack([listed[number].lat for number in numbers])
-        lon[numbers], lat[numbers] = _transform(own_lon, own_lat, listed[numbers[0]].frame, frame)
+        way = way_between(listed[numbers[0]].frame, frame)
+        lon[numbers], lat[numbers] = way(np.stack([own_lon, own_lat]))
     return lon, lat
-
-
-def _transform(
-    lon: Floats, lat: Floats, start: BaseCoordinateFrame, end: BaseCoordinateFrame
-) -> tuple[Floats, Floats]:
-    """Transform positions in degrees from one frame to another."""
-    if start.is_equivalent_frame(end):
-        return lon, lat
-    start_rotation, end_rotation = rotation_to_icrs(start), rotation_to_icrs(end)
-    if start_rotation is not None and end_rotation is not None:
-        vectors = unit_vectors_of(np.deg2rad(lon), np.deg2rad(lat))
-        x, y, z = np.moveaxis(vectors @ start_rotation.T @ end_rotation, -1, 0)
-        return np.rad2deg(np.arctan2(y, x)), np.rad2deg(np.arctan2(z, np.hypot(x, y)))
-    try:
-        check_offline(start)
-        check_offline(end)
-        placed = start.realize_frame(UnitSphericalRepresentation(lon * u.deg, lat * u.deg))
-        found = placed.transform_to(end).represent_as("unitspherical")
-    except Exception as error:  # of observers and dates, and what astropy lacks of them
-        raise ValueError(
-            f"astropy cannot transform from {start!r} to {end!r}: {one_line(error)}"
-        ) from error
-    return found.lon.to_value(u.deg), found.lat.to_value(u.deg)
 
 
 def inner_places(image: Image, plane: TargetPlane) -> Floats:
@@ -228,8 +203,8 @@ def inner_places(image: Image, plane: TargetPlane) -> Floats:
 def _sky(image: Image, plane: TargetPlane, pixels: Floats) -> tuple[Floats, Floats]:
     """Find the positions of (..., 2) pixels in the frame of a plane."""
     flat = pixels.reshape(-1, 2).T
-    lon, lat = to_sky(image.wcs, [flat[0].copy(), flat[1].copy()], image.extent)
-    lon, lat = _transform(lon, lat, image.frame, plane.frame)
+    sky = to_sky(image.wcs, [flat[0].copy(), flat[1].copy()], image.extent)
+    lon, lat = way_between(image.frame, plane.frame)(np.stack(sky))
     return lon.reshape(pixels.shape[:-1]), lat.reshape(pixels.shape[:-1])
 
 

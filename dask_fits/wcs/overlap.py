@@ -29,6 +29,7 @@ from dask_fits.wcs.regions import TOUCH, Region
 from dask_fits.wcs.sphere import (
     Floats,
     angles_from,
+    angles_of,
     rotation_to_icrs,
     to_icrs_vectors,
     unit_vectors_of,
@@ -199,9 +200,8 @@ class _Image:
         if self.rotation is None:
             sphere = CartesianRepresentation(vectors.T).represent_as(UnitSphericalRepresentation)
             return np.stack(to_pixels(self.sky, SkyCoord(ICRS(sphere)), self.extent), 1)
-        along_x, along_y, along_z = (vectors @ self.rotation).T
-        lon = np.arctan2(along_y, along_x) / self.radians[0]
-        lat = np.arctan2(along_z, np.hypot(along_x, along_y)) / self.radians[1]
+        lon, lat = angles_of(vectors @ self.rotation)
+        lon, lat = lon / self.radians[0], lat / self.radians[1]
         return np.stack(from_sky(self.sky, lon, lat, self.extent), 1)
 
     def has_any(self, points: Floats, samples: Floats, vectors: Floats) -> bool:

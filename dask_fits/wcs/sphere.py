@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
 
 import numpy as np
 import numpy.typing as npt
+from astropy import units as u
 from astropy.coordinates import (
     FK5,
     ICRS,
@@ -16,11 +18,18 @@ from astropy.coordinates import (
 )
 from astropy.time import Time
 
-from dask_fits.exceptions import one_line
+from dask_fits.exceptions import FitsFormatError, one_line
 from dask_fits.wcs.frames import check_offline
 
 Floats = npt.NDArray[np.float64]
 """Numbers, in arrays; of unit vectors the last axis has three."""
+
+
+Way = Callable[[Floats], Floats]
+"""A function that transforms (2, ...) longitudes and latitudes in degrees; NaN stays NaN."""
+
+_LEAST_MEAN = 1e-6
+"""Length of the mean of unit vectors from which on it has a direction."""
 
 
 @lru_cache(maxsize=64)
@@ -55,6 +64,63 @@ def unit_vectors_of(lon: npt.ArrayLike, lat: npt.ArrayLike) -> Floats:
     """Return unit vectors, (..., 3), of longitudes and latitudes in radians."""
     cos_lat = np.cos(lat)
     return np.stack([cos_lat * np.cos(lon), cos_lat * np.sin(lon), np.sin(lat)], -1)
+
+
+def angles_of(vectors: Floats) -> tuple[Floats, Floats]:
+    """Return longitudes and latitudes in radians of (..., 3) vectors: `unit_vectors_of` undone."""
+    x, y, z = np.moveaxis(vectors, -1, 0)
+    return np.arctan2(y, x), np.arctan2(z, np.hypot(x, y))
+
+
+def circle_around(vectors: Floats) -> tuple[Floats, float] | None:
+    """Return a circle around (n, 3) unit vectors: its centre, and its radius in radians.
+
+    The centre is their mean direction; None if they have none.
+    """
+    centre = vectors.mean(axis=0) if len(vectors) else np.zeros(3)
+    length = np.linalg.norm(centre)
+    if length < _LEAST_MEAN:
+        return None
+    centre /= length
+    return centre, float(angles_from(vectors, centre).max())
+
+
+def way_between(start: BaseCoordinateFrame, end: BaseCoordinateFrame) -> Way:
+    """Return the way from one frame to another one.
+
+    Raises
+    ------
+    FitsFormatError
+        astropy would have to ask a server; the way itself raises it if astropy knows none.
+    """
+    if start.is_equivalent_frame(end):
+        return lambda sky: sky
+    check_offline(start)
+    check_offline(end)
+    to_icrs, from_icrs = rotation_to_icrs(start), rotation_to_icrs(end)
+    if to_icrs is None or from_icrs is None:
+        return partial(_transform, start, end)
+    return partial(_rotate, from_icrs.T @ to_icrs)
+
+
+def _rotate(rotation: Floats, sky: Floats) -> Floats:
+    """Rotate longitudes and latitudes in degrees."""
+    return np.rad2deg(np.stack(angles_of(unit_vectors_of(*np.deg2rad(sky)) @ rotation.T)))
+
+
+def _transform(start: BaseCoordinateFrame, end: BaseCoordinateFrame, sky: Floats) -> Floats:
+    """Transform longitudes and latitudes in degrees with astropy."""
+    known = np.isfinite(sky).all(axis=0)
+    result = np.full(sky.shape, np.nan)
+    try:
+        placed = start.realize_frame(UnitSphericalRepresentation(*(sky[:, known] * u.deg)))
+        found = placed.transform_to(end).represent_as("unitspherical")
+    except Exception as error:  # of observers and dates, and what astropy lacks of them
+        raise FitsFormatError(
+            f"WCS: astropy cannot transform from {start!r} to {end!r}: {one_line(error)}"
+        ) from error
+    result[:, known] = found.lon.to_value(u.deg), found.lat.to_value(u.deg)
+    return result
 
 
 def angles_from(vectors: Floats, centre: Floats) -> Floats:

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from astropy.io import fits
+from astropy.wcs import WCS
 
 from dask_fits.exceptions import FitsFormatError, one_line
 from dask_fits.wcs.keywords import invalid_wcs
@@ -31,6 +32,12 @@ TableKey = tuple[str, int]
 """EXTNAME in upper case, and EXTVER."""
 
 Index = npt.NDArray[np.float64]
+
+
+def has_lookup_tables(wcs: WCS) -> bool:
+    """Return whether a WCS has distortions by lookup table (CPDISn, D2IMDISn)."""
+    tables = (wcs.cpdis1, wcs.cpdis2, wcs.det2im1, wcs.det2im2)
+    return any(table is not None for table in tables)
 
 
 def table_keys(header: fits.Header, key: str) -> set[TableKey]:

@@ -20,6 +20,7 @@ from dask_fits.exceptions import FitsFormatError, one_line
 from dask_fits.format.header import CARD
 from dask_fits.wcs.header import WcsText
 from dask_fits.wcs.keywords import TEXT_LENGTH
+from dask_fits.wcs.tables import has_lookup_tables
 
 _WHERE = "the WCS that was given"
 """What messages call it: it is of no file."""
@@ -105,7 +106,7 @@ def wcs_text(wcs: WCS, shape: tuple[int, ...]) -> WcsText:
         The WCS has tables (CPDISn or D2IMDISn = 'LOOKUP', -TAB), or is otherwise one that no
         keywords make: if its numbers are not finite, or its projection was changed in Python.
     """
-    if _has_tables(wcs):
+    if has_lookup_tables(wcs) or any("-TAB" in ctype for ctype in wcs.wcs.ctype):
         raise ValueError(
             f"{_WHERE} has tables (CPDISn, D2IMDISn or -TAB), which are no text; give the file or "
             "the HDU instead"
@@ -135,13 +136,6 @@ def wcs_text(wcs: WCS, shape: tuple[int, ...]) -> WcsText:
 def header_of(text: WcsText) -> fits.Header:
     """Make a header of a text's cards, NAXIS and NAXISn included; its tables are left out."""
     return fits.Header.fromstring(text.cards, sep="\n")
-
-
-def _has_tables(wcs: WCS) -> bool:
-    """Return whether a WCS has tables."""
-    tables = (wcs.cpdis1, wcs.cpdis2, wcs.det2im1, wcs.det2im2)
-    has_lookup = any(table is not None for table in tables)
-    return has_lookup or any("-TAB" in ctype for ctype in wcs.wcs.ctype)
 
 
 def _distortion_cards(prm: Wcsprm) -> list[str]:

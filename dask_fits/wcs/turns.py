@@ -31,8 +31,8 @@ Floats = npt.NDArray[np.float64]
 Booleans = npt.NDArray[np.bool_]
 
 # Categories of projections, as wcslib numbers them.
-_ZENITHAL = 1
-_CYLINDRICAL = 2
+ZENITHAL = 1
+CYLINDRICAL = 2
 _PSEUDOCYLINDRICAL = 3
 _QUADCUBE = 7
 _HEALPIX = 8
@@ -181,7 +181,7 @@ class _Turns:
         projection = sky.wcs.cel.prj
         # Native longitudes of zenithal projections are angles around the pole: a turn leads back to
         # the same pixel.
-        if projection.code.strip() in ("", "XPH") or projection.category == _ZENITHAL:
+        if projection.code.strip() in ("", "XPH") or projection.category == ZENITHAL:
             return None
         # A copy: the bounds of the WCS itself stay.
         projection = copy.deepcopy(projection)
@@ -193,7 +193,7 @@ class _Turns:
             return None
         # Cylinders and cubes go on for any number of turns.
         endless = cls(projection, matrix, reference, np.inf, once=False)
-        if projection.category in (_CYLINDRICAL, _QUADCUBE):
+        if projection.category in (CYLINDRICAL, _QUADCUBE):
             return endless
         # All others end at half a turn, but for images that go on beyond.
         has_end = projection.category in (_PSEUDOCYLINDRICAL, _HEALPIX)
@@ -327,7 +327,7 @@ def turn_step(sky: WCS, image: Extent) -> tuple[float, float]:
     Cylindrical projections go on beyond a turn of the native longitude.
     """
     turns = _Turns.of(sky, image)
-    if turns is None or turns.projection.category != _CYLINDRICAL:
+    if turns is None or turns.projection.category != CYLINDRICAL:
         return (0.0, 0.0)
     x, y = turns.turn_step(np.zeros(1), np.zeros(1))[:, 0].tolist()
     return (x, y)

@@ -713,3 +713,25 @@ def test_a_shape_that_is_none_is_named(shape: Any, tmp_path: Path) -> None:
 def test_no_files_are_none() -> None:
     with pytest.raises(TypeError, match=r"^files: expected paths, URLs or open files, found None"):
         dask_fits.mosaic(None, OUT)
+
+
+@pytest.mark.parametrize("on_error", ["raise", "skip"])
+def test_a_file_of_a_collection_without_the_hdu_is_not_left_out_in_silence(
+    on_error: Any, tmp_path: Path
+) -> None:
+    named = [
+        fits_bytes(fits.PrimaryHDU(), fits.ImageHDU(CUBE[n], sky_header(GRIDS[n]), name))
+        for n, name in enumerate(["SCI", "SCI", "RAW"])
+    ]
+    for number, content_of_file in enumerate(named):
+        write_at_rest(tmp_path / f"{number}.fits", content_of_file)
+    collection = dask_fits.open_collection([str(tmp_path / f"{n}.fits") for n in range(3)])
+    if on_error == "raise":
+        with pytest.raises(HduNotFoundError, match=r"2\.fits: has no image HDU 'SCI'"):
+            dask_fits.mosaic(collection, OUT, hdu="SCI")
+        with pytest.raises(HduNotFoundError, match=r"2\.fits"):
+            dask_fits.optimal_wcs(collection, hdu="SCI")
+        return
+    with pytest.warns(dask_fits.FitsWarning, match=r"2\.fits: has no image HDU 'SCI': left out"):
+        made = dask_fits.mosaic(collection, OUT, hdu="SCI", on_error="skip")
+    assert same_bits(made.data.compute(scheduler="sync"), mean_of([0, 1]))

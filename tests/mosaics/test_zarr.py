@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import dask
 import fsspec
@@ -17,13 +17,13 @@ from astropy import units as u
 from astropy.io import fits
 from astropy.nddata import Cutout2D
 from astropy.wcs import WCS
-from fsspec.implementations.memory import MemoryFileSystem
 
 import dask_fits
 import dask_fits.xarray_backend  # which has the accessor
 from dask_fits import Mosaic
 from dask_fits.exceptions import StorageError
 from tests.support.fits_files import same_bits
+from tests.support.full_store import FullFileSystem
 from tests.support.mosaics import moved, star_image, tan_wcs, write_image
 
 pytestmark = pytest.mark.untraced
@@ -260,24 +260,11 @@ def test_a_group_in_memory(files: list[str], tmp_path: Path) -> None:
     check_group(group_of(url), m)
 
 
-class FailingFileSystem(MemoryFileSystem):
-    """``failing-mosaic://`` URLs: so many chunks can be written, and then none."""
+class FailingFileSystem(FullFileSystem):
+    """``failing-mosaic://`` URLs."""
 
     protocol = "failing-mosaic"
-    store: ClassVar[dict[str, Any]] = {}
-    pseudo_dirs: ClassVar[list[str]] = [""]
-    left: ClassVar[int] = 0
-
-    @classmethod
-    def _strip_protocol(cls, path: str) -> str:
-        return super()._strip_protocol(path.removeprefix("failing-mosaic:"))
-
-    def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **kwargs: Any) -> None:
-        if "/c/" in path:
-            if FailingFileSystem.left == 0:
-                raise OSError(28, "No space left on device")
-            FailingFileSystem.left -= 1
-        super().pipe_file(path, value, mode, **kwargs)
+    chunks = "/c/"
 
 
 fsspec.register_implementation("failing-mosaic", FailingFileSystem, clobber=True)

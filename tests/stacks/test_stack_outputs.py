@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import dask
 import fsspec
@@ -28,7 +28,6 @@ from astropy.nddata import Cutout2D
 from astropy.time import Time
 from astropy.wcs import WCS
 from distributed import Client
-from fsspec.implementations.memory import MemoryFileSystem
 
 import dask_fits
 from dask_fits import FitsError, Stack
@@ -40,6 +39,7 @@ from tests.servers.s3 import S3Server
 from tests.support.collections import several
 from tests.support.data import ROOT
 from tests.support.fits_files import fits_bytes, same_bits
+from tests.support.full_store import FullFileSystem
 from tests.support.patience import until
 from tests.support.recording import RecordingFileSystem
 from tests.support.recording import put as put_recorded
@@ -579,24 +579,11 @@ def test_a_group_that_is_there_is_replaced_only_if_that_is_asked_for(
     assert Path(files[0]).read_bytes() == on_the_sky(0)
 
 
-class FailingFileSystem(MemoryFileSystem):
-    """``failing://`` URLs: so many chunks can be written, and then none."""
+class FailingFileSystem(FullFileSystem):
+    """``failing://`` URLs."""
 
     protocol = "failing"
-    store: ClassVar[dict[str, Any]] = {}
-    pseudo_dirs: ClassVar[list[str]] = [""]
-    left: ClassVar[int] = 0
-
-    @classmethod
-    def _strip_protocol(cls, path: str) -> str:
-        return super()._strip_protocol(path.removeprefix("failing:"))
-
-    def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **kwargs: Any) -> None:
-        if "/data/c/" in path:
-            if FailingFileSystem.left == 0:
-                raise OSError(28, "No space left on device")
-            FailingFileSystem.left -= 1
-        super().pipe_file(path, value, mode, **kwargs)
+    chunks = "/data/c/"
 
 
 fsspec.register_implementation("failing", FailingFileSystem, clobber=True)
