@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
@@ -16,6 +15,7 @@ from dask_fits._typing import Integers, Progress
 from dask_fits.collections.columns import HeldColumns, columns_of, concatenate
 from dask_fits.collections.record import FileRecord, Inspection, Record
 from dask_fits.collections.sources import MAX_CONCURRENT_FILES
+from dask_fits.concurrency.busyness import BusyMeter
 from dask_fits.concurrency.cancellation import Map, threads
 from dask_fits.exceptions import FitsError, FitsFileNotFoundError
 from dask_fits.file.fits_file import FitsFile, explain_missing, open_looked_up
@@ -137,12 +137,11 @@ def _note_all(
                 yield from _note_remote(found, numbers, inspection, transfer, in_threads)
                 continue
             first, rest = numbers[:_PROBED], numbers[_PROBED:]
-            began, cpu = time.perf_counter(), time.thread_time()
-            noted = [note(number) for number in first]
-            busy = (time.thread_time() - cpu) / max(time.perf_counter() - began, 1e-9)
+            with BusyMeter() as meter:
+                noted = [note(number) for number in first]
             yield from noted
             # Threads that never wait only pass Python's lock around.
-            yield from map(note, rest) if busy > 0.5 else in_threads(note, rest)
+            yield from in_threads(note, rest) if meter.has_waited else map(note, rest)
 
 
 def _note_remote(

@@ -28,9 +28,9 @@ from dask_fits.planning.selection import Indices, Selection
 from dask_fits.readers.base import IndexedReader
 from dask_fits.resampling.positions import PATCH
 
-CHUNK = 2 * PATCH
+CHUNK = PATCH
 """Pixels along each side of an ``"auto"`` chunk: of larger ones a thread would hold more, and
-smaller ones take more of each image than they need."""
+smaller ones take more of each image than they need, and find positions that they do not."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

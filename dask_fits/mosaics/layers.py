@@ -14,6 +14,9 @@ from dask_fits.mosaics.placement import Part, Placement
 from dask_fits.resampling.kernels import sampling
 from dask_fits.resampling.positions import Floats, Patch
 
+ROWS = 256
+"""Rows of a patch that are resampled at a time: a task holds the positions of no more."""
+
 _LEAST = 1e-9
 """Part of a pixel that an image has to cover: positions are as exact as that."""
 
@@ -132,7 +135,8 @@ def layers(placement: Placement, pixels: Pixels, recipe: Recipe) -> Iterator[Lay
         yield _pasted(placement, pixels)
         return
     for part in placement.parts:
-        yield _resampled(_Sampler(placement, part, recipe), pixels)
+        for strip in part.strips(ROWS):
+            yield _resampled(_Sampler(placement, strip, recipe), pixels)
 
 
 def _pasted(placement: Placement, pixels: Pixels) -> Layer:
@@ -143,9 +147,9 @@ def _pasted(placement: Placement, pixels: Pixels) -> Layer:
     )
     is_whole = pixels.image.dtype.kind in "iu"
     value = pixels.image if is_whole else pixels.image.astype(np.float64)
-    weight = np.full(value.shape, placement.input.weight)
+    weight: Floats = np.broadcast_to(np.float64(placement.input.weight), value.shape)
     if pixels.weights is not None:
-        weight *= pixels.weights
+        weight = weight * pixels.weights
     return Layer(rows, columns, value, weight, pixels.variance)
 
 
@@ -155,11 +159,11 @@ def _resampled(sampler: _Sampler, pixels: Pixels) -> Layer:
     value, fraction = sampler.sample(pixels.image)
     if sampler.factor is not None:
         value *= sampler.factor
-    weight = np.full(value.shape, sampler.placement.input.weight)
+    weight: Floats = np.broadcast_to(np.float64(sampler.placement.input.weight), value.shape)
     if fraction is not None:
-        weight *= fraction
+        weight = weight * fraction
     if pixels.weights is not None:
-        weight *= sampler.sample(pixels.weights, flux=False)[0]
+        weight = weight * sampler.sample(pixels.weights, flux=False)[0]
     variance = None
     if pixels.variance is not None:
         variance, _ = sampler.sample(pixels.variance, squared=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,14 @@ class Part:
     corners: Patch | None
     """Positions of its corners, where the area of its pixels is needed besides."""
 
+    def strips(self, count: int) -> Iterator[Part]:
+        """Divide it into strips of so many rows, from its first on."""
+        first = self.rows.start
+        for start in range(first, self.rows.stop, count):
+            rows = slice(start, min(start + count, self.rows.stop))
+            at = (self.first[0] + start - first, self.first[1])
+            yield replace(self, rows=rows, first=at)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Placement:
@@ -63,6 +71,11 @@ class Placement:
         stored, held = self.input.reader.dtype, self.input.dtype
         pixel = held.itemsize + (stored.itemsize if stored != held else 0) + 8 * maps
         return (bottom - top) * (right - left) * pixel + positions
+
+    @property
+    def is_on_disk(self) -> bool:
+        """Whether all that is read of it is on a mounted disk."""
+        return all(reader.store.block_size is not None for reader in self.readers())
 
     def plans(self) -> Iterator[ReadPlan]:
         """Plan the reads of the image and its maps."""

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from dask_fits.concurrency.busyness import BusyMeter
 from dask_fits.concurrency.cancellation import raise_if_cancelled, threads
 from dask_fits.exceptions import FitsError, result_or_error
 from dask_fits.mosaics.combiners import Combiner, Products, block_shape, combiner_for
@@ -124,8 +125,13 @@ def _placements(
 def _read_ahead(
     job: Job, block: Box, errors: dict[int, FitsError]
 ) -> Iterator[tuple[int, Placement, Pixels]]:
-    """Yield the images of a block as they are read, in order; some are read ahead of their turn."""
+    """Yield the images of a block as they are read, in order.
+
+    Where reading takes waiting, some are read ahead of their turn. Pixels of a mounted disk are
+    mostly at hand: other threads would take time of Dask's own, and pass Python's lock around.
+    """
     waiting: deque[_Waiting] = deque()
+    meter = BusyMeter()
     as_stored = job.recipe.is_whole
 
     def read(placement: Placement) -> Pixels | FitsError:
@@ -134,7 +140,11 @@ def _read_ahead(
 
     def take() -> Iterator[tuple[int, Placement, Pixels]]:
         position, placement, read = waiting.popleft()
-        pixels = next(read)
+        yield from kept(position, placement, next(read))
+
+    def kept(
+        position: int, placement: Placement, pixels: Pixels | FitsError
+    ) -> Iterator[tuple[int, Placement, Pixels]]:
         if isinstance(pixels, FitsError):
             _note(pixels, placement.input.number, job.recipe, errors)
         else:
@@ -142,6 +152,13 @@ def _read_ahead(
 
     with threads(READS) as run:
         for position, placement in _placements(job, block, errors):
+            if placement.is_on_disk and not meter.has_waited:
+                while waiting:
+                    yield from take()
+                with meter:
+                    pixels = read(placement)
+                yield from kept(position, placement, pixels)
+                continue
             while waiting and (
                 len(waiting) >= READS
                 or sum(each.placement.nbytes for each in waiting) + placement.nbytes > AHEAD_BYTES

@@ -19,7 +19,7 @@ from dask_fits._typing import Integers
 Floats = npt.NDArray[np.float64]
 Booleans = npt.NDArray[np.bool_]
 
-PATCH = 512
+PATCH = 1024
 """Pixels of the output along each side of a patch."""
 
 Points = Literal["centres", "corners"]
@@ -83,13 +83,13 @@ class Torn:
 
     rows: Integers
     columns: Integers
-    """(n,): counted from the patch's first pixel."""
+    """(n,): row by row, counted from the patch's first pixel."""
     centres: Floats
     """(2, n): positions of their centres; NaN where there is none."""
 
     def within(self, first: tuple[int, int], shape: tuple[int, ...]) -> Torn:
         """Take those of a rectangle of pixels, counted from its first."""
-        inside = _are_within(self.rows, self.columns, first, shape)
+        inside = _points_within(self.rows, self.columns, first, shape)
         rows, columns = self.rows[inside] - first[0], self.columns[inside] - first[1]
         return Torn(rows, columns, self.centres[:, inside])
 
@@ -101,7 +101,7 @@ class Patch:
     cells: tuple[Cells, ...]
     rows: Integers
     columns: Integers
-    """(n,): points that were found one by one, counted from the patch's first."""
+    """(n,): points that were found one by one, row by row, counted from the patch's first."""
     found: Floats
     """(2, n): their positions."""
     torn: Torn | None = None
@@ -128,7 +128,7 @@ class Patch:
         out[:] = np.nan
         for cells in self.cells:
             interpolate(cells.nodes, cells.step, cells.used, first, out)
-        inside = self._within(first, out.shape[1:])
+        inside = _points_within(self.rows, self.columns, first, out.shape[1:])
         rows, columns = self.rows[inside] - first[0], self.columns[inside] - first[1]
         out[:, rows, columns] = self.found[:, inside]
 
@@ -143,8 +143,8 @@ class Patch:
             Points along y and x.
         """
         found = [each for cells in self.cells if (each := cells.reach(first, shape)) is not None]
-        inside = self._within(first, shape)
-        if inside.any():
+        inside = _points_within(self.rows, self.columns, first, shape)
+        if len(inside):
             points = np.stack([self.rows[inside], self.columns[inside]])
             positions = self.found[:, inside]
             found.append(
@@ -152,17 +152,14 @@ class Patch:
             )
         return _joined(found, first, shape) if found else None
 
-    def _within(self, first: tuple[int, int], shape: tuple[int, ...]) -> Booleans:
-        """Return which of the points that were found one by one are in a rectangle."""
-        return _are_within(self.rows, self.columns, first, shape)
 
-
-def _are_within(
+def _points_within(
     rows: Integers, columns: Integers, first: tuple[int, int], shape: tuple[int, ...]
-) -> Booleans:
-    """Return which points are in a rectangle."""
-    in_rows = (rows >= first[0]) & (rows < first[0] + shape[0])
-    return np.asarray(in_rows & (columns >= first[1]) & (columns < first[1] + shape[1]))
+) -> Integers:
+    """Return which of some points, that come row by row, are in a rectangle: their indices."""
+    begin, end = np.searchsorted(rows, (first[0], first[0] + shape[0]))
+    along = columns[begin:end] - first[1]
+    return np.asarray(begin + np.flatnonzero((along >= 0) & (along < shape[1])))
 
 
 def _joined(parts: list[Reach], first: tuple[int, int], shape: tuple[int, int]) -> Reach:

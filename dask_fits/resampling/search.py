@@ -45,6 +45,9 @@ _COARSE = 0.5
 """Degrees of a pixel of the output from which they are, too: nodes may be beside the sky alone if a
 whole one is in a few pixels."""
 
+_AT_ONCE = 1 << 18
+"""Points that astropy is asked for at a time: it takes some hundred bytes for each."""
+
 _STEPS_BETWEEN = 3
 """Steps from a point to the nodes of its stencil, at most."""
 
@@ -216,9 +219,11 @@ class _Search:
 
     def _find(self, rows: Integers, columns: Integers) -> Floats:
         """Find the positions of points, counted from the patch's first."""
-        if not len(rows):
-            return np.empty((2, 0))
-        return self.way.positions(self._pixels(rows, columns))
+        found = np.empty((2, len(rows)))
+        for start in range(0, len(rows), _AT_ONCE):
+            part = slice(start, start + _AT_ONCE)
+            found[:, part] = self.way.positions(self._pixels(rows[part], columns[part]))
+        return found
 
     def _pixels(self, rows: Integers, columns: Integers) -> Floats:
         """Return the pixels x, y of the output, (2, n), of points."""

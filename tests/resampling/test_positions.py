@@ -239,8 +239,8 @@ PARTS: dict[str, Callable[[], tuple[Grid, Grid]]] = {
         field("CAR", (250.0, 0.0), 4.0, (45, 90)),
     ),
     "cells to the last corner": lambda: (
-        field("TAN", (30.0, 40.0), 1e-3, (512, 512)),
-        field("TAN", (30.0, 40.0), 2e-3, (300, 300), turned=40.0),
+        field("TAN", (30.0, 40.0), 1e-3, (PATCH, PATCH)),
+        field("TAN", (30.0, 40.0), 4e-3, (300, 300), turned=40.0),
     ),
 }
 
@@ -353,10 +353,12 @@ def test_a_patch_is_the_same_whatever_else_is_asked() -> None:
 
 
 def test_no_patch_beside_the_image() -> None:
-    output = field("TAN", (30.0, 40.0), 1e-3, (600, 700))
+    output = field("TAN", (30.0, 40.0), 1e-3, (PATCH + 90, PATCH + 190))
     there = PixelMap(output, field("TAN", (30.0, 40.0), 1e-3, (50, 60)))
     found = {first: patch is not None for first, _, patch in patches(there, "centres")}
-    assert found == {(0, 0): True, (0, 512): False, (512, 0): False, (512, 512): False}
+    assert found == {
+        (0, 0): True, (0, PATCH): False, (PATCH, 0): False, (PATCH, PATCH): False
+    }  # fmt: skip
     behind = PixelMap(output, field("TAN", (210.0, -40.0), 1e-3, (50, 60)))
     assert all(patch is None for _, _, patch in patches(behind, "centres"))
 

@@ -79,7 +79,7 @@ def pairs_of_fields() -> Iterator[tuple[str, Pair]]:
     for code in ZENITHAL:
         other = field(code, (31.0, 40.0), 0.012, (200, 230), turned=-30.0)
         yield f"{code} onto TAN", Pair(tan(), other, SMOOTH)
-        larger = field(code, (31.0, 40.0), 0.012, (540, 530), turned=-30.0)
+        larger = field(code, (31.0, 40.0), 0.006, (1060, 1050), turned=-30.0)
         yield f"TAN onto {code}", Pair(larger, tan(0.011, (200, 230)), SMOOTH)
     for name, keywords in FRAMES.items():
         centre = CENTRES.get(name, (30.5, 40.3))
@@ -119,7 +119,7 @@ def pairs_of_maps() -> Iterator[tuple[str, Pair]]:
         yield f"hemisphere onto {code}", Pair(whole_map(code, 0.75), sin)
         yield (
             f"{code} onto hemisphere",
-            Pair(field("SIN", (260.0, 40.0), 0.21, (520, 560)), whole_map(code, 1.0)),
+            Pair(field("SIN", (260.0, 40.0), 0.105, (1040, 1100)), whole_map(code, 1.0)),
         )
     yield "AIT onto AIT", Pair(whole_map("AIT", 0.75), field("AIT", (70.0, 0.0), 1.0, (180, 360)))
 
@@ -143,7 +143,7 @@ def pairs_of_places() -> Iterator[tuple[str, Pair]]:
         yield f"CAR {name} RA 0 onto TAN", Pair(zero, cylinder, SMOOTH)
         yield f"TAN onto CAR {name} RA 0", Pair(cylinder, zero, SMOOTH)
     seam = field("CAR", (180.0, 0.0), 0.1, (1800, 3600))
-    yield "seam of CAR onto TAN", Pair(field("TAN", (0.0, 10.0), 0.1, (600, 700)), seam)
+    yield "seam of CAR onto TAN", Pair(field("TAN", (0.0, 10.0), 0.06, (1060, 1100)), seam)
 
 
 def pairs_of_turns() -> Iterator[tuple[str, Pair]]:
