@@ -121,9 +121,11 @@ def connected(cluster: LocalCluster) -> Iterator[Client]:
 
 
 def scale(client: Client, count: int) -> None:
-    """Have so many workers, and no more."""
+    """Have so many workers, and no more.
+
+    `wait_for_workers` may have the cluster forget a worker before it is told that it is gone.
+    """
     client.cluster.scale(count)
-    client.wait_for_workers(count, timeout=60)
     until(lambda: len(client.scheduler_info()["workers"]) == count)
 
 
