@@ -85,6 +85,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     In the settings of pytest the warnings would import the package, before coverage is measured in
     the processes that run tests in parallel.
     """
+    # The file that takes longest comes first: no process is to have it alone at the end.
+    items.sort(key=lambda item: item.path.name != "test_examples.py")
     for item in items:
         if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
             item.add_marker(pytest.mark.untraced)  # coverage is not to vary with the examples
@@ -134,11 +136,18 @@ def pure(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(socket.socket, "listen", refuse)
 
 
-@pytest.fixture(scope="module")
-def client() -> Iterator[Client]:
-    """Two worker processes; what does not name them runs elsewhere."""
-    with two_workers(set_as_default=False) as client:
+@pytest.fixture(scope="session")
+def shared_client() -> Iterator[Client]:
+    """Two worker processes for all tests of this process: their start takes most of such tests."""
+    with two_workers() as client:
         yield client
+
+
+@pytest.fixture
+def client(shared_client: Client) -> Client:
+    """Two worker processes, both alive; what does not name them runs elsewhere."""
+    until(lambda: len(shared_client.scheduler_info()["workers"]) == 2)
+    return shared_client
 
 
 @pytest.fixture

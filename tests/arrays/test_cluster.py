@@ -24,7 +24,6 @@ import dask_fits
 from dask_fits.concurrency import cancellation
 from dask_fits.readers.reader import PixelReader
 from tests.servers.range_server import RangeServer
-from tests.support.clusters import two_workers
 from tests.support.patience import until
 from tests.support.places import KINDS, Place, place_of
 
@@ -63,12 +62,6 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     return place_of(request.param, tmp_path, request)
 
 
-@pytest.fixture(scope="module")
-def client() -> Iterator[Client]:
-    with two_workers(set_as_default=True) as client:
-        yield client
-
-
 def statistics(image: da.Array) -> tuple[da.Array, ...]:
     """Exact whatever the order; one partial result for each chunk."""
     several = {"split_every": 100}
@@ -86,7 +79,7 @@ def test_every_scheduler_gives_the_same(
     place: Place, content: bytes, client: Client, scheduler: str
 ) -> None:
     image = dask_fits.from_fits(**place.arguments("image.fits", content), chunks=CHUNKS)
-    with dask.config.set(scheduler=scheduler):
+    with client.as_current(), dask.config.set(scheduler=scheduler):
         found, *numbers = dask.compute(image, *statistics(image))
     assert found.dtype == PIXELS.dtype
     assert np.array_equal(found, PIXELS)

@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from distributed import Client
 
 import dask_fits
 from dask_fits.collections import gathering
 from tests.servers.range_server import RangeServer
-from tests.support.clusters import two_workers
 from tests.support.collections import PIXELS, SKY, assert_same_columns, image, put
 from tests.support.patience import until
 
@@ -37,7 +37,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_headers_are_read_on_the_workers_alone_and_all_is_as_here(
-    directory: Path, monkeypatch: pytest.MonkeyPatch
+    directory: Path, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     urls = sorted(map(str, directory.glob("*.fits")))
     here = dask_fits.open_collection(urls, keywords=["N"])
@@ -46,7 +46,7 @@ def test_headers_are_read_on_the_workers_alone_and_all_is_as_here(
         raise AssertionError("a header was read in this process")
 
     told: list[tuple[int, int]] = []
-    with two_workers(set_as_default=True), monkeypatch.context() as patch:
+    with client.as_current(), monkeypatch.context() as patch:
         patch.setattr(gathering, "open_file", refuse)
         found = dask_fits.open_collection(
             urls, keywords=["N"], progress=lambda done, count: told.append((done, count))
@@ -66,14 +66,19 @@ def test_headers_are_read_on_the_workers_alone_and_all_is_as_here(
     assert found[3].to_dask().name == here[3].to_dask().name
 
 
-def test_a_worker_that_is_killed_meanwhile_loses_nothing(directory: Path) -> None:
+def test_a_worker_that_is_killed_meanwhile_loses_nothing(directory: Path, client: Client) -> None:
     with RangeServer(directory) as server:
         urls = [f"{server.url}/{path.name}" for path in sorted(directory.glob("*.fits"))]
         here = dask_fits.open_collection(urls, keywords=["N"])
-        with two_workers(set_as_default=True) as client, ThreadPoolExecutor(1) as thread:
+
+        def collect() -> dask_fits.Collection:
+            with client.as_current():
+                return dask_fits.open_collection(urls, keywords=["N"])
+
+        with ThreadPoolExecutor(1) as thread:
             pids = client.run(os.getpid)
             with server.hold():
-                collecting = thread.submit(dask_fits.open_collection, urls, keywords=["N"])
+                collecting = thread.submit(collect)
                 until(lambda: server.waiting > 10)
                 busy = [address for address, keys in client.processing().items() if keys]
                 os.kill(pids[busy[0]], signal.SIGKILL)

@@ -333,7 +333,7 @@ def test_a_worker_that_closes_gives_its_reads_up(
     with (
         caplog.at_level(logging.ERROR),
         LocalCluster(
-            n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None
+            n_workers=1, threads_per_worker=2, processes=False, dashboard_address=":0"
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):

@@ -6,6 +6,7 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -106,48 +107,29 @@ def test_threads_do_not_disturb_each_other(
 # Clusters
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[LocalCluster]:
-    """One process of one thread, to begin with."""
-    options = {"threads_per_worker": 1, "processes": True, "dashboard_address": None}
-    with dask.config.set(IDLE), LocalCluster(1, host="127.0.0.1", **options) as running:
-        yield running
+@contextmanager
+def workers(count: int) -> Iterator[Client]:
+    """So many workers of one thread each, in this process."""
+    options = {"processes": False, "threads_per_worker": 1, "dashboard_address": ":0"}
+    with (
+        dask.config.set(IDLE),
+        LocalCluster(count, **options) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        yield client
 
 
-@pytest.fixture(scope="module")
-def connected(cluster: LocalCluster) -> Iterator[Client]:
-    with Client(cluster, set_as_default=False) as found:
-        yield found
-
-
-def scale(client: Client, count: int) -> None:
-    """Have so many workers, and no more.
-
-    `wait_for_workers` may have the cluster forget a worker before it is told that it is gone.
-    """
-    client.cluster.scale(count)
-    until(lambda: len(client.scheduler_info()["workers"]) == count)
-
-
-@pytest.fixture
-def client(connected: Client) -> Client:
-    """Two workers."""
-    scale(connected, 2)
-    return connected
-
-
-def test_clusters_of_any_size_give_the_same(
-    connected: Client, images: dict[str, list[str]]
-) -> None:
+def test_clusters_of_any_size_give_the_same(client: Client, images: dict[str, list[str]]) -> None:
+    """One worker and three, which are threads; and two that are processes."""
     mosaics = [dask_fits.mosaic(images["all"], OUT, chunks=CHUNKS, **recipe) for recipe in RECIPES]
     expected = [dask.compute(*arrays(m), scheduler="sync") for m in mosaics]
-    for count in (1, 3):
-        scale(connected, count)
-        everything = [array for m in mosaics for array in arrays(m)]
-        found = connected.gather(connected.compute(everything))
-        assert same(found, [array for own in expected for array in own])
-        part = connected.compute(mosaics[0].data[30:70, 60:75]).result()
-        assert same_bits(part, expected[0][0][30:70, 60:75])
+    everything = [array for m in mosaics for array in arrays(m)]
+    with workers(1) as one, workers(3) as three:
+        for cluster in (one, three, client):
+            found = cluster.gather(cluster.compute(everything))
+            assert same(found, [array for own in expected for array in own])
+            part = cluster.compute(mosaics[0].data[30:70, 60:75]).result()
+            assert same_bits(part, expected[0][0][30:70, 60:75])
 
 
 def test_a_cluster_writes_what_it_would_give(

@@ -11,6 +11,7 @@ from distributed import Client, LocalCluster
 IDLE = {
     "distributed.admin.system-monitor.interval": "10s",
     "distributed.admin.tick.interval": "1s",
+    "distributed.worker.memory.monitor-interval": "10s",
     "distributed.scheduler.profile.enabled": False,
     "distributed.worker.profile.enabled": False,
 }
@@ -18,8 +19,8 @@ IDLE = {
 
 
 @contextmanager
-def two_workers(*, set_as_default: bool) -> Iterator[Client]:
-    """Two processes of one thread each; the default client computes what names no other."""
+def two_workers() -> Iterator[Client]:
+    """Two processes of one thread each."""
     with (
         dask.config.set(IDLE),
         LocalCluster(
@@ -27,8 +28,8 @@ def two_workers(*, set_as_default: bool) -> Iterator[Client]:
             threads_per_worker=1,
             processes=True,
             host="127.0.0.1",
-            dashboard_address=None,
+            dashboard_address=":0",
         ) as cluster,
-        Client(cluster, set_as_default=set_as_default) as client,
+        Client(cluster, set_as_default=False) as client,
     ):
         yield client
