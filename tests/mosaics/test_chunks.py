@@ -193,7 +193,7 @@ def test_selections_of_a_selection(cases: Mapping[str, Case]) -> None:
 )
 def test_pixels_do_not_depend_on_schedulers(scheduler: str, cases: Mapping[str, Case]) -> None:
     names = ("SIP", "clipped")
-    mosaics = [cases[name].make(chunks=(300, 350)) for name in names]
+    mosaics = [cases[name].make(chunks=(600, 650)) for name in names]
     arrays = [[getattr(m, product) for product in PRODUCTS] for m in mosaics]
     computed = dask.compute(*arrays, scheduler=scheduler, num_workers=2)
     for name, found in zip(names, computed, strict=True):
