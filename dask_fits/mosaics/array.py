@@ -32,6 +32,9 @@ CHUNK = PATCH
 """Pixels along each side of an ``"auto"`` chunk: of larger ones a thread would hold more, and
 smaller ones take more of each image than they need, and find positions that they do not."""
 
+_LEAST_CHUNK = CHUNK // 2
+"""The same, however small Dask wants chunks to be."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MosaicReader(IndexedReader):
@@ -61,9 +64,12 @@ class MosaicReader(IndexedReader):
         return selection.result(pixels)
 
     def contiguous_chunk(self, limit: int) -> tuple[int, ...]:
-        """Return the shape of an ``"auto"`` chunk, of at most `limit` bytes."""
+        """Return the shape of an ``"auto"`` chunk, of at most `limit` bytes.
+
+        Chunks that are smaller than `_LEAST_CHUNK` cost more than they spare.
+        """
         side = CHUNK * (1 + any(_has_long_rows(each) for each in self.job.inputs))
-        while side > PATCH and side * side * self.dtype.itemsize > limit:
+        while side > _LEAST_CHUNK and side * side * self.dtype.itemsize > limit:
             side //= 2
         return min(side, max(self.shape[0], 1)), min(side, max(self.shape[1], 1))
 

@@ -368,6 +368,17 @@ def test_auto_chunks_are_squares_however_large_the_mosaic(tmp_path: Path) -> Non
     assert np.isnan(m.data[0, :3].compute()).all()
 
 
+@pytest.mark.parametrize(("limit", "side"), [("4 MiB", 1024), ("4095 kiB", 512), ("1 MiB", 512)])
+def test_auto_chunks_are_no_larger_than_dask_wants_them(
+    limit: str, side: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.fits"
+    path.write_bytes(image(np.zeros((9, 9)), tan_wcs(150.0, 2.0, STEP, (9, 9))))
+    with dask.config.set({"array.chunk-size": limit}):
+        m = dask_fits.mosaic(path, tan_wcs(150.0, 2.0, STEP, (3000, 3000)))
+        assert m.data.chunksize == (side, side)
+
+
 @pytest.mark.slow
 def test_query_planning_computes_the_same(tmp_path: Path) -> None:
     """Dask takes no layers but its own there."""
