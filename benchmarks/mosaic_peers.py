@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from inspect import signature
 from pathlib import Path
+from typing import Any
 
 import dask
 import dask.array as da
@@ -50,7 +51,11 @@ def quiet() -> Iterator[None]:
 
 def coadd(paths: Sequence[Path], wcs: WCS, shape: tuple[int, int]) -> Pair:
     """Make the mean of images by `reproject_and_coadd`, in one thread."""
-    data, footprint = reproject_and_coadd(
+    return _coadd(paths, wcs, shape)
+
+
+def _coadd(paths: Sequence[Path], wcs: WCS, shape: tuple[int, int], **how: object) -> Any:
+    return reproject_and_coadd(
         [str(path) for path in paths],
         wcs,
         shape,
@@ -58,8 +63,8 @@ def coadd(paths: Sequence[Path], wcs: WCS, shape: tuple[int, int]) -> Pair:
         reproject_function=reproject_interp,
         roundtrip_coords=False,
         blank_pixel_value=np.nan,
+        **how,
     )
-    return data, footprint
 
 
 def coadd_lazily(
@@ -71,18 +76,7 @@ def coadd_lazily(
     the part of the grid where it is, and each chunk of those that reach into it.
     """
     if HAS_LAZY_COADD:
-        data, footprint = reproject_and_coadd(
-            [str(path) for path in paths],
-            wcs,
-            shape,
-            hdu_in=0,
-            reproject_function=reproject_interp,
-            roundtrip_coords=False,
-            blank_pixel_value=np.nan,
-            block_sizes=(BLOCK, BLOCK),
-            return_type="dask",
-        )
-        return data, footprint
+        return _coadd(paths, wcs, shape, block_sizes=(BLOCK, BLOCK), return_type="dask")
     parts = [_part(path, wcs, shape) for path in paths]
     chunks = [
         [_chunk(parts, (y, x), shape) for x in range(0, shape[1], BLOCK)]

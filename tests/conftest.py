@@ -28,7 +28,7 @@ from tests.servers.s3 import s3_server as run_s3_server
 from tests.servers.webdav import WebdavServer
 from tests.servers.webdav import webdav_server as run_webdav_server
 from tests.support.at_rest import write_at_rest
-from tests.support.clusters import two_workers
+from tests.support.clusters import workers
 from tests.support.data import DATA
 from tests.support.patience import until
 
@@ -139,7 +139,7 @@ def pure(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.fixture(scope="session")
 def shared_client() -> Iterator[Client]:
     """Two worker processes for all tests of this process: their start takes most of such tests."""
-    with two_workers() as client:
+    with workers(2, processes=True) as client:
         yield client
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from types import TracebackType
 from typing import Self
 
 _BUSY = 0.5
@@ -14,24 +13,15 @@ class BusyMeter:
     """Measures what its block does, as often as it is entered; for one thread."""
 
     def __init__(self) -> None:
-        self._waited = False
-        self._start = (0.0, 0.0)
-
-    @property
-    def has_waited(self) -> bool:
+        self.has_waited = False
         """Whether a block has spent more of its time waiting than on the CPU."""
-        return self._waited
+        self._start = (0.0, 0.0)
 
     def __enter__(self) -> Self:
         self._start = time.perf_counter(), time.thread_time()
         return self
 
-    def __exit__(
-        self,
-        error_type: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         began, cpu = self._start
         lasted = time.perf_counter() - began
-        self._waited |= time.thread_time() - cpu < _BUSY * lasted
+        self.has_waited |= time.thread_time() - cpu < _BUSY * lasted

@@ -147,9 +147,7 @@ def _pasted(placement: Placement, pixels: Pixels) -> Layer:
     )
     is_whole = pixels.image.dtype.kind in "iu"
     value = pixels.image if is_whole else pixels.image.astype(np.float64)
-    weight: Floats = np.broadcast_to(np.float64(placement.input.weight), value.shape)
-    if pixels.weights is not None:
-        weight = weight * pixels.weights
+    weight = _product(placement.input.weight, value.shape, pixels.weights)
     return Layer(rows, columns, value, weight, pixels.variance)
 
 
@@ -159,17 +157,23 @@ def _resampled(sampler: _Sampler, pixels: Pixels) -> Layer:
     value, fraction = sampler.sample(pixels.image)
     if sampler.factor is not None:
         value *= sampler.factor
-    weight: Floats = np.broadcast_to(np.float64(sampler.placement.input.weight), value.shape)
-    if fraction is not None:
-        weight = weight * fraction
-    if pixels.weights is not None:
-        weight = weight * sampler.sample(pixels.weights, flux=False)[0]
+    given = None if pixels.weights is None else sampler.sample(pixels.weights, flux=False)[0]
+    weight = _product(sampler.placement.input.weight, value.shape, fraction, given)
     variance = None
     if pixels.variance is not None:
         variance, _ = sampler.sample(pixels.variance, squared=True)
         if sampler.factor is not None:
             variance *= sampler.factor**2
     return Layer(part.rows, part.columns, value, weight, variance)
+
+
+def _product(weight: float, shape: tuple[int, ...], *factors: Floats | None) -> Floats:
+    """Return the weight of an image at each pixel, in which not all factors may be given."""
+    product: Floats = np.broadcast_to(np.float64(weight), shape)
+    for factor in factors:
+        if factor is not None:
+            product = product * factor
+    return product
 
 
 class _Sampler:

@@ -138,13 +138,13 @@ def _read_ahead(
         raise_if_cancelled()
         return result_or_error(lambda: read_pixels(placement, as_stored=as_stored))
 
+    def read_here(placement: Placement) -> Pixels | FitsError:
+        with meter:
+            return read(placement)
+
     def take() -> Iterator[tuple[int, Placement, Pixels]]:
         position, placement, read = waiting.popleft()
-        yield from kept(position, placement, next(read))
-
-    def kept(
-        position: int, placement: Placement, pixels: Pixels | FitsError
-    ) -> Iterator[tuple[int, Placement, Pixels]]:
+        pixels = next(read)
         if isinstance(pixels, FitsError):
             _note(pixels, placement.input.number, job.recipe, errors)
         else:
@@ -153,11 +153,9 @@ def _read_ahead(
     with threads(READS) as run:
         for position, placement in _placements(job, block, errors):
             if placement.is_on_disk and not meter.has_waited:
+                waiting.append(_Waiting(position, placement, map(read_here, [placement])))
                 while waiting:
                     yield from take()
-                with meter:
-                    pixels = read(placement)
-                yield from kept(position, placement, pixels)
                 continue
             while waiting and (
                 len(waiting) >= READS
@@ -170,7 +168,7 @@ def _read_ahead(
 
 
 class _Waiting(NamedTuple):
-    """An image of a block that is being read."""
+    """An image of a block that is being read, or is read when it is taken."""
 
     position: int
     placement: Placement

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import signal
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +13,12 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.wcs import WCS, DistortionLookupTable
-from distributed import Client, LocalCluster
+from distributed import Client
 
 import dask_fits
 from dask_fits import FitsError, Mosaic
 from tests.servers.range_server import RangeServer
-from tests.support.clusters import IDLE
+from tests.support.clusters import workers
 from tests.support.fits_files import fits_bytes, same_bits
 from tests.support.mosaics import moved, sky_header, star_image, tan_wcs, write_image
 from tests.support.patience import until
@@ -107,24 +105,12 @@ def test_threads_do_not_disturb_each_other(
 # Clusters
 
 
-@contextmanager
-def workers(count: int) -> Iterator[Client]:
-    """So many workers of one thread each, in this process."""
-    options = {"processes": False, "threads_per_worker": 1, "dashboard_address": ":0"}
-    with (
-        dask.config.set(IDLE),
-        LocalCluster(count, **options) as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
-        yield client
-
-
 def test_clusters_of_any_size_give_the_same(client: Client, images: dict[str, list[str]]) -> None:
     """One worker and three, which are threads; and two that are processes."""
     mosaics = [dask_fits.mosaic(images["all"], OUT, chunks=CHUNKS, **recipe) for recipe in RECIPES]
     expected = [dask.compute(*arrays(m), scheduler="sync") for m in mosaics]
     everything = [array for m in mosaics for array in arrays(m)]
-    with workers(1) as one, workers(3) as three:
+    with workers(1, processes=False) as one, workers(3, processes=False) as three:
         for cluster in (one, three, client):
             found = cluster.gather(cluster.compute(everything))
             assert same(found, [array for own in expected for array in own])

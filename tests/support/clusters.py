@@ -19,15 +19,14 @@ IDLE = {
 
 
 @contextmanager
-def two_workers() -> Iterator[Client]:
-    """Two processes of one thread each."""
+def workers(count: int, *, processes: bool) -> Iterator[Client]:
+    """So many workers of one thread each, in processes of their own or in this one."""
     with (
         dask.config.set(IDLE),
         LocalCluster(
-            n_workers=2,
+            n_workers=count,
             threads_per_worker=1,
-            processes=True,
-            host="127.0.0.1",
+            processes=processes,
             dashboard_address=":0",
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
