@@ -15,6 +15,7 @@ from dask_fits.exceptions import (
     NoOverlapError,
     NotAnImageError,
     PartialOverlapError,
+    PixelValueError,
     StorageError,
     TruncatedFileError,
     TruncatedHeaderError,
@@ -36,11 +37,15 @@ if TYPE_CHECKING:
     from dask_fits.mosaics.mosaic import Mosaic, mosaic
     from dask_fits.mosaics.optimal import optimal_wcs
     from dask_fits.stacks.stack import Stack, stack
+    from dask_fits.storage.sinks import Abandoned, abandoned
+    from dask_fits.writing.fits import to_fits
+    from dask_fits.writing.image import Image
 
     __version__: str
 
 __all__ = [
     "HDU",
+    "Abandoned",
     "AccessDeniedError",
     "ByteRange",
     "Collection",
@@ -52,11 +57,13 @@ __all__ = [
     "FitsFormatError",
     "FitsWarning",
     "HduNotFoundError",
+    "Image",
     "MissingDriverError",
     "Mosaic",
     "NoOverlapError",
     "NotAnImageError",
     "PartialOverlapError",
+    "PixelValueError",
     "ReadPlan",
     "Stack",
     "StorageError",
@@ -65,6 +72,7 @@ __all__ = [
     "TruncatedHeaderError",
     "UnsupportedHduError",
     "UnversionedFileWarning",
+    "abandoned",
     "cutouts",
     "from_fits",
     "mosaic",
@@ -72,10 +80,13 @@ __all__ = [
     "open_collection",
     "optimal_wcs",
     "stack",
+    "to_fits",
 ]
 
 
 _LAZY = {
+    "Abandoned": "dask_fits.storage.sinks",
+    "abandoned": "dask_fits.storage.sinks",
     "Collection": "dask_fits.collections.collection",
     "cutouts": "dask_fits.many_cutouts.cutouts",
     "Mosaic": "dask_fits.mosaics.mosaic",
@@ -84,6 +95,8 @@ _LAZY = {
     "open_collection": "dask_fits.collections.opening",
     "Stack": "dask_fits.stacks.stack",
     "stack": "dask_fits.stacks.stack",
+    "Image": "dask_fits.writing.image",
+    "to_fits": "dask_fits.writing.fits",
 }
 """Modules of the names that are imported on first use."""
 

@@ -79,6 +79,10 @@ class PartialOverlapError(FitsError, ValueError):
     """A cutout that must lie on the image reaches over its edge."""
 
 
+class PixelValueError(FitsError, ValueError):
+    """A pixel's value cannot be written in the type that was asked for, or not without loss."""
+
+
 class FitsWarning(UserWarning):
     """The file departs from the FITS Standard; the parts that are clear were read."""
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 
 _WORD_MASK = (1 << 32) - 1
 """The 32 bits of a word."""
@@ -29,7 +33,48 @@ def sum32(data: bytes | memoryview, before: int = 0) -> int:
     words = len(data) // 4
     total = before + int(np.frombuffer(data, ">u4", words).sum(dtype=np.uint64))
     total += int.from_bytes(bytes(data[4 * words :]).ljust(4, b"\0"), "big")
-    # Ones' complement: the carry out of the highest bit comes in again at the lowest.
+    return _fold(total)
+
+
+def add_sums(sums: Iterable[int]) -> int:
+    """Add up the sums of parts of some bytes, as of `sum_of_values`."""
+    return _fold(sum(sums))
+
+
+def sum_of_values(values: npt.NDArray[Any], start: int) -> int:
+    """Add up values as `sum32` adds up their bytes, big-endian, at their place in a data unit.
+
+    Parameters
+    ----------
+    values : contiguous array
+        In native byte order, which is quicker than swapping them first.
+    start : int
+        Bytes of the data unit before them. They need not begin, nor end, with a whole word.
+
+    Examples
+    --------
+    >>> sum_of_values(np.array([1, 2, 3], np.int16), 2) == sum32(bytes.fromhex("0000000100020003"))
+    True
+    """
+    flat = values.reshape(-1)
+    itemsize = values.dtype.itemsize
+    if itemsize >= 4:
+        # A word of a native integer has the value of the same word of a big-endian one; the order
+        # of the two words of a longer one does not matter.
+        return _fold(int(flat.view(np.uint32).sum(dtype=np.uint64)))
+    total = 0
+    unsigned = flat.view(f"u{itemsize}")
+    count = 4 // itemsize
+    for n in range(count):
+        total += int(unsigned[n::count].sum(dtype=np.uint64)) << (8 * itemsize * (count - 1 - n))
+    # To begin k bytes later in a word is to divide by 2^8k modulo 2^32 - 1: a rotation of the bits.
+    shift = 8 * (start % 4)
+    total = _fold(total)
+    return ((total >> shift) | (total << (32 - shift))) & _WORD_MASK
+
+
+def _fold(total: int) -> int:
+    """Reduce a sum in ones' complement: carries out of the highest bit come in at the lowest."""
     while total > _WORD_MASK:
         total = (total & _WORD_MASK) + (total >> 32)
     return total

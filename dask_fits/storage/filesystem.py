@@ -37,6 +37,7 @@ from dask_fits.storage.redaction import redact_url
 from dask_fits.storage.request_group import RequestGroup
 from dask_fits.storage.response import Transport
 from dask_fits.storage.transfer import TransferConfig
+from dask_fits.storage.uploads import Uploads
 
 _TRANSPORTS = {
     "fsspec.implementations.http": ("dask_fits.storage.http", "HttpTransport"),
@@ -44,6 +45,14 @@ _TRANSPORTS = {
     "gcsfs.core": ("dask_fits.storage.gcs", "GcsTransport"),
 }
 """Module of a filesystem's class, or of one that it derives from -> the class of its transport."""
+
+_UPLOADS = {
+    "s3fs.core": ("dask_fits.storage.s3_uploads", "S3Uploads"),
+    "gcsfs.core": ("dask_fits.storage.gcs_uploads", "GcsUploads"),
+}
+"""The same for classes that upload parts of a file."""
+
+_DEFAULT_UPLOADS = ("dask_fits.storage.other_uploads", "OtherUploads")
 
 _DEFAULT_TRANSPORT = ("dask_fits.storage.other", "OtherTransport")
 
@@ -231,6 +240,12 @@ def write_file(url: str, options: Mapping[str, Any], parts: Iterable[bytes]) -> 
     write_atomically(path, *parts, overwrite=True)
 
 
+def loop_of(fs: FileSystem) -> asyncio.AbstractEventLoop:
+    """Return the event loop in which the requests to a filesystem run."""
+    loop: asyncio.AbstractEventLoop = fs.loop if fs.async_impl else get_loop()
+    return loop
+
+
 def is_filesystem(candidate: object) -> bool:
     """Return whether an object is a filesystem of fsspec."""
     return isinstance(candidate, fsspec.AbstractFileSystem)
@@ -296,12 +311,61 @@ def connect(
     StorageError
         The URL goes through one of fsspec's caches.
     """
+    fs, path = _open_filesystem(url, options, transfer, filesystem, writes=False)
+    # The drivers are imported only now: one of them, and none for files on a mounted disk.
+    module, name = _class_for(type(fs), _TRANSPORTS) or _DEFAULT_TRANSPORT
+    transport: Transport = getattr(import_module(module), name)(fs, path)
+    return transport, loop_of(fs)
+
+
+def connect_for_writing(
+    url: str,
+    options: Mapping[str, Any],
+    transfer: TransferConfig,
+    filesystem: FileSystem | None = None,
+) -> tuple[Uploads, asyncio.AbstractEventLoop]:
+    """Return what uploads the parts of a file, and the event loop that it runs in.
+
+    Parameters
+    ----------
+    url, options, transfer, filesystem
+        Those of `connect`.
+
+    Raises
+    ------
+    StorageError
+        The URL goes through one of fsspec's caches, or is one of a web server or an archive.
+    """
+    fs, path = _open_filesystem(url, options, transfer, filesystem, writes=True)
+    if _class_for(type(fs), _TRANSPORTS) == _TRANSPORTS["fsspec.implementations.http"]:
+        raise StorageError(
+            f"{redact_url(url)}: web servers take no files; write to a disk, S3, GCS or another "
+            "filesystem of fsspec, such as webdav://"
+        )
+    if isinstance(fs, AbstractArchiveFileSystem) or len(split_chain(url)) > 1:
+        raise StorageError(
+            f"{redact_url(url)}: files are not written into archives, nor through a chain of URLs"
+        )
+    module, name = _class_for(type(fs), _UPLOADS) or _DEFAULT_UPLOADS
+    uploads: Uploads = getattr(import_module(module), name)(fs, path)
+    return uploads, loop_of(fs)
+
+
+def _open_filesystem(
+    url: str,
+    options: Mapping[str, Any],
+    transfer: TransferConfig,
+    filesystem: FileSystem | None,
+    *,
+    writes: bool,
+) -> tuple[FileSystem, str]:
+    """Return the filesystem of a URL and the path there; see `connect`."""
     if filesystem is not None:
-        fs = _adapt_filesystem(filesystem, transfer)
+        fs = _adapt_filesystem(filesystem, transfer, writes=writes)
         path = filesystem._strip_protocol(url)  # noqa: SLF001
     else:
         if _is_read_by_s3fs(url):
-            options = _s3_options(options, transfer)
+            options = _s3_options(options, transfer, writes=writes)
         fs, path = url_to_filesystem(url, options)
     if isinstance(fs, CachingFileSystem):
         cache = type(fs).protocol if isinstance(type(fs).protocol, str) else type(fs).protocol[0]
@@ -310,10 +374,7 @@ def connect(
             "a copy is of, and hands out half-written ones; leave it out, or make a copy with "
             "fsspec.open_local and open that"
         )
-    # The drivers are imported only now: one of them, and none for files on a mounted disk.
-    module, name = _transport_class(type(fs))
-    transport: Transport = getattr(import_module(module), name)(fs, path)
-    return transport, fs.loop if fs.async_impl else get_loop()
+    return fs, path
 
 
 def _parameter_names(cls: type[FileSystem]) -> list[str]:
@@ -386,11 +447,11 @@ def _open_archive(cls: type[FileSystem], options: dict[str, Any]) -> dict[str, A
     return {**rest, "fo": OpenFile(fs, archive)}
 
 
-def _adapt_filesystem(fs: FileSystem, transfer: TransferConfig) -> FileSystem:
+def _adapt_filesystem(fs: FileSystem, transfer: TransferConfig, *, writes: bool) -> FileSystem:
     """Make a filesystem that was given as an object again, for our event loop and retries."""
     options = dict(fs.storage_options)
-    if _transport_class(type(fs)) == _TRANSPORTS["s3fs.core"]:
-        options = _s3_options(options, transfer)
+    if _class_for(type(fs), _TRANSPORTS) == _TRANSPORTS["s3fs.core"]:
+        options = _s3_options(options, transfer, writes=writes)
     elif not getattr(fs, "asynchronous", False):
         return fs  # it runs in fsspec's loop already
     _drop_loop(options)
@@ -407,17 +468,21 @@ def _is_read_by_s3fs(url: str) -> bool:
     """Return whether a URL is one of S3 and the driver for S3 is s3fs, which it need not be."""
     if len(split_chain(url)) > 1 or split_protocol(url)[0] not in ("s3", "s3a"):
         return False
-    return _transport_class(fsspec.get_filesystem_class("s3")) == _TRANSPORTS["s3fs.core"]
+    return _class_for(fsspec.get_filesystem_class("s3"), _TRANSPORTS) == _TRANSPORTS["s3fs.core"]
 
 
-def _s3_options(options: Mapping[str, Any], transfer: TransferConfig) -> dict[str, Any]:
+def _s3_options(
+    options: Mapping[str, Any], transfer: TransferConfig, *, writes: bool
+) -> dict[str, Any]:
     """Return the options of s3fs; its module needs botocore, so it is imported only here."""
     from dask_fits.storage.s3 import s3_options
 
-    return s3_options(options, transfer)
+    return s3_options(options, transfer, writes=writes)
 
 
-def _transport_class(filesystem_class: type[FileSystem]) -> tuple[str, str]:
-    """Return module and name of the transport for a filesystem's class, or for one of its bases."""
+def _class_for(
+    filesystem_class: type[FileSystem], classes: Mapping[str, tuple[str, str]]
+) -> tuple[str, str] | None:
+    """Return module and name of our class for a filesystem's, or for one of its bases."""
     modules = (cls.__module__ for cls in filesystem_class.__mro__)
-    return next((_TRANSPORTS[name] for name in modules if name in _TRANSPORTS), _DEFAULT_TRANSPORT)
+    return next((classes[name] for name in modules if name in classes), None)

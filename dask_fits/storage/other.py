@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from dask_fits._typing import FileSystem
 from dask_fits.ranges.byte_range import ByteRange
@@ -16,6 +16,8 @@ from dask_fits.storage.errors import status_of
 from dask_fits.storage.response import TRANSIENT_STATUSES, Request, unknown_size_error
 from dask_fits.storage.transfer import TransientError
 from dask_fits.storage.version import FileVersion, changed_error
+
+_T = TypeVar("_T")
 
 _VERSION_KEYS = (
     "ETag",
@@ -86,9 +88,7 @@ class OtherTransport:
 
     def is_transient(self, error: Exception) -> bool:
         """Return whether the fault of a driver's exception may be over at the next attempt."""
-        if (status := status_of(error)) is not None:
-            return status in TRANSIENT_STATUSES
-        return isinstance(error, (OSError, EOFError)) and not isinstance(error, _PERMANENT)
+        return is_transient_in_driver(error)
 
     async def _request_version(self, request: Request) -> FileVersion:
         """Request the file's metadata, and return the version by them."""
@@ -107,15 +107,21 @@ class OtherTransport:
         return asyncio.timeout(request.timeout if self.parallel else None)
 
     async def _call(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        """Call a method of the filesystem in the way that the filesystem is made for."""
         if self.parallel:
             return await getattr(self._fs, f"_{method}")(*args, **kwargs)
-        return await _run_in_thread(partial(getattr(self._fs, method), *args, **kwargs))
+        return await run_in_thread(partial(getattr(self._fs, method), *args, **kwargs))
 
 
-async def _run_in_thread(call: Callable[[], Any]) -> Any:
+def is_transient_in_driver(error: Exception) -> bool:
+    """Return whether the fault of any driver's exception may be over at the next attempt."""
+    if (status := status_of(error)) is not None:
+        return status in TRANSIENT_STATUSES
+    return isinstance(error, (OSError, EOFError)) and not isinstance(error, _PERMANENT)
+
+
+async def run_in_thread(call: Callable[[], _T]) -> _T:
     """Run a call in a daemon thread: the process would wait for one of the event loop's pool."""
-    future: Future[Any] = Future()
+    future: Future[_T] = Future()
     # A running future cannot be cancelled, so that setting its result never raises.
     future.set_running_or_notify_cancel()
 

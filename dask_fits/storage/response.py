@@ -482,24 +482,43 @@ def unknown_size_error(name: str) -> StorageError:
 
 
 def _refusal_error(response: Response, request: Request) -> Exception:
-    """Build the exception for a status that is no success."""
+    """Build the exception for a status of a read that is no success."""
+    # A 412 to a request without a condition is no word on the version.
+    if response.status == HTTPStatus.PRECONDITION_FAILED and request.version.kind:
+        return PreconditionFailedError(reason_of(response))
+    if response.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+        return _unsatisfied_range_error(response, request, reason_of(response))
+    return refusal_error(response, request.name, request.access_hint)
+
+
+def refusal_error(response: Response, name: str, access_hint: str) -> Exception:
+    """Build the exception for a status that is no success, of a read or of a write.
+
+    Parameters
+    ----------
+    response : Response
+    name : str
+        The file's redacted name.
+    access_hint : str
+        End of the message if access is denied.
+    """
     status = response.status
-    name = request.name
-    reason = " ".join(filter(None, (str(status), _status_phrase(status), response.error_code)))
+    reason = reason_of(response)
     if status in TRANSIENT_STATUSES:
         wait = retry_after(response.headers.get("retry-after"))
         return TransientError(f"the server answered {reason}", wait=wait)
-    # A 412 to a request without a condition is no word on the version.
-    if status == HTTPStatus.PRECONDITION_FAILED and request.version.kind:
-        return PreconditionFailedError(reason)
     if _is_denied(response):
-        hint = _denial_hint(response, request)
+        hint = _denial_hint(response, access_hint)
         return AccessDeniedError(f"{name}: access denied ({reason}){hint}")
     if status in MISSING:
         return FitsFileNotFoundError(f"{name}: no such file ({reason})")
-    if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-        return _unsatisfied_range_error(response, request, reason)
     return StorageError(f"{name}: the server answered {reason}")
+
+
+def reason_of(response: Response) -> str:
+    """Return the status of a response, its phrase, and the service's own name for the error."""
+    status = response.status
+    return " ".join(filter(None, (str(status), _status_phrase(status), response.error_code)))
 
 
 def _is_denied(response: Response) -> bool:
@@ -509,10 +528,10 @@ def _is_denied(response: Response) -> bool:
     return response.status in DENIED
 
 
-def _denial_hint(response: Response, request: Request) -> str:
+def _denial_hint(response: Response, access_hint: str) -> str:
     """Return the end of a message: which server refused, and how to get access."""
     if not response.redirected_to:
-        return request.access_hint
+        return access_hint
     return (
         f" by {response.redirected_to}, to which the server redirects; credentials are not sent to "
         "another server than they were given for: open the file by its URL there"

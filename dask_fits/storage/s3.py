@@ -71,7 +71,7 @@ class S3Transport:
         # S3 reports an id of the version that the caller may not be allowed to request.
         kinds = ("VersionId", "ETag") if self._fs.version_aware else ("ETag",)
         arguments = {"Range": request.range_header, **_version_argument(self._version_id)}
-        opening = self._send(await self._client(), arguments)
+        opening = self._send(await s3_client(self._fs, self._bucket), arguments)
         return await read_first(opening, request, *kinds, "Last-Modified")
 
     async def read(self, request: Request, buffer: memoryview) -> None:
@@ -82,22 +82,12 @@ class S3Transport:
             arguments["IfMatch"] = version.value
         version_id = version.value if version.kind == "VersionId" else self._version_id
         arguments |= _version_argument(version_id)
-        await read_response(self._send(await self._client(), arguments), request, buffer)
+        client = await s3_client(self._fs, self._bucket)
+        await read_response(self._send(client, arguments), request, buffer)
 
     def is_transient(self, error: Exception) -> bool:
         """Return whether the fault of botocore's exception may be over at the next attempt."""
-        # botocore wraps in its own what is raised in it, such as our error for a wrong redirect.
-        cause = getattr(error, "kwargs", {}).get("error")
-        is_permanent = isinstance(error, SSLError) or isinstance(cause, StorageError)
-        return isinstance(error, _TRANSIENT) and not is_permanent
-
-    async def _client(self) -> BaseClient:
-        """Return the client of s3fs for the bucket, which follows redirects as it should."""
-        # Before the time-out starts: to make a client takes botocore some tenths of a second.
-        await self._fs.set_session()
-        client = await self._fs.get_s3(self._bucket)
-        _guard_redirects_of(client)
-        return client
+        return is_transient_in_botocore(error)
 
     @asynccontextmanager
     async def _send(
@@ -111,14 +101,7 @@ class S3Transport:
         try:
             result = await client.get_object(**arguments)
         except ClientError as error:
-            metadata = error.response["ResponseMetadata"]
-            # Of a response without a body, such as a 304, botocore makes the status the code.
-            code = error.response.get("Error", {}).get("Code", "")
-            yield Response(
-                metadata["HTTPStatusCode"],
-                metadata.get("HTTPHeaders", {}),
-                error_code="" if code.isdigit() else code,
-            )
+            yield to_response(error)
             return
         metadata = result["ResponseMetadata"]
         body = result["Body"]
@@ -128,13 +111,45 @@ class S3Transport:
             body.close()  # does nothing if it was read to its end
 
 
-def s3_options(options: Mapping[str, Any], transfer: TransferConfig) -> dict[str, Any]:
+async def s3_client(fs: FileSystem, bucket: str) -> BaseClient:
+    """Return the client of s3fs for a bucket, which follows redirects as it should."""
+    # Before the time-out starts: to make a client takes botocore some tenths of a second.
+    await fs.set_session()
+    client = await fs.get_s3(bucket)
+    _guard_redirects_of(client)
+    return client
+
+
+def to_response(error: ClientError) -> Response:
+    """Convert botocore's exception for an error of the service to a response."""
+    metadata = error.response["ResponseMetadata"]
+    # Of a response without a body, such as a 304, botocore makes the status the code.
+    code = error.response.get("Error", {}).get("Code", "")
+    return Response(
+        metadata["HTTPStatusCode"],
+        metadata.get("HTTPHeaders", {}),
+        error_code="" if code.isdigit() else code,
+    )
+
+
+def is_transient_in_botocore(error: Exception) -> bool:
+    """Return whether the fault of botocore's exception may be over at the next attempt."""
+    # botocore wraps in its own what is raised in it, such as our error for a wrong redirect.
+    cause = getattr(error, "kwargs", {}).get("error")
+    is_permanent = isinstance(error, SSLError) or isinstance(cause, StorageError)
+    return isinstance(error, _TRANSIENT) and not is_permanent
+
+
+def s3_options(
+    options: Mapping[str, Any], transfer: TransferConfig, *, writes: bool
+) -> dict[str, Any]:
     """Return options of s3fs by which the retries are ours alone, and connections suffice."""
     defaults = {
         "retries": {"max_attempts": 0},
         "max_pool_connections": transfer.max_concurrency,
         "connect_timeout": transfer.timeout,
-        "read_timeout": transfer.timeout,
+        # While bytes are sent none are received, however long that takes: `Body` limits it.
+        "read_timeout": None if writes else transfer.timeout,
     }
     return {**options, "config_kwargs": {**defaults, **options.get("config_kwargs", {})}}
 

@@ -15,7 +15,6 @@ import copy
 import io
 import math
 import re
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,12 +24,13 @@ import numpy.typing as npt
 from astropy.io.fits import Card, Header
 from astropy.io.fits.card import Undefined
 
-from dask_fits.exceptions import FitsFormatError, one_line
+from dask_fits.exceptions import FitsFormatError
 from dask_fits.file.hdu import HDU
 from dask_fits.file.whole_hdus import read_hdus
 from dask_fits.format.checksum import encode_checksum, sum32
-from dask_fits.format.header import BLOCK, CARD
+from dask_fits.format.header import BLOCK
 from dask_fits.wcs.tables import table_keys
+from dask_fits.writing.cards import comment_of, drop_cards, format_card, header_bytes
 
 Bytes = bytes | memoryview
 
@@ -53,10 +53,6 @@ _PRIMARY_PIXELS = re.compile(
 
 _EXTEND = re.compile("EXTEND")
 """The keyword of a primary header that announces extensions."""
-
-_CONTROLS = bytes(range(32)) + b"\x7f"
-
-_CONTROLS_TO_BLANKS = bytes.maketrans(_CONTROLS, b" " * len(_CONTROLS))
 
 
 def box_to_fits(hdu: HDU, stored: npt.NDArray[Any], origin: Sequence[int]) -> bytes:
@@ -126,8 +122,8 @@ class Template:
         if "ZIMAGE" in header:
             raise FitsFormatError(f"{hdu.where}: the header of the image cannot be restored")
         tables = tuple(_find_tables(hdu, header))
-        kept = _drop_cards(header.cards, _MANDATORY)
-        card_bytes = {id(card): _format_card(card, hdu) for card in kept}
+        kept = drop_cards(header.cards, _MANDATORY)
+        card_bytes = {id(card): format_card(card, hdu.where) for card in kept}
         return cls(hdu, header, tables, tuple(read_hdus(tables)), card_bytes)
 
     def box_hdu(
@@ -203,10 +199,10 @@ def _image_cards(hdu: HDU, header: Header, stored: npt.NDArray[Any]) -> list[Car
     for keyword, value in (("PCOUNT", 0), ("GCOUNT", 1)):
         if not primary or keyword in header:
             values[keyword] = value
-    others = _drop_cards(header.cards, _MANDATORY)
+    others = drop_cards(header.cards, _MANDATORY)
     if not primary:
         # A compressed image that was once a primary one brings its EXTEND along.
-        others = _drop_cards(others, _EXTEND)
+        others = drop_cards(others, _EXTEND)
     return _mandatory_cards(header, values) + others
 
 
@@ -214,7 +210,7 @@ def _primary_hdu(hdu: HDU) -> list[Bytes]:
     """Make the bytes of a primary HDU without data, from a file's primary HDU."""
     header = hdu.original_header()
     cards = _mandatory_cards(header, {"SIMPLE": True, "BITPIX": 8, "NAXIS": 0})
-    cards += _drop_cards(header.cards, _PRIMARY_PIXELS)
+    cards += drop_cards(header.cards, _PRIMARY_PIXELS)
     _set_extend(cards)
     return _hdu_bytes(cards, b"", hdu)
 
@@ -222,22 +218,9 @@ def _primary_hdu(hdu: HDU) -> list[Bytes]:
 def _mandatory_cards(header: Header, values: dict[str, Any]) -> list[Card]:
     """Make cards of new values, with the comments that their keywords have in the header."""
     return [
-        Card(keyword, value, _comment(header, keyword) if keyword in header else None)
+        Card(keyword, value, comment_of(header, keyword) if keyword in header else None)
         for keyword, value in values.items()
     ]
-
-
-def _comment(header: Header, keyword: str) -> str | None:
-    """Return the comment of a keyword; None if astropy cannot parse the card."""
-    try:
-        return str(header.comments[keyword])
-    except Exception:  # noqa: BLE001 (astropy raises whatever it stumbles on)
-        return None
-
-
-def _drop_cards(cards: Iterable[Card], keywords: re.Pattern[str]) -> list[Card]:
-    """Return the cards whose keyword does not match."""
-    return [card for card in cards if not keywords.fullmatch(card.keyword)]
 
 
 def _set_extend(cards: list[Card]) -> None:
@@ -380,8 +363,8 @@ def _hdu_bytes(
         # The sum of the whole HDU is to be zero, so it is taken with a CHECKSUM of zeros.
         new = Card("CHECKSUM", "0" * 16, "HDU checksum")
         cards = _replace_cards(cards, sum_cards, new)
-        new.value = encode_checksum(sum32(_header_bytes(cards, hdu, card_bytes), data_sum))
-    return [_header_bytes(cards, hdu, card_bytes), data, bytes(-len(data) % BLOCK)]
+        new.value = encode_checksum(sum32(header_bytes(cards, hdu.where, card_bytes), data_sum))
+    return [header_bytes(cards, hdu.where, card_bytes), data, bytes(-len(data) % BLOCK)]
 
 
 def _replace_cards(cards: list[Card], old: list[Card], new: Card) -> list[Card]:
@@ -389,25 +372,3 @@ def _replace_cards(cards: list[Card], old: list[Card], new: Card) -> list[Card]:
     # By identity: astropy's cards have no equality of their own, and a damaged one may not parse.
     kept = [card for card in cards if card is old[0] or not any(card is other for other in old)]
     return [new if card is old[0] else card for card in kept]
-
-
-def _header_bytes(cards: list[Card], hdu: HDU, card_bytes: dict[int, bytes]) -> bytes:
-    """Make the blocks of a header; `card_bytes` are the cards that are formatted already."""
-    text = b"".join(card_bytes.get(id(card)) or _format_card(card, hdu) for card in cards)
-    text += b"END".ljust(CARD)
-    return text + b" " * (-len(text) % BLOCK)
-
-
-def _format_card(card: Card, hdu: HDU) -> bytes:
-    """Make the bytes of a card, corrected where astropy can: 80, or more if it is continued."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            card.verify("silentfix+ignore")
-            text = str(card)
-    except Exception as error:  # astropy raises whatever it stumbles on
-        message = f"cannot be written: {one_line(error)}"
-        raise FitsFormatError(f"{hdu.where}: {card.keyword}: {message}") from error
-    # A header is printable ASCII, and nothing else.
-    raw = text.encode("ascii", "replace").translate(_CONTROLS_TO_BLANKS)
-    return raw + b" " * (-len(raw) % CARD)

@@ -1,0 +1,309 @@
+"""A file that is not on a mounted disk, and that many tasks write, in parts."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from contextvars import copy_context
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeVar
+
+from dask_fits._typing import FileSystem
+from dask_fits.concurrency.cancellation import CancelScope, result_of
+from dask_fits.exceptions import FitsError, StorageError
+from dask_fits.storage.errors import describe_error, storage_errors
+from dask_fits.storage.filesystem import connect_for_writing
+from dask_fits.storage.place import Place
+from dask_fits.storage.redaction import redact_url
+from dask_fits.storage.request_group import RequestGroup
+from dask_fits.storage.sink import (
+    Attempt,
+    Piece,
+    Receipt,
+    check_receipts,
+    exists_error,
+    new_token,
+)
+from dask_fits.storage.transfer import TransferConfig, TransientError, retrying
+from dask_fits.storage.uploads import (
+    Body,
+    Part,
+    TargetExistsError,
+    Unfinished,
+    UploadGoneError,
+)
+
+_T = TypeVar("_T")
+
+_MIB = 1 << 20
+
+_AHEAD = 64 * _MIB
+"""Bytes that one task has on their way at most."""
+
+_PATIENCE = 20
+"""Times `TransferConfig.timeout` that a commit may take: of thousands of parts it takes minutes."""
+
+_ABORTS = 5
+"""Times that an abort is repeated while parts that were on their way still arrive."""
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteSink:
+    """A file that is uploaded in parts of one length, and made of them at the end."""
+
+    url: str
+    """URL, secrets included."""
+    options: dict[str, Any] = field(repr=False)
+    """fsspec storage options; they may hold secrets and are never shown."""
+    filesystem: FileSystem | None = field(repr=False)
+    """The fsspec filesystem itself, if URL and options do not describe it."""
+    transfer: TransferConfig
+    overwrite: bool
+    smallest_part: int
+    """Bytes that each part but the last must have."""
+    most_parts: int
+
+    @property
+    def name(self) -> str:
+        """Redacted URL."""
+        return redact_url(self.url)
+
+    def part_size(self, size: int) -> int:
+        """Return the length of each part but the last, a whole number of MiB."""
+        least = max(self.transfer.part_size, self.smallest_part, -(-size // self.most_parts))
+        return -(-least // _MIB) * _MIB
+
+    def begin(self, size: int) -> Attempt:
+        """Look the file up if it must not be replaced, and begin an upload."""
+        part_size = self.part_size(size)
+        token = new_token()
+        with storage_errors(self.url, self.options):
+            file = _RemoteFile(self)
+            with RequestGroup(file.loop) as requests:
+                exists = not self.overwrite and requests.wait(file.exists())
+                # A short file is one request of the commit.
+                place = ""
+                if not exists and size > part_size:
+                    place = requests.wait(file.begin(token))
+                    try:
+                        requests.wait(file.mark(place))
+                    except BaseException:
+                        with suppress(Exception):
+                            self._remove(place, times=_ABORTS)
+                        raise
+        if exists:
+            raise exists_error(self.name)
+        return Attempt(token, place, size, part_size, socket.gethostname())
+
+    def write(self, attempt: Attempt, pieces: Iterable[Piece]) -> list[Receipt]:
+        """Upload parts, several at a time; the first one is kept for the commit."""
+        receipts: list[Receipt] = []
+        part_size = attempt.part_size or 0
+        in_flight: deque[tuple[Receipt, Future[str]]] = deque()
+        ahead = 0
+
+        def settle() -> None:
+            nonlocal ahead
+            sent, future = in_flight.popleft()
+            tag = result_of(future)
+            receipts.append(Receipt(sent.token, sent.start, sent.nbytes, tag, sent.host))
+            ahead -= sent.nbytes
+
+        host = socket.gethostname()
+        with storage_errors(self.url, self.options):
+            file = _RemoteFile(self)
+            # An error, also one of the caller's in making a piece, cancels what is on its way.
+            with RequestGroup(file.loop) as requests:
+                for start, piece in pieces:
+                    receipt = Receipt(attempt.token, start, len(piece), host=host)
+                    if start == 0:
+                        content = bytes(piece)
+                        kept = Receipt(attempt.token, 0, len(piece), host=host, content=content)
+                        receipts.append(kept)
+                        continue
+                    while in_flight and ahead + len(piece) > _AHEAD:
+                        settle()
+                    request = file.put(attempt.place, start // part_size + 1, Body(piece))
+                    in_flight.append((receipt, requests.start(request)))
+                    ahead += len(piece)
+                while in_flight:
+                    settle()
+        return receipts
+
+    def commit(self, attempt: Attempt, receipts: Sequence[Receipt]) -> None:
+        """Upload the first part, and make the file of all; see `Sink.commit`."""
+        check_receipts(self.name, attempt, receipts)
+        ordered = sorted(receipts, key=lambda receipt: receipt.start)
+        exists = False
+        with storage_errors(self.url, self.options):
+            file = _RemoteFile(self)
+            with RequestGroup(file.loop) as requests:
+                try:
+                    requests.wait(file.commit(attempt, ordered))
+                except (TargetExistsError, UploadGoneError) as error:
+                    # An earlier request of ours may have made it, whose answer was lost.
+                    if requests.wait(file.writer()) != attempt.token:
+                        exists = isinstance(error, TargetExistsError)
+                        if not exists:
+                            raise StorageError(
+                                f"{self.name}: the upload is gone ({error}): it was aborted by "
+                                "somebody else"
+                            ) from error
+        if exists:
+            raise exists_error(self.name)
+        if attempt.place:
+            # Of S3 nothing is left; the temporary objects of GCS are no longer needed.
+            with suppress(Exception):
+                self._remove(attempt.place, times=1)
+
+    def abort(self, attempt: Attempt) -> None:
+        """Remove the upload and its parts, and those that arrive while it does."""
+        if attempt.place:
+            with suppress(Exception):
+                self._remove(attempt.place, times=_ABORTS)
+
+    def unfinished(self) -> list[Unfinished]:
+        """List the uploads of this file that are ours, and neither committed nor aborted."""
+        with storage_errors(self.url, self.options):
+            file = _RemoteFile(self)
+            with RequestGroup(file.loop) as requests:
+                return requests.wait(file.unfinished())
+
+    def remove(self, place: str) -> None:
+        """Abort an upload that `unfinished` lists."""
+        self._remove(place, times=_ABORTS)
+
+    def _remove(self, place: str, *, times: int) -> None:
+        """Abort an upload, again while parts that were on their way still arrive."""
+        # In a context of its own, since it has to be done after an interruption, too.
+        copy_context().run(self._remove_now, place, times)
+
+    def _remove_now(self, place: str, times: int) -> None:
+        with CancelScope(), storage_errors(self.url, self.options):
+            file = _RemoteFile(self)
+            with RequestGroup(file.loop) as requests:
+                for n in range(times):
+                    if requests.wait(file.abort(place)):
+                        return
+                    time.sleep(0.1 * 2**n)
+
+
+def remote_sink(place: Place, transfer: TransferConfig, *, overwrite: bool) -> RemoteSink:
+    """Return the sink of a file that is not on a mounted disk; makes no request.
+
+    Raises
+    ------
+    MissingDriverError, StorageError
+        The filesystem cannot be made, or takes no files.
+    """
+    with storage_errors(place.url, place.options):
+        uploads, _ = connect_for_writing(place.url, place.options, transfer, place.filesystem)
+    return RemoteSink(
+        place.url,
+        place.options,
+        place.filesystem,
+        transfer,
+        overwrite,
+        uploads.smallest_part,
+        uploads.most_parts,
+    )
+
+
+class _RemoteFile:
+    """The requests for one file: made in the event loop, and retried after a transient fault."""
+
+    def __init__(self, sink: RemoteSink) -> None:
+        self._uploads, self.loop = connect_for_writing(
+            sink.url, sink.options, sink.transfer, sink.filesystem
+        )
+        self._sink = sink
+
+    async def exists(self) -> bool:
+        """Return whether the file is there."""
+        return await self._retry(self._uploads.exists, "looking it up")
+
+    async def writer(self) -> str:
+        """Return the token of the attempt that wrote the file; see `Uploads.writer`."""
+        return await self._retry(self._uploads.writer, "looking it up")
+
+    async def begin(self, token: str) -> str:
+        """Begin an upload, and return its id."""
+        return await self._retry(partial(self._uploads.begin, token), "beginning an upload")
+
+    async def mark(self, place: str) -> None:
+        """Mark an upload as ours."""
+        await self._retry(partial(self._uploads.mark, place), "beginning an upload")
+
+    async def put(self, place: str, number: int, body: Body) -> str:
+        """Upload a part, and return what the storage calls it."""
+        request = partial(self._uploads.put, place, number, body)
+        try:
+            return await self._retry(request, f"part {number}", body=body)
+        except UploadGoneError as error:
+            raise StorageError(
+                f"{self._sink.name}: part {number}: the upload is gone ({error}): it was aborted"
+            ) from error
+
+    async def commit(self, attempt: Attempt, receipts: Sequence[Receipt]) -> None:
+        """Upload what the receipts hold, and make the file of all parts."""
+        overwrite = self._sink.overwrite
+        if not attempt.place:
+            body = Body(receipts[0].content)
+            request = partial(self._uploads.put_whole, attempt.token, body, overwrite=overwrite)
+            await self._retry(request, "writing it", body=body)
+            return
+        parts = []
+        for number, receipt in enumerate(receipts, 1):
+            tag = receipt.tag
+            if receipt.content:
+                tag = await self.put(attempt.place, number, Body(receipt.content))
+            parts.append(Part(number, receipt.nbytes, tag))
+        commit = partial(
+            self._uploads.commit, attempt.place, attempt.token, parts, overwrite=overwrite
+        )
+        await self._retry(commit, "completing the upload", patience=_PATIENCE)
+
+    async def abort(self, place: str) -> bool:
+        """Remove an upload; return whether it is gone for good."""
+        return await self._retry(partial(self._uploads.abort, place), "aborting the upload")
+
+    async def unfinished(self) -> list[Unfinished]:
+        """List the uploads of ours that were begun and not ended."""
+        return await self._retry(self._uploads.unfinished, "listing uploads")
+
+    async def _retry(
+        self,
+        request: Callable[[], Awaitable[_T]],
+        label: str,
+        *,
+        body: Body | None = None,
+        patience: int = 1,
+    ) -> _T:
+        """Make a request, again after each transient fault; messages begin with the label."""
+        timeout = self._sink.transfer.timeout * patience if self._uploads.is_timed else None
+        body = Body(b"") if body is None else body
+
+        async def timed() -> _T:
+            try:
+                async with body.timed(timeout):
+                    return await request()
+            except TimeoutError as error:
+                raise TransientError(f"no bytes were taken for {timeout} s") from error
+
+        def is_transient(error: Exception) -> bool:
+            if isinstance(error, (FitsError, TargetExistsError, UploadGoneError)):
+                return False
+            return isinstance(error, TransientError) or self._uploads.is_transient(error)
+
+        def describe(error: Exception) -> str:
+            described = describe_error(error, self._sink.url, self._sink.options)
+            return f"{self._sink.name}: {label}: {described}"
+
+        return await retrying(
+            timed, config=self._sink.transfer, is_transient=is_transient, describe=describe
+        )

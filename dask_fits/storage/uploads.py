@@ -1,0 +1,147 @@
+"""The interface of drivers that upload a file in parts, and what they have in common.
+
+They are for the event loop of fsspec, make each request once and leave retries to their caller.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import io
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+
+class TargetExistsError(Exception):
+    """The object is there, though it was to be made only if it is not."""
+
+
+class UploadGoneError(Exception):
+    """There is no such upload any more: it was committed, aborted or removed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part that has been uploaded."""
+
+    number: int
+    """From 1."""
+    nbytes: int
+    tag: str
+    """What the storage calls it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """An upload that was begun, and neither committed nor aborted."""
+
+    place: str
+    """What `Uploads.begin` returned."""
+    started: datetime | None
+
+
+class Uploads(Protocol):
+    """Uploads of one object."""
+
+    smallest_part: int
+    """Bytes that each part but the last must have."""
+    most_parts: int
+    is_timed: bool
+    """Whether a request can be given up; a thread of a driver cannot be ended."""
+
+    async def exists(self) -> bool:
+        """Return whether the object is there."""
+
+    async def writer(self) -> str:
+        """Return the token of the attempt that wrote the object; empty if none of ours did."""
+
+    async def begin(self, token: str) -> str:
+        """Begin an upload, and return its id."""
+
+    async def mark(self, place: str) -> None:
+        """Mark an upload as ours, so that `unfinished` lists it."""
+
+    async def put(self, place: str, number: int, body: Body) -> str:
+        """Upload a part, and return what the storage calls it.
+
+        Raises
+        ------
+        TransientError
+            The storage has something else than was sent, or a fault that may be over next time.
+        """
+
+    async def put_whole(self, token: str, body: Body, *, overwrite: bool) -> None:
+        """Upload a whole object; raise TargetExistsError if it must not be replaced."""
+
+    async def commit(
+        self, place: str, token: str, parts: Sequence[Part], *, overwrite: bool
+    ) -> None:
+        """Make the object of the parts.
+
+        Raises
+        ------
+        TargetExistsError
+            It is there, and must not be replaced.
+        UploadGoneError
+        """
+
+    async def abort(self, place: str) -> bool:
+        """Remove an upload and its parts; return whether it is gone for good."""
+
+    async def unfinished(self) -> list[Unfinished]:
+        """List the uploads of this object that are ours, and neither committed nor aborted."""
+
+    def is_transient(self, error: Exception) -> bool:
+        """Return whether the fault of a driver's exception may be over at the next attempt."""
+
+
+class Body(io.BytesIO):
+    """Bytes that are sent, which notice that they are taken.
+
+    A request times out if none were taken for so long; how long all of them take does not matter.
+    """
+
+    def __init__(self, content: bytes | memoryview) -> None:
+        super().__init__(content)
+        self.nbytes = len(content)
+        self.md5 = hashlib.md5(content, usedforsecurity=False)
+        self._deadline: asyncio.Timeout | None = None
+        self._seconds = 0.0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._inner: Body = self
+
+    def between(self, before: bytes, after: bytes) -> Body:
+        """Return the same bytes between others, whose taking counts for these."""
+        outer = Body(b"".join((before, self.getbuffer(), after)))
+        outer._inner = self
+        return outer
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read bytes, and give the request another time-out."""
+        # The client reads in another thread than that of the loop.
+        if (loop := self._inner._loop) is not None:  # noqa: SLF001 (of this class)
+            loop.call_soon_threadsafe(self._inner._extend)  # noqa: SLF001
+        return super().read(size)
+
+    @asynccontextmanager
+    async def timed(self, seconds: float | None) -> AsyncIterator[None]:
+        """Raise TimeoutError once no bytes have been taken for some seconds; never if None."""
+        self.seek(0)
+        self._loop = None if seconds is None else asyncio.get_running_loop()
+        self._seconds = seconds or 0.0
+        try:
+            async with asyncio.timeout(seconds) as self._deadline:
+                yield
+        finally:
+            self._deadline = self._loop = None
+
+    def close(self) -> None:
+        """Do nothing: clients close what they have sent, and it may have to be sent again."""
+
+    def _extend(self) -> None:
+        deadline = self._deadline
+        if deadline is not None and not deadline.expired():
+            deadline.reschedule(asyncio.get_running_loop().time() + self._seconds)

@@ -1,0 +1,200 @@
+"""What tasks do to write a file.
+
+To a file system each block writes its runs where they belong. To an object store it uploads the
+parts that lie in it, and returns what is left at both of its ends; a task for each of those parts
+joins it with what its neighbours, or a header, have of the part::
+
+    part     |---- 1 ----|---- 2 ----|---- 3 ----|---- 4 ----|
+    file     |header|  band 0   |        band 1         |pad |
+    uploads   ...........  joined     band 1      joined
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dask_fits.exceptions import StorageError
+from dask_fits.format.checksum import add_sums
+from dask_fits.storage.sink import Attempt, Piece, Receipt, Sink
+from dask_fits.writing.image_header import HeaderTemplate
+from dask_fits.writing.pixels import BlockEncoder, Target
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a task that writes a block returns."""
+
+    sum: int
+    """Sum of the block's bytes at their places in the data unit."""
+    receipts: list[Receipt]
+    leftovers: dict[int, bytes] = field(default_factory=dict)
+    """Bytes of parts that lie in the block in part, by the part's position."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What a file holds besides pixels: a header, or a whole HDU that is at hand."""
+
+    template: HeaderTemplate
+    start: int
+    """Position in the file."""
+    data: bytes
+    """A data unit that is at hand; empty if it is one of pixels."""
+    padding: ByteSpan
+    """Zeros behind the data unit."""
+
+    def finished(self, sums: Iterable[int]) -> bytes:
+        """Return the bytes, with the sum of the data unit."""
+        return self.template.finished(add_sums(sums)) + self.data
+
+
+@dataclass(frozen=True, slots=True)
+class ByteSpan:
+    """Some bytes of the file."""
+
+    start: int
+    stop: int
+
+
+def write_block(
+    sink: Sink, attempt: Attempt, target: Target, block: npt.NDArray[Any], starts: tuple[int, ...]
+) -> Written:
+    """Write the runs of a block to a file in which pieces may lie anywhere.
+
+    Parameters
+    ----------
+    sink, attempt
+        Where to.
+    target : Target
+        The data unit.
+    block : array
+    starts : tuple of int
+        Index of its first pixel in the whole array.
+    """
+    encoder = BlockEncoder(target, np.asarray(block), starts)
+    receipts = sink.write(attempt, encoder.runs())
+    return Written(encoder.sum, receipts)
+
+
+def write_band(
+    sink: Sink, attempt: Attempt, target: Target, block: npt.NDArray[Any], starts: tuple[int, ...]
+) -> Written:
+    """Upload the parts that lie in a block, which is one run of the file; see `write_block`."""
+    encoder = BlockEncoder(target, np.asarray(block), starts)
+    leftovers: dict[int, bytes] = {}
+    receipts = sink.write(attempt, _whole_parts(encoder.runs(), attempt, leftovers))
+    return Written(encoder.sum, receipts, leftovers)
+
+
+def _whole_parts(
+    runs: Iterable[Piece], attempt: Attempt, leftovers: dict[int, bytes]
+) -> Iterator[Piece]:
+    """Cut consecutive runs into parts; what is no whole part becomes one of the leftovers."""
+    part_size = attempt.part_size or attempt.size
+    buffer = np.empty(part_size, np.uint8).data
+    start = filled = 0
+    for position, content in runs:
+        taken = 0
+        while taken < len(content):
+            if not filled:
+                start = position + taken
+            part = start - start % part_size
+            count = min(len(content) - taken, part + part_size - start - filled)
+            buffer[filled : filled + count] = content[taken : taken + count]
+            filled += count
+            taken += count
+            if start + filled == part + part_size:
+                if start == part:
+                    yield start, buffer
+                else:
+                    leftovers[part] = bytes(buffer[:filled])
+                filled = 0
+    if filled:
+        part = start - start % part_size
+        if start == part and start + filled == attempt.size:
+            yield start, buffer[:filled]
+        else:
+            leftovers[part] = bytes(buffer[:filled])
+
+
+def write_head(
+    sink: Sink, attempt: Attempt, head: Head, blocks: Sequence[Written]
+) -> list[Receipt]:
+    """Write a header and the padding of its data unit, once all blocks have been written."""
+    content = head.finished(written.sum for written in blocks)
+    padding = head.padding
+    receipts = sink.write(attempt, [(head.start, memoryview(content))])
+    if padding.start < padding.stop:
+        zeros = bytes(padding.stop - padding.start)
+        receipts += sink.write(attempt, [(padding.start, memoryview(zeros))])
+    return receipts
+
+
+def finish_head(head: Head, sums: Sequence[int]) -> bytes:
+    """Return the bytes of a header, once the sums of all blocks are there."""
+    return head.finished(sums)
+
+
+def sum_of(written: Written) -> int:
+    """Return the sum of a block, so that the block's result need not be kept for it."""
+    return written.sum
+
+
+def receipts_of(written: Written) -> list[Receipt]:
+    """Return the receipts of a block; see `sum_of`."""
+    return written.receipts
+
+
+def leftover_of(written: Written, part: int) -> bytes:
+    """Return what a block has of a part; see `sum_of`."""
+    return written.leftovers[part]
+
+
+def write_part(
+    sink: Sink,
+    attempt: Attempt,
+    span: ByteSpan,
+    wanted: int,
+    pieces: Sequence[tuple[int, bytes]],
+) -> list[Receipt]:
+    """Join what blocks and headers have of a part, and upload it.
+
+    Parameters
+    ----------
+    sink, attempt
+        Where to.
+    span : ByteSpan
+        The part.
+    wanted : int
+        Its bytes that are no padding.
+    pieces : sequence of (int, bytes)
+        Bytes and their position in the file; they may reach beyond the part.
+    """
+    content = np.zeros(span.stop - span.start, np.uint8).data
+    filled = 0
+    for start, piece in pieces:
+        low, high = max(start, span.start), min(start + len(piece), span.stop)
+        content[low - span.start : high - span.start] = piece[low - start : high - start]
+        filled += high - low
+    if filled != wanted:
+        raise StorageError(
+            f"{sink.name}: bytes {span.start} to {span.stop}: found {filled} bytes, expected "
+            f"{wanted}"
+        )
+    return sink.write(attempt, [(span.start, content)])
+
+
+def flatten(nested: Sequence[Any]) -> list[Receipt]:
+    """Return the receipts of all tasks as one list."""
+    receipts: list[Receipt] = []
+    for one in nested:
+        if isinstance(one, Receipt):
+            receipts.append(one)
+        else:
+            receipts += flatten(one.receipts if isinstance(one, Written) else one)
+    return receipts
