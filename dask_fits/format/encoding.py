@@ -106,6 +106,8 @@ class Encoding:
     ) -> npt.NDArray[Any]:
         """Convert numbers to integers exactly; undefined ones become anything."""
         limits = np.iinfo(self.target)
+        if numbers.dtype == np.float16:
+            numbers = numbers.astype(np.float32)  # to whose infinity no limit is rounded
         if numbers.dtype.kind == "f":
             # The powers of two are exact as floats; the largest integers themselves may not be.
             fits = (numbers >= float(limits.min)) & (numbers < float(limits.max) + 1)
@@ -141,8 +143,8 @@ class Encoding:
             # The way back may overflow where the float was rounded up to beyond the integers.
             with np.errstate(invalid="ignore"):
                 lost = stored.astype(values.dtype) != values
-            if values.dtype.kind in "iu" and np.iinfo(values.dtype).bits > 32:
-                lost |= stored >= float(np.iinfo(values.dtype).max)
+            if values.dtype.kind in "iu":
+                lost |= stored >= float(np.iinfo(values.dtype).max) + 1
             reason = f"{self.target} has fewer digits"
         if lost.any():
             raise self._error(lost, values, place, reason)
@@ -213,17 +215,42 @@ def encoding_of(
         raise ValueError(
             f"{given}: it is for uint8, int16, int32 and int64, found {target}: give one as dtype="
         )
-    bscale, bzero = (1.0, 0.0) if scale is None else map(float, scale)
+    scaling = _scaling_of(target, scale, None if blank is None else operator.index(blank))
+    return Encoding(source, target, scaling, rounds=scale is not None)
+
+
+def _scaling_of(
+    target: np.dtype[Any], scale: tuple[float, float] | None, blank: int | None
+) -> Scaling:
+    """Find the keywords of an image that is scaled, or has a value for NaN.
+
+    Raises
+    ------
+    ValueError
+        See `encoding_of`.
+    """
+    try:
+        bscale, bzero = (1.0, 0.0) if scale is None else map(float, scale)
+    except (TypeError, ValueError):
+        raise ValueError(f"scale: expected two numbers, BSCALE and BZERO, found {scale}") from None
     if not (np.isfinite([bscale, bzero]).all() and bscale != 0):
         raise ValueError(f"scale: expected two finite numbers, the first not 0, found {scale}")
-    stands_for_nan = None if blank is None else operator.index(blank)
+    scaling = Scaling(_BITPIX[target], bscale, bzero, blank)
+    if blank is None:
+        return scaling
     limits = np.iinfo(target)
-    if stands_for_nan is not None and not limits.min <= stands_for_nan <= limits.max:
+    if not limits.min <= blank <= limits.max:
         raise ValueError(
             f"blank: expected {limits.min} to {limits.max}, as {target} holds, found {blank}"
         )
-    scaling = Scaling(_BITPIX[target], bscale, bzero, stands_for_nan)
-    return Encoding(source, target, scaling, rounds=scale is not None)
+    if blank == 0:
+        raise ValueError("blank: found 0, which astropy does not read as NaN: give another one")
+    if scaling.dtype.kind != "f":
+        raise ValueError(
+            f"blank: with scale={scale} the image is read as one of {scaling.dtype}, which has no "
+            "NaN: give another scale"
+        )
+    return scaling
 
 
 def _type_error(dtype: np.dtype[Any]) -> TypeError:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+import uuid
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -12,12 +13,15 @@ import numpy as np
 import numpy.typing as npt
 from dask._task_spec import DataNode, Task, TaskRef
 from dask.array.core import Array
+from dask.delayed import Delayed
+from dask.highlevelgraph import HighLevelGraph
 from dask.typing import Key as DaskKey
 
 from dask_fits._typing import Chunks
 from dask_fits.arrays.banded import narrow
 from dask_fits.arrays.lazy import array_of_window, chunk_grid
 from dask_fits.arrays.windowed import WindowedArray, WindowLayer, array_name
+from dask_fits.exceptions import FitsError
 from dask_fits.mosaics.job import Input, Job, Product
 from dask_fits.mosaics.outlines import Box
 from dask_fits.mosaics.rendering import Rendered, plan_box, product_types, render
@@ -133,9 +137,8 @@ class MosaicLayer(WindowLayer[MosaicReader]):
                 tasks[key] = cast("Task", DataNode(key, np.empty(shape, self.reader.dtype)))
                 continue
             box = _box_around(axes)
-            source: DaskKey = (f"fits-mosaic-box-{job.digest}", *itertools.chain(*box))
-            if source not in tasks:
-                tasks[source] = Task(source, render, DataNode(None, job.take(box)), box)
+            source, made = _box_task(job, box)
+            tasks.setdefault(source, made)
             squeezed = tuple(slice(None) if kept else 0 for kept in self.window.kept)
             tasks[key] = Task(
                 key, _pick_part, TaskRef(source), self.reader.product, axes, box, squeezed
@@ -160,6 +163,25 @@ def mosaic_array(job: Job, product: Product, chunks: Chunks = "auto") -> da.Arra
     return WindowedArray.of_layer(MosaicLayer(name, reader, window))
 
 
+def mosaic_errors(job: Job, chunks: Chunks = "auto") -> Delayed:
+    """Return what computes the errors of images that are left out, by their rows.
+
+    Its tasks take them of the boxes that the arrays are made of, which are made once if they are
+    computed together.
+    """
+    name = f"fits-mosaic-errors-{uuid.uuid4().hex}"
+    tasks: dict[Any, Any] = {}
+    errors: list[Any] = []
+    for y, x in itertools.product(*spans_of(mosaic_window(job, chunks).chunks)):
+        source, made = _box_task(job, (y, x))
+        tasks[source] = made
+        key = (name, *y, *x)
+        tasks[key] = (_errors_of, source)
+        errors.append(key)
+    tasks[name] = (_joined, errors)
+    return Delayed(name, HighLevelGraph.from_collections(name, tasks), layer=name)
+
+
 def plan_mosaic(job: Job, chunks: Chunks = "auto") -> ReadPlan:
     """Plan the reads of all of a mosaic, chunk by chunk."""
     reader = MosaicReader(job, "data")
@@ -170,6 +192,22 @@ def plan_mosaic(job: Job, chunks: Chunks = "auto") -> ReadPlan:
 def mosaic_window(job: Job, chunks: Chunks) -> Window:
     """Cut a mosaic into chunks."""
     return Window.whole(chunk_grid(MosaicReader(job, "data"), chunks))
+
+
+def _box_task(job: Job, box: Box) -> tuple[DaskKey, Task]:
+    """Return the key of the task that makes a box, and the task."""
+    key: DaskKey = (f"fits-mosaic-box-{job.digest}", *itertools.chain(*box))
+    return key, Task(key, render, DataNode(None, job.take(box)), box)
+
+
+def _errors_of(rendered: Rendered) -> dict[int, FitsError]:
+    """Return the errors of a box."""
+    return rendered.errors
+
+
+def _joined(errors: Iterable[Mapping[int, FitsError]]) -> dict[int, FitsError]:
+    """Join the errors of all boxes."""
+    return {row: error for each in errors for row, error in each.items()}
 
 
 def _name(reader: MosaicReader, window: Window) -> str:

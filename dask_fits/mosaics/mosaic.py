@@ -37,6 +37,8 @@ from dask_fits.mosaics.setup import (
     with_skies,
 )
 from dask_fits.planning.chunks import ReadPlan
+from dask_fits.storage.place import FilePath
+from dask_fits.storage.sinks import sink_of
 from dask_fits.storage.transfer import TransferConfig
 from dask_fits.wcs.quiet import filters_kept, quiet
 from dask_fits.wcs.text import header_of
@@ -46,6 +48,9 @@ if TYPE_CHECKING:
     from astropy.io import fits
     from astropy.table import Table
     from astropy.wcs import WCS
+    from dask.delayed import Delayed
+
+    from dask_fits.writing.image import Image
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,6 +187,67 @@ class Mosaic:
             group, self._job, self._chunks, self.header, self.inputs, overwrite=overwrite
         )
         return replace(self, inputs=with_errors(self.inputs, errors))
+
+    def to_fits(
+        self,
+        url: FilePath,
+        *,
+        overwrite: bool = False,
+        checksum: bool = True,
+        storage_options: Mapping[str, Any] | None = None,
+        transfer: TransferConfig | None = None,
+        compute: bool = True,
+    ) -> Mosaic | Delayed:
+        """Write the mosaic to a FITS file, in parallel, whole or not at all.
+
+        The primary HDU has the pixels. Behind it are the images WEIGHT, COUNT and, where errors are
+        given, ERROR, with the same WCS, and `inputs` as the table INPUTS.
+
+        Parameters
+        ----------
+        url, overwrite, checksum, storage_options, transfer
+            See `dask_fits.to_fits`.
+        compute : bool
+            False returns a `dask.delayed.Delayed` that writes the file when it is computed.
+
+        Returns
+        -------
+        Mosaic or Delayed
+            The same mosaic, with the images in `inputs` that could not be read while it was
+            written.
+
+        Raises
+        ------
+        FileExistsError, AccessDeniedError, StorageError, TypeError
+            See `dask_fits.to_fits`.
+        """
+        from dask_fits.mosaics.fits_writer import plan_mosaic_file
+        from dask_fits.writing.execution import delayed_file, write_file
+
+        sink = sink_of(url, storage_options, transfer, overwrite=overwrite)
+        plan, errors = plan_mosaic_file(
+            self._images(), self._job, self._chunks, self.inputs, sink.name, checksum=checksum
+        )
+        if not compute:
+            return delayed_file(plan, sink)
+        return replace(self, inputs=with_errors(self.inputs, write_file(plan, sink, errors) or {}))
+
+    def _images(self) -> list[Image]:
+        """Return the HDUs of a file, the table aside."""
+        from dask_fits.writing.image import Image
+
+        header = self.header
+        beside = header.copy()
+        beside.remove("BUNIT", ignore_missing=True)
+        arrays = {"WEIGHT": self.weight, "COUNT": self.count}
+        images = [Image(self.data, header=header, wcs=self._job.text)]
+        images += [
+            Image(array, header=beside, wcs=self._job.text, name=name)
+            for name, array in arrays.items()
+        ]
+        if self._job.recipe.has_errors:
+            images.append(Image(self.error, header=header, wcs=self._job.text, name="ERROR"))
+        return images
 
     def __repr__(self) -> str:
         recipe = self._job.recipe

@@ -7,13 +7,14 @@ last one makes the object, on condition of its generation.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from functools import reduce
+from functools import partial, reduce
 from http import HTTPStatus
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import aiohttp
@@ -34,8 +35,16 @@ from dask_fits.storage.uploads import (
     UploadGoneError,
 )
 
+_T = TypeVar("_T")
+
 _MOST_SOURCES = 32
 """Objects that one request composes."""
+
+_AT_ONCE = 16
+"""Requests to compose or to delete that are made at the same time."""
+
+_MARK = "begun"
+"""End of the name of the object that is there until an upload is committed or aborted."""
 
 _TOKEN = "dask-fits-write"  # noqa: S105 (a name, no secret)
 """Name of the object's metadata that tell which attempt wrote it."""
@@ -56,32 +65,51 @@ class GcsUploads:
     smallest_part = 1
     most_parts = 1_000_000
     is_timed = True
+    keeps_parts = True
 
     def __init__(self, fs: FileSystem, path: str) -> None:
         self._fs = fs
         self._bucket, self._key, _ = fs.split_path(path)
         self._name = redact_url(f"gs://{self._bucket}/{self._key}")
+        self._composed: dict[str, _Object] = {}
+        self._crc32c: int | None = None
 
     async def exists(self) -> bool:
         """Look the object up by "Objects: get"."""
         return await self._look_up(self._key) is not None
 
-    async def writer(self) -> str:
-        """Return the token among the object's metadata."""
+    async def is_made(self, token: str, nbytes: int, md5: bytes) -> bool:
+        """Compare the token among the object's metadata, and its length and check sums."""
         found = await self._look_up(self._key)
-        return "" if found is None else str(found.get("metadata", {}).get(_TOKEN, ""))
+        if found is None or found.get("metadata", {}).get(_TOKEN) != token:
+            return False
+        is_right = int(found["size"]) == nbytes
+        if md5:
+            is_right &= base64.b64decode(found["md5Hash"]) == md5
+        if self._crc32c is not None:
+            is_right &= from_base64(found["crc32c"]) == self._crc32c
+        if not is_right:
+            raise StorageError(f"{self._name}: the storage has something else than was sent")
+        return True
 
     async def begin(self, token: str) -> str:
         """Choose the names of the temporary objects; nothing is sent."""
         return f"{self._prefix}{token}/"
 
     async def mark(self, place: str) -> None:
-        """Do nothing: the names of the temporary objects tell whose they are."""
+        """Upload an empty object that is there for as long as the upload is."""
+        await self._upload(place + _MARK, Body(b""), {})
 
     async def put(self, place: str, number: int, body: Body) -> str:
         """Upload a temporary object, and check its size and its MD5."""
-        made = await self._upload(f"{place}{number:06}", body, {})
+        made = await self._upload(_part(place, number), body, {})
         return f"{made['generation']} {made['crc32c']}"
+
+    async def check(self, place: str, numbers: Sequence[int]) -> None:
+        """Look the mark up: an abort that removed it has listed all parts that came before."""
+        if await self._look_up(place + _MARK) is None:
+            await self._delete([_part(place, number) for number in numbers])
+            raise UploadGoneError("its temporary objects were removed")
 
     async def put_whole(self, token: str, body: Body, *, overwrite: bool) -> None:
         """Upload the object itself, on condition that there is none."""
@@ -94,26 +122,26 @@ class GcsUploads:
         sources = []
         for part in parts:
             generation, crc32c = part.tag.split(" ")
-            name = f"{place}{part.number:06}"
+            name = _part(place, part.number)
             sources.append(_Object(name, generation, part.nbytes, from_base64(crc32c)))
+        self._crc32c = reduce(_Object.followed_by, sources).crc32c
         level = 0
         while len(sources) > _MOST_SOURCES:
-            composed = []
-            for first in range(0, len(sources), _MOST_SOURCES):
-                name = f"{place}level-{level}-{first:06}"
-                group = sources[first : first + _MOST_SOURCES]
-                composed.append(await self._compose(name, group, {}, {}))
-            sources = composed
+            groups = (sources[n : n + _MOST_SOURCES] for n in range(0, len(sources), _MOST_SOURCES))
+            sources = await _all(
+                partial(self._compose_once, f"{place}level-{level}-{n:06}", group)
+                for n, group in enumerate(groups)
+            )
             level += 1
         # The metadata of the object are those that tell who made it.
         about = {"contentType": _CONTENT_TYPE, "metadata": {_TOKEN: token}}
         await self._compose(self._key, sources, about, _condition(overwrite=overwrite))
 
     async def abort(self, place: str) -> bool:
-        """Delete the temporary objects; a part that was on its way may still come."""
+        """Delete the mark, then the other objects; a part that was on its way may still come."""
+        await self._delete([place + _MARK])
         found = [item["name"] async for item in self._list(place)]
-        for name in found:
-            await self._request("DELETE", self._path(name), missing_is_fine=True)
+        await self._delete(found)
         return not found
 
     async def unfinished(self) -> list[Unfinished]:
@@ -149,7 +177,14 @@ class GcsUploads:
         self, name: str, body: Body, condition: Mapping[str, str], token: str = ""
     ) -> dict[str, Any]:
         """Upload an object in one request, and check what the storage has of it."""
-        about = {"name": name, "contentType": _CONTENT_TYPE, "metadata": {_TOKEN: token}}
+        expected = base64.b64encode(body.md5).decode()
+        # With the MD5 the storage refuses bytes that were damaged on their way.
+        about = {
+            "name": name,
+            "contentType": _CONTENT_TYPE,
+            "md5Hash": expected,
+            "metadata": {_TOKEN: token},
+        }
         start = f"--{_BOUNDARY}\r\nContent-Type: application/json; charset=UTF-8\r\n\r\n"
         middle = f"\r\n--{_BOUNDARY}\r\nContent-Type: {_CONTENT_TYPE}\r\n\r\n"
         end = f"\r\n--{_BOUNDARY}--"
@@ -166,14 +201,19 @@ class GcsUploads:
                 data=content,
             )
         except UploadGoneError as error:
-            raise FitsFileNotFoundError(f"{self._name}: no such bucket ({error})") from error
-        expected = base64.b64encode(body.md5.digest()).decode()
-        found = made.get("md5Hash", expected), int(made["size"])
+            raise self._bucket_error(error) from error
+        found = made.get("md5Hash"), int(made["size"])
         if found != (expected, body.nbytes):
             raise TransientError(
                 f"md5Hash and size: found {found}, expected {(expected, body.nbytes)}"
             )
         return made
+
+    async def _compose_once(self, name: str, sources: Sequence[_Object]) -> _Object:
+        """Compose temporary objects, if no earlier attempt to commit has."""
+        if name not in self._composed:
+            self._composed[name] = await self._compose(name, sources, {}, {})
+        return self._composed[name]
 
     async def _compose(
         self,
@@ -189,23 +229,36 @@ class GcsUploads:
         whole = reduce(_Object.followed_by, sources)
         found = int(made["size"]), from_base64(made["crc32c"])
         if found != (whole.nbytes, whole.crc32c):
-            raise StorageError(
-                f"{self._name}: size and crc32c of the composed object: found {found}, expected "
+            raise TransientError(
+                f"size and crc32c of the composed object: found {found}, expected "
                 f"{(whole.nbytes, whole.crc32c)}"
             )
         return _Object(name, made["generation"], *found)
 
-    async def _list(self, prefix: str) -> Any:
+    async def _delete(self, names: Iterable[str]) -> None:
+        """Delete objects; those that are not there are fine."""
+        await _all(
+            partial(self._request, "DELETE", self._path(name), missing_is_fine=True)
+            for name in names
+        )
+
+    async def _list(self, prefix: str) -> AsyncIterator[dict[str, Any]]:
         """Yield what the storage tells of the objects whose names begin so."""
         path = f"{self._fs.base}b/{quote(self._bucket)}/o"
         params = {"prefix": prefix}
         while True:
-            page = await self._request("GET", path, params)
+            try:
+                page = await self._request("GET", path, params)
+            except UploadGoneError as error:
+                raise self._bucket_error(error) from error
             for item in page.get("items", []):
                 yield item
             if not page.get("nextPageToken"):
                 return
             params = {"prefix": prefix, "pageToken": page["nextPageToken"]}
+
+    def _bucket_error(self, error: UploadGoneError) -> FitsFileNotFoundError:
+        return FitsFileNotFoundError(f"{self._name}: no such bucket ({error})")
 
     def _path(self, name: str) -> str:
         return f"{self._fs.base}b/{quote(self._bucket)}/o/{quote(name, safe='')}"
@@ -267,6 +320,29 @@ class _Object:
         """Return both as one."""
         crc32c = combine(self.crc32c, other.crc32c, other.nbytes)
         return _Object("", "", self.nbytes + other.nbytes, crc32c)
+
+
+def _part(place: str, number: int) -> str:
+    """Return the name of the temporary object of a part."""
+    return f"{place}{number:06}"
+
+
+async def _all(requests: Iterable[Callable[[], Awaitable[_T]]]) -> list[_T]:
+    """Make requests, several at a time; the first that fails ends the others."""
+    gate = asyncio.Semaphore(_AT_ONCE)
+
+    async def make(request: Callable[[], Awaitable[_T]]) -> _T:
+        async with gate:
+            return await request()
+
+    tasks = [asyncio.ensure_future(make(request)) for request in requests]
+    try:
+        return await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        raise
 
 
 def _condition(*, overwrite: bool) -> dict[str, str]:

@@ -16,7 +16,19 @@ from dask_fits._typing import FileSystem
 from dask_fits.storage.atomic import is_temporary_name, temporary_name
 from dask_fits.storage.other import is_transient_in_driver, run_in_thread
 from dask_fits.storage.transfer import TransientError
-from dask_fits.storage.uploads import Body, Part, TargetExistsError, Unfinished
+from dask_fits.storage.uploads import (
+    Body,
+    Part,
+    TargetExistsError,
+    Unfinished,
+    UploadGoneError,
+)
+
+_MARK = "begun"
+"""Name of the file that is there until an upload is committed or aborted."""
+
+_TRANSIENT = frozenset(("httpx.TransportError", "webdav4.BadGatewayError"))
+"""Errors of WebDAV's driver, which need not be installed, that are no OSError."""
 
 
 class OtherUploads:
@@ -30,6 +42,7 @@ class OtherUploads:
     smallest_part = 64 * 1024 * 1024
     most_parts = 1_000_000
     is_timed = False
+    keeps_parts = True
 
     def __init__(self, fs: FileSystem, path: str) -> None:
         self._fs = fs
@@ -40,9 +53,10 @@ class OtherUploads:
         """Return whether the file is there."""
         return await run_in_thread(self._exists)
 
-    async def writer(self) -> str:
-        """Return an empty text: files do not tell which attempt wrote them."""
-        return ""
+    async def is_made(self, token: str, nbytes: int, md5: bytes) -> bool:
+        """Return False: files do not tell which attempt wrote them."""
+        del token, nbytes, md5
+        return False
 
     async def begin(self, token: str) -> str:
         """Make the directory of the parts."""
@@ -51,7 +65,8 @@ class OtherUploads:
         return place
 
     async def mark(self, place: str) -> None:
-        """Do nothing: the name of the directory tells whose it is."""
+        """Write an empty file that is there for as long as the upload is."""
+        await run_in_thread(lambda: self._fs.pipe_file(f"{place}/{_MARK}", b""))
 
     async def put(self, place: str, number: int, body: Body) -> str:
         """Write a part as a file, and check its length."""
@@ -59,14 +74,35 @@ class OtherUploads:
         await run_in_thread(lambda: self._write(path, body.getvalue()))
         return f"{zlib.crc32(body.getbuffer()):08x}"
 
+    async def check(self, place: str, numbers: Sequence[int]) -> None:
+        """Look the mark up: where directories are only names, a part brings its own back."""
+        del numbers
+
+        def look() -> bool:
+            self._fs.invalidate_cache()
+            if self._fs.exists(f"{place}/{_MARK}"):
+                return True
+            with suppress(FileNotFoundError):
+                self._fs.rm(place, recursive=True)
+            return False
+
+        if not await run_in_thread(look):
+            raise UploadGoneError("its temporary files were removed")
+
     async def put_whole(self, token: str, body: Body, *, overwrite: bool) -> None:
         """Write a file under a temporary name, and rename it."""
 
         def write() -> None:
             temporary = self._beside(token)
-            if not self._is_renamed(temporary, body.nbytes):
+            if self._is_renamed(temporary, body.nbytes):
+                return
+            try:
                 self._write(temporary, body.getvalue())
                 self._rename(temporary, body.nbytes, overwrite=overwrite)
+            except BaseException:
+                with suppress(Exception):
+                    self._discard(temporary)
+                raise
 
         await run_in_thread(write)
 
@@ -94,6 +130,9 @@ class OtherUploads:
 
         def remove() -> bool:
             self._fs.invalidate_cache()
+            with suppress(FileNotFoundError):
+                self._fs.rm_file(f"{place}/{_MARK}")
+            self._fs.invalidate_cache()
             if not self._fs.exists(place):
                 return True
             self._fs.rm(place, recursive=True)
@@ -118,7 +157,10 @@ class OtherUploads:
 
     def is_transient(self, error: Exception) -> bool:
         """Return whether the fault of a driver's exception may be over at the next attempt."""
-        return is_transient_in_driver(error)
+        names = {
+            f"{cls.__module__.partition('.')[0]}.{cls.__name__}" for cls in type(error).__mro__
+        }
+        return is_transient_in_driver(error) or not _TRANSIENT.isdisjoint(names)
 
     def _beside(self, token: str) -> str:
         """Return the path of what is temporary, beside the file."""
@@ -144,11 +186,16 @@ class OtherUploads:
             raise TransientError(f"part {part.number} is not read back as it was written")
         file.write(content)
 
+    def _discard(self, temporary: str) -> None:
+        """Remove a temporary file, unless it was renamed."""
+        self._fs.invalidate_cache()
+        if self._fs.exists(temporary):
+            self._fs.rm_file(temporary)
+            self._is_renaming = False
+
     def _rename(self, temporary: str, size: int, *, overwrite: bool) -> None:
         """Give a temporary file its name."""
         if not overwrite and self._exists():
-            with suppress(Exception):
-                self._fs.rm_file(temporary)
             raise TargetExistsError
         self._is_renaming = True
         # A move of the server's own replaces a file, where the driver's `mv` copies and refuses.

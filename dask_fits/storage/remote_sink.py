@@ -9,13 +9,13 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from contextvars import copy_context
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
 from dask_fits._typing import FileSystem
 from dask_fits.concurrency.cancellation import CancelScope, result_of
-from dask_fits.exceptions import FitsError, StorageError
+from dask_fits.exceptions import AccessDeniedError, FitsError, StorageError
 from dask_fits.storage.errors import describe_error, storage_errors
 from dask_fits.storage.filesystem import connect_for_writing
 from dask_fits.storage.place import Place
@@ -32,6 +32,7 @@ from dask_fits.storage.sink import (
 from dask_fits.storage.transfer import TransferConfig, TransientError, retrying
 from dask_fits.storage.uploads import (
     Body,
+    ConflictError,
     Part,
     TargetExistsError,
     Unfinished,
@@ -58,15 +59,18 @@ class RemoteSink:
 
     url: str
     """URL, secrets included."""
-    options: dict[str, Any] = field(repr=False)
+    options: dict[str, Any]
     """fsspec storage options; they may hold secrets and are never shown."""
-    filesystem: FileSystem | None = field(repr=False)
+    filesystem: FileSystem | None
     """The fsspec filesystem itself, if URL and options do not describe it."""
     transfer: TransferConfig
     overwrite: bool
     smallest_part: int
     """Bytes that each part but the last must have."""
     most_parts: int
+
+    def __repr__(self) -> str:
+        return f"RemoteSink({self.name!r})"
 
     @property
     def name(self) -> str:
@@ -110,8 +114,7 @@ class RemoteSink:
         def settle() -> None:
             nonlocal ahead
             sent, future = in_flight.popleft()
-            tag = result_of(future)
-            receipts.append(Receipt(sent.token, sent.start, sent.nbytes, tag, sent.host))
+            receipts.append(replace(sent, tag=result_of(future)))
             ahead -= sent.nbytes
 
         host = socket.gethostname()
@@ -122,9 +125,7 @@ class RemoteSink:
                 for start, piece in pieces:
                     receipt = Receipt(attempt.token, start, len(piece), host=host)
                     if start == 0:
-                        content = bytes(piece)
-                        kept = Receipt(attempt.token, 0, len(piece), host=host, content=content)
-                        receipts.append(kept)
+                        receipts.append(replace(receipt, content=bytes(piece)))
                         continue
                     while in_flight and ahead + len(piece) > _AHEAD:
                         settle()
@@ -133,6 +134,10 @@ class RemoteSink:
                     ahead += len(piece)
                 while in_flight:
                     settle()
+                # A task may go on after its computation has failed, and the upload was aborted.
+                numbers = [sent.start // part_size + 1 for sent in receipts if sent.start]
+                if numbers:
+                    requests.wait(file.check(attempt.place, numbers))
         return receipts
 
     def commit(self, attempt: Attempt, receipts: Sequence[Receipt]) -> None:
@@ -145,19 +150,18 @@ class RemoteSink:
             with RequestGroup(file.loop) as requests:
                 try:
                     requests.wait(file.commit(attempt, ordered))
-                except (TargetExistsError, UploadGoneError) as error:
+                except (TargetExistsError, UploadGoneError, ConflictError) as error:
                     # An earlier request of ours may have made it, whose answer was lost.
-                    if requests.wait(file.writer()) != attempt.token:
-                        exists = isinstance(error, TargetExistsError)
+                    if not requests.wait(file.is_made(attempt, ordered[0])):
+                        exists = not self.overwrite and (
+                            isinstance(error, TargetExistsError)
+                            or (isinstance(error, ConflictError) and requests.wait(file.exists()))
+                        )
                         if not exists:
-                            raise StorageError(
-                                f"{self.name}: the upload is gone ({error}): it was aborted by "
-                                "somebody else"
-                            ) from error
+                            raise self._commit_error(error) from error
         if exists:
             raise exists_error(self.name)
-        if attempt.place:
-            # Of S3 nothing is left; the temporary objects of GCS are no longer needed.
+        if attempt.place and file.keeps_parts:
             with suppress(Exception):
                 self._remove(attempt.place, times=1)
 
@@ -178,6 +182,16 @@ class RemoteSink:
         """Abort an upload that `unfinished` lists."""
         self._remove(place, times=_ABORTS)
 
+    def _commit_error(self, error: Exception) -> StorageError:
+        """Build the error for a file that could not be made of its parts."""
+        if isinstance(error, UploadGoneError):
+            what = f"the upload is gone ({error}): it was aborted by somebody else"
+        elif isinstance(error, ConflictError):
+            what = f"another request for it came between ({error}): write it again"
+        else:
+            what = f"the storage refuses to make it ({error})"
+        return StorageError(f"{self.name}: {what}")
+
     def _remove(self, place: str, *, times: int) -> None:
         """Abort an upload, again while parts that were on their way still arrive."""
         # In a context of its own, since it has to be done after an interruption, too.
@@ -188,7 +202,7 @@ class RemoteSink:
             file = _RemoteFile(self)
             with RequestGroup(file.loop) as requests:
                 for n in range(times):
-                    if requests.wait(file.abort(place)):
+                    if requests.wait(file.abort(place)) or n == times - 1:
                         return
                     time.sleep(0.1 * 2**n)
 
@@ -222,14 +236,24 @@ class _RemoteFile:
             sink.url, sink.options, sink.transfer, sink.filesystem
         )
         self._sink = sink
+        self.keeps_parts = self._uploads.keeps_parts
 
     async def exists(self) -> bool:
-        """Return whether the file is there."""
-        return await self._retry(self._uploads.exists, "looking it up")
+        """Return whether the file is known to be there."""
+        try:
+            return await self._retry(self._uploads.exists, "looking it up")
+        except AccessDeniedError:
+            # A user may be allowed to write and not to read. Else the next request is refused, too.
+            return False
 
-    async def writer(self) -> str:
-        """Return the token of the attempt that wrote the file; see `Uploads.writer`."""
-        return await self._retry(self._uploads.writer, "looking it up")
+    async def is_made(self, attempt: Attempt, first: Receipt) -> bool:
+        """Return whether an attempt is known to have made the file; see `Uploads.is_made`."""
+        md5 = b"" if attempt.place else Body(first.content).md5
+        request = partial(self._uploads.is_made, attempt.token, attempt.size, md5)
+        try:
+            return await self._retry(request, "looking it up")
+        except AccessDeniedError:
+            return False
 
     async def begin(self, token: str) -> str:
         """Begin an upload, and return its id."""
@@ -245,9 +269,14 @@ class _RemoteFile:
         try:
             return await self._retry(request, f"part {number}", body=body)
         except UploadGoneError as error:
-            raise StorageError(
-                f"{self._sink.name}: part {number}: the upload is gone ({error}): it was aborted"
-            ) from error
+            raise self._gone_error(f"part {number}", error) from error
+
+    async def check(self, place: str, numbers: Sequence[int]) -> None:
+        """Raise StorageError if an upload was over when parts of it came; see `Uploads.check`."""
+        try:
+            await self._retry(partial(self._uploads.check, place, numbers), "looking it up")
+        except UploadGoneError as error:
+            raise self._gone_error(f"part {numbers[0]}", error) from error
 
     async def commit(self, attempt: Attempt, receipts: Sequence[Receipt]) -> None:
         """Upload what the receipts hold, and make the file of all parts."""
@@ -270,11 +299,18 @@ class _RemoteFile:
 
     async def abort(self, place: str) -> bool:
         """Remove an upload; return whether it is gone for good."""
-        return await self._retry(partial(self._uploads.abort, place), "aborting the upload")
+        request = partial(self._uploads.abort, place)
+        return await self._retry(request, "aborting the upload", patience=_PATIENCE)
 
     async def unfinished(self) -> list[Unfinished]:
         """List the uploads of ours that were begun and not ended."""
         return await self._retry(self._uploads.unfinished, "listing uploads")
+
+    def _gone_error(self, label: str, error: UploadGoneError) -> StorageError:
+        """Build the error for a part whose upload is over."""
+        return StorageError(
+            f"{self._sink.name}: {label}: the upload is gone ({error}): it was aborted"
+        )
 
     async def _retry(
         self,
@@ -296,7 +332,7 @@ class _RemoteFile:
                 raise TransientError(f"no bytes were taken for {timeout} s") from error
 
         def is_transient(error: Exception) -> bool:
-            if isinstance(error, (FitsError, TargetExistsError, UploadGoneError)):
+            if isinstance(error, (FitsError, TargetExistsError, UploadGoneError, ConflictError)):
                 return False
             return isinstance(error, TransientError) or self._uploads.is_transient(error)
 

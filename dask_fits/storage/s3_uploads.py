@@ -15,6 +15,7 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from dask_fits._typing import FileSystem
+from dask_fits.exceptions import StorageError
 from dask_fits.storage.errors import access_hint
 from dask_fits.storage.redaction import redact_url
 from dask_fits.storage.response import Response, reason_of, refusal_error
@@ -22,6 +23,7 @@ from dask_fits.storage.s3 import is_transient_in_botocore, s3_client, to_respons
 from dask_fits.storage.transfer import TransientError
 from dask_fits.storage.uploads import (
     Body,
+    ConflictError,
     Part,
     TargetExistsError,
     Unfinished,
@@ -41,6 +43,15 @@ _MD5 = re.compile(r'"?([0-9a-f]{32})"?')
 _CONTENT_TYPE = "application/fits"
 """Of FITS files (RFC 4047)."""
 
+_CONFLICTS = frozenset(("ConditionalRequestConflict", "OperationAborted"))
+"""S3's names for errors of requests that met with another one, both of status 409."""
+
+_TRANSIENT_CODES = frozenset(
+    ("BadDigest", "IncompleteBody", "RequestTimeout", "XAmzContentSHA256Mismatch")
+)
+"""S3's names for errors of status 400 after which a request is to be made again: its bytes were
+damaged, cut short or slow on their way."""
+
 
 class S3Uploads:
     """Uploads of one object of a bucket."""
@@ -48,6 +59,7 @@ class S3Uploads:
     smallest_part = 5 * 1024 * 1024
     most_parts = 10_000
     is_timed = True
+    keeps_parts = False
 
     def __init__(self, fs: FileSystem, path: str) -> None:
         self._fs = fs
@@ -58,10 +70,14 @@ class S3Uploads:
         """Look the object up by HeadObject."""
         return await self._head() is not None
 
-    async def writer(self) -> str:
-        """Return the token among the object's metadata."""
+    async def is_made(self, token: str, nbytes: int, md5: bytes) -> bool:
+        """Compare the token among the object's metadata, and its length and ETag."""
         found = await self._head()
-        return "" if found is None else str(found.get("Metadata", {}).get(_TOKEN, ""))
+        if found is None or found.get("Metadata", {}).get(_TOKEN) != token:
+            return False
+        if found["ContentLength"] != nbytes or (md5 and _is_other(found, md5)):
+            raise StorageError(f"{self._name}: the storage has something else than was sent")
+        return True
 
     async def begin(self, token: str) -> str:
         """Begin by CreateMultipartUpload."""
@@ -81,14 +97,20 @@ class S3Uploads:
 
     async def put_whole(self, token: str, body: Body, *, overwrite: bool) -> None:
         """Upload an object by PutObject, on condition that there is none."""
-        made = await self._call(
-            "put_object",
-            Body=body,
-            ContentType=_CONTENT_TYPE,
-            Metadata={_TOKEN: token},
-            **_condition(overwrite=overwrite),
-        )
+        try:
+            made = await self._call(
+                "put_object",
+                Body=body,
+                ContentType=_CONTENT_TYPE,
+                Metadata={_TOKEN: token},
+                **_condition(overwrite=overwrite),
+            )
+        except ConflictError as error:
+            raise TransientError(f"the server answered {error}") from error
         _checked_tag(made, body)
+
+    async def check(self, place: str, numbers: Sequence[int]) -> None:
+        """Do nothing: S3 refuses parts that come after the end of their upload."""
 
     async def commit(
         self, place: str, token: str, parts: Sequence[Part], *, overwrite: bool
@@ -178,8 +200,10 @@ class S3Uploads:
         # The answer to a HEAD request has no body, and so no name for the error.
         if status == HTTPStatus.NOT_FOUND and response.error_code in ("NoSuchUpload", ""):
             return UploadGoneError(reason_of(response))
+        if response.error_code in _CONFLICTS:
+            return ConflictError(reason_of(response))
         # CompleteMultipartUpload may answer 200 before it knows, and tell the error in the body.
-        if status == HTTPStatus.OK:
+        if status == HTTPStatus.OK or response.error_code in _TRANSIENT_CODES:
             return TransientError(f"the server answered {reason_of(response)}")
         return refusal_error(response, self._name, access_hint("s3://"))
 
@@ -192,9 +216,14 @@ def _condition(*, overwrite: bool) -> dict[str, str]:
 def _checked_tag(made: dict[str, Any], body: Body) -> str:
     """Return the ETag of what was uploaded; raise TransientError if it is that of other bytes."""
     tag = str(made["ETag"])
+    if _is_other(made, body.md5):
+        raise TransientError(f"ETag: found {tag}, expected {body.md5.hex()!r}")
+    return tag
+
+
+def _is_other(made: dict[str, Any], md5: bytes) -> bool:
+    """Return whether an answer has the ETag of other bytes than those with an MD5."""
     # It is the MD5 of the bytes, unless they are encrypted with a key of a user.
     is_encrypted = "SSECustomerAlgorithm" in made or "kms" in made.get("ServerSideEncryption", "")
-    found = _MD5.fullmatch(tag)
-    if found is not None and not is_encrypted and found[1] != body.md5.hexdigest():
-        raise TransientError(f"ETag: found {tag}, expected {body.md5.hexdigest()!r}")
-    return tag
+    found = _MD5.fullmatch(str(made["ETag"]))
+    return found is not None and not is_encrypted and found[1] != md5.hex()

@@ -126,7 +126,7 @@ def check_receipts(name: str, attempt: Attempt, receipts: Sequence[Receipt]) -> 
         starts = sorted(receipt.start for receipt in receipts)
         expected = range(0, attempt.size, attempt.part_size)
         if starts != list(expected):
-            missing = next((start for start in expected if start not in starts), None)
+            missing = min(set(expected) - set(starts), default=None)
             raise StorageError(
                 f"{name}: found {len(starts)} parts, expected {len(expected)}, each once"
                 + ("" if missing is None else f"; the part at byte {missing} is missing")

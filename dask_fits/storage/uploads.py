@@ -23,6 +23,10 @@ class UploadGoneError(Exception):
     """There is no such upload any more: it was committed, aborted or removed."""
 
 
+class ConflictError(Exception):
+    """Another request for the object came between, and this one has done nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
     """A part that has been uploaded."""
@@ -51,12 +55,29 @@ class Uploads(Protocol):
     most_parts: int
     is_timed: bool
     """Whether a request can be given up; a thread of a driver cannot be ended."""
+    keeps_parts: bool
+    """Whether the parts are still there once the object has been made of them."""
 
     async def exists(self) -> bool:
         """Return whether the object is there."""
 
-    async def writer(self) -> str:
-        """Return the token of the attempt that wrote the object; empty if none of ours did."""
+    async def is_made(self, token: str, nbytes: int, md5: bytes) -> bool:
+        """Return whether the object is there that an attempt was to make.
+
+        Parameters
+        ----------
+        token : str
+            That of the attempt.
+        nbytes : int
+            Length of the object.
+        md5 : bytes
+            MD5 of its bytes; empty if it was made of parts.
+
+        Raises
+        ------
+        StorageError
+            The attempt made it, but the storage has something else than was sent.
+        """
 
     async def begin(self, token: str) -> str:
         """Begin an upload, and return its id."""
@@ -74,7 +95,13 @@ class Uploads(Protocol):
         """
 
     async def put_whole(self, token: str, body: Body, *, overwrite: bool) -> None:
-        """Upload a whole object; raise TargetExistsError if it must not be replaced."""
+        """Upload a whole object; raise TargetExistsError if it must not be replaced.
+
+        What it raises has left nothing but the object, if that.
+        """
+
+    async def check(self, place: str, numbers: Sequence[int]) -> None:
+        """Remove parts that came after the end of their upload, and raise UploadGoneError."""
 
     async def commit(
         self, place: str, token: str, parts: Sequence[Part], *, overwrite: bool
@@ -85,7 +112,7 @@ class Uploads(Protocol):
         ------
         TargetExistsError
             It is there, and must not be replaced.
-        UploadGoneError
+        ConflictError, UploadGoneError
         """
 
     async def abort(self, place: str) -> bool:
@@ -104,20 +131,19 @@ class Body(io.BytesIO):
     A request times out if none were taken for so long; how long all of them take does not matter.
     """
 
-    def __init__(self, content: bytes | memoryview) -> None:
+    def __init__(self, content: bytes | memoryview, inner: Body | None = None) -> None:
         super().__init__(content)
         self.nbytes = len(content)
-        self.md5 = hashlib.md5(content, usedforsecurity=False)
+        # In the thread that waits: it takes longer than the event loop should be kept from others.
+        self.md5: bytes = inner.md5 if inner else _md5(content)
         self._deadline: asyncio.Timeout | None = None
         self._seconds = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._inner: Body = self
+        self._inner: Body = inner or self
 
     def between(self, before: bytes, after: bytes) -> Body:
         """Return the same bytes between others, whose taking counts for these."""
-        outer = Body(b"".join((before, self.getbuffer(), after)))
-        outer._inner = self
-        return outer
+        return Body(b"".join((before, self.getbuffer(), after)), self)
 
     def read(self, size: int | None = -1, /) -> bytes:
         """Read bytes, and give the request another time-out."""
@@ -145,3 +171,7 @@ class Body(io.BytesIO):
         deadline = self._deadline
         if deadline is not None and not deadline.expired():
             deadline.reschedule(asyncio.get_running_loop().time() + self._seconds)
+
+
+def _md5(content: bytes | memoryview) -> bytes:
+    return hashlib.md5(content, usedforsecurity=False).digest()

@@ -164,8 +164,12 @@ class WcsText:
 
     def header(self, where: str) -> WcsHeader:
         """Make the `WcsHeader` again; `where` is the file and the HDU, for messages."""
-        content = base64.b64decode(self.tables)
+        content = self.table_file()
         return WcsHeader(tuple(self.cards.split("\n")), where, lambda _: content)
+
+    def table_file(self) -> bytes:
+        """Return the FITS file of the tables; nothing if there are none."""
+        return base64.b64decode(self.tables)
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ another process are the same.
 
 from __future__ import annotations
 
+import base64
 import copy
 import math
 from collections.abc import Iterator
@@ -18,8 +19,10 @@ from astropy.wcs import WCS, WCSHDO_P17, Sip, WCSHDO_all, Wcsprm
 
 from dask_fits.exceptions import FitsFormatError, one_line
 from dask_fits.format.header import CARD
+from dask_fits.format.whole_hdus import split_hdus
 from dask_fits.wcs.header import WcsText
 from dask_fits.wcs.keywords import TEXT_LENGTH
+from dask_fits.wcs.lookup_text import LOOKUP_NAMES, lookup_cards, lookup_hdus
 from dask_fits.wcs.tables import has_lookup_tables
 
 _WHERE = "the WCS that was given"
@@ -85,7 +88,7 @@ _LEAST_ORDER = 2
 """Lowest order of a SIP polynomial that astropy reads."""
 
 
-def wcs_text(wcs: WCS, shape: tuple[int, ...]) -> WcsText:
+def wcs_text(wcs: WCS, shape: tuple[int, ...], *, tables: str | None = None) -> WcsText:
     """Write a WCS as text, of which `WcsText.wcs` makes one that is equal to the bit.
 
     The axes, their matrix in the form that it has (a rotation by CROTAn becomes PCi_j),
@@ -100,13 +103,19 @@ def wcs_text(wcs: WCS, shape: tuple[int, ...]) -> WcsText:
     shape : tuple of int
         Shape of the image, NumPy order.
 
+    tables : str, optional
+        A FITS file in base 64, as of `WcsText.tables`, with the tables of -TAB coordinates, which
+        astropy does not hand out again. Distortions by table are taken from the WCS itself.
+
     Raises
     ------
     ValueError
-        The WCS has tables (CPDISn or D2IMDISn = 'LOOKUP', -TAB), or is otherwise one that no
-        keywords make: if its numbers are not finite, or its projection was changed in Python.
+        The WCS has tables (CPDISn, D2IMDISn or -TAB) and none are given; or it is otherwise one
+        that no keywords make: if its numbers are not finite, or its projection was changed in
+        Python.
     """
-    if has_lookup_tables(wcs) or any("-TAB" in ctype for ctype in wcs.wcs.ctype):
+    has_coordinates = any("-TAB" in ctype for ctype in wcs.wcs.ctype)
+    if (has_coordinates and not tables) or (has_lookup_tables(wcs) and tables is None):
         raise ValueError(
             f"{_WHERE} has tables (CPDISn, D2IMDISn or -TAB), which are no text; give the file or "
             "the HDU instead"
@@ -127,10 +136,20 @@ def wcs_text(wcs: WCS, shape: tuple[int, ...]) -> WcsText:
         *_frame_cards(prm),
         *_sip_cards(wcs),
         *distortions,
+        *lookup_cards(wcs),
     ]
-    text = WcsText("\n".join(cards), "")
+    text = WcsText("\n".join(cards), _tables_text(wcs, tables or ""))
     _check_equal(wcs, text, shape)
     return text
+
+
+def _tables_text(wcs: WCS, tables: str) -> str:
+    """Return a FITS file in base 64 with tables of coordinates and those of the distortions."""
+    hdus = split_hdus(base64.b64decode(tables), _WHERE)
+    kept = [hdu.content for hdu in hdus if hdu.name not in LOOKUP_NAMES]
+    content = b"".join([*kept, lookup_hdus(wcs)])
+    primary: bytes = fits.PrimaryHDU().header.tostring().encode("ascii")
+    return base64.b64encode(primary + content).decode("ascii") if content else ""
 
 
 def header_of(text: WcsText) -> fits.Header:

@@ -1,47 +1,37 @@
 """A box of an image as a FITS file: stored values, keywords kept, world coordinates moved.
 
-Keywords that count in pixels of the image are moved from the image's first pixel to the box's::
-
-    pixel of the image     1 2 3 4 5 6 7 8 9
-    pixel of the box             1 2 3 4          origin: 3, the pixels before the box
-    reference pixel                  ^            CRPIX1 of the image: 6, of the box: 6 - 3
-
 `origin` has NumPy's order of axes; `starts` is the same in FITS order, NAXIS1 first.
 """
 
 from __future__ import annotations
 
-import copy
 import io
-import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from astropy.io.fits import Card, Header
-from astropy.io.fits.card import Undefined
 
 from dask_fits.exceptions import FitsFormatError
 from dask_fits.file.hdu import HDU
 from dask_fits.file.whole_hdus import read_hdus
 from dask_fits.format.checksum import encode_checksum, sum32
 from dask_fits.format.header import BLOCK
-from dask_fits.wcs.tables import table_keys
 from dask_fits.writing.cards import comment_of, drop_cards, format_card, header_bytes
+from dask_fits.writing.pixel_keywords import (
+    PIXEL_TABLES,
+    move_pixel_keywords,
+    positions_of,
+    subtract_starts,
+    wcs_cards_of,
+    with_value,
+)
+from dask_fits.writing.world import tables_of
 
 Bytes = bytes | memoryview
-
-_PIXEL_TABLES = ("WCSDVARR", "D2IMARR")
-"""EXTNAMEs of distortion tables whose CRVALn count in pixels of the image."""
-
-_WCS = re.compile(r"(?:CTYPE|CRVAL|CDELT|CRPIX)\d+([A-Z]?)|(?:PC|CD)\d+_\d+([A-Z]?)")
-"""Keywords of a WCS; an alternate one has a letter at their end."""
-
-_LTM_LTV = re.compile(r"LT[MV]\d+\S*")
-"""Keywords of IRAF's physical coordinates."""
 
 _MANDATORY = re.compile(r"SIMPLE|XTENSION|BITPIX|NAXIS\d*|PCOUNT|GCOUNT")
 """Keywords that describe the data unit, which are written anew."""
@@ -121,7 +111,7 @@ class Template:
         header = hdu.original_header()
         if "ZIMAGE" in header:
             raise FitsFormatError(f"{hdu.where}: the header of the image cannot be restored")
-        tables = tuple(_find_tables(hdu, header))
+        tables = tuple(tables_of(hdu, header))
         kept = drop_cards(header.cards, _MANDATORY)
         card_bytes = {id(card): format_card(card, hdu.where) for card in kept}
         return cls(hdu, header, tables, tuple(read_hdus(tables)), card_bytes)
@@ -138,7 +128,7 @@ class Template:
                 f"axes, found {stored.dtype} along {stored.ndim} axes from {tuple(origin)}"
             )
         cards = _image_cards(hdu, self.header, stored)
-        _move_pixel_keywords(cards, _fits_order(origin), hdu)
+        move_pixel_keywords(cards, _fits_order(origin), hdu.where)
         if hdu.index == 0 and extended:
             _set_extend(cards)
         pixels = np.ascontiguousarray(stored, stored.dtype.newbyteorder(">"))
@@ -179,14 +169,6 @@ def _fits_order(origin: Sequence[int]) -> list[int]:
     return [int(start) for start in reversed(origin)]
 
 
-def _find_tables(hdu: HDU, header: Header) -> list[HDU]:
-    """Find the HDUs that some WCS of a header refers to, in the order of the file."""
-    letters = {"", *(letter for _, letter in _find_wcs_cards(header.cards))}
-    keys = {key for letter in letters for key in table_keys(header, letter)}
-    tables = {hdu.file[key].index: hdu.file[key] for key in keys if key in hdu.file}
-    return [tables[index] for index in sorted(tables) if index != hdu.index]
-
-
 def _image_cards(hdu: HDU, header: Header, stored: npt.NDArray[Any]) -> list[Card]:
     """Make the cards of a box's header: the mandatory ones, then the others of the image."""
     primary = hdu.index == 0
@@ -225,115 +207,24 @@ def _mandatory_cards(header: Header, values: dict[str, Any]) -> list[Card]:
 
 def _set_extend(cards: list[Card]) -> None:
     """Set EXTEND in a primary header, which extensions follow."""
-    positions = _positions(cards, "EXTEND")
+    positions = positions_of(cards, "EXTEND")
     for position in positions:
-        cards[position] = _replace_value(cards[position], value=True)
+        cards[position] = with_value(cards[position], value=True)
     if not positions:
         mandatory = sum(bool(_MANDATORY.fullmatch(card.keyword)) for card in cards)
         cards.insert(mandatory, Card("EXTEND", value=True))
 
 
-def _positions(cards: Iterable[Card], keyword: str) -> list[int]:
-    """Find the positions of a keyword, which a damaged header may have more than once."""
-    return [position for position, card in enumerate(cards) if card.keyword == keyword]
-
-
-def _find_wcs_cards(cards: Iterable[Card]) -> list[tuple[int, str]]:
-    """Find the cards of all WCS: the position and the letter of each; empty for the primary WCS."""
-    matches = ((position, _WCS.fullmatch(card.keyword)) for position, card in enumerate(cards))
-    return [(position, match[1] or match[2] or "") for position, match in matches if match]
-
-
-def _move_pixel_keywords(cards: list[Card], starts: list[int], hdu: HDU) -> None:
-    """Move the keywords that count in pixels of the image; `starts` is the origin in FITS order."""
-    for letter in sorted({"", *(letter for _, letter in _find_wcs_cards(cards))}):
-        # A WCS without CRPIXn has its reference at 0. An image without a WCS has pixel coordinates
-        # for world coordinates, and keeps those that it had.
-        positions = [position for position, other in _find_wcs_cards(cards) if other == letter]
-        last = max(positions, default=None)
-        _subtract_starts(cards, f"CRPIX{{}}{letter}", starts, hdu, after=last)
-
-    # Logical = LTM * physical + LTV (IRAF): LTV counts in pixels of the image, whatever LTM is. An
-    # image without either has no physical coordinates to keep.
-    positions = [n for n, card in enumerate(cards) if _LTM_LTV.fullmatch(card.keyword)]
-    if positions:
-        _subtract_starts(cards, "LTV{}", starts, hdu, after=max(positions))
-
-    # The plate solutions of digitized sky surveys add CNPIXn, the image's first pixel on the plate,
-    # to pixels: so it grows by what CRPIXn loses. They are of the first two axes.
-    for position, card in enumerate(cards):
-        if card.keyword in ("CNPIX1", "CNPIX2") and len(starts) > 1:
-            corner = _pixel_number(card, hdu) + starts[int(card.keyword[-1]) - 1]
-            cards[position] = _replace_value(card, value=corner)
-
-
-def _subtract_starts(
-    cards: list[Card], keyword: str, starts: list[int], hdu: HDU, *, after: int | None
-) -> None:
-    """Subtract the origin from a keyword of each axis; a missing one has the value 0.
-
-    Parameters
-    ----------
-    cards : list of Card
-        The header's cards, changed in place.
-    keyword : str
-        Format of the keyword, for the number of the axis.
-    starts : list of int
-        The origin in FITS order.
-    hdu : HDU
-        For messages.
-    after : int or None
-        Position of the card behind which missing keywords are inserted; None for the end.
-    """
-    insertion = len(cards) if after is None else after + 1
-    for axis, start in enumerate(starts, 1):
-        # A card that does not change keeps its text, also one that cannot be understood.
-        if not start:
-            continue
-        name = keyword.format(axis)
-        positions = _positions(cards, name)
-        for position in positions:
-            value = _pixel_number(cards[position], hdu) - start
-            cards[position] = _replace_value(cards[position], value=value)
-        if not positions:
-            cards.insert(insertion, Card(name, -start))
-            insertion += 1
-
-
-def _replace_value(card: Card, *, value: float) -> Card:
-    """Return a copy of a card with another value; the card itself belongs to a template."""
-    changed = copy.copy(card)
-    changed.value = value
-    return changed
-
-
-def _pixel_number(card: Card, hdu: HDU) -> int | float:
-    """Return the value of a card that counts pixels; 0 for one without a value."""
-    try:
-        value = card.value
-    except Exception as error:  # astropy raises whatever it stumbles on
-        raise FitsFormatError(f"{hdu.where}: {card.keyword}: {error}") from error
-    if isinstance(value, Undefined):
-        return 0
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value):
-        raise FitsFormatError(
-            f"{hdu.where}: {card.keyword}: found {value!r}, expected a number of pixels"
-        )
-    number: int | float = value
-    return number
-
-
 def _table_bytes(hdu: HDU, content: bytes, starts: list[int]) -> list[Bytes]:
     """Copy an HDU that a WCS refers to, moving a table that counts in pixels of the image."""
-    if hdu.name.strip().upper() not in _PIXEL_TABLES or not any(starts):
+    if hdu.name.strip().upper() not in PIXEL_TABLES or not any(starts):
         return [content]
     # The header as it is in the file, of a tile-compressed HDU too: its data unit is copied.
     cards = list(Header.fromfile(io.BytesIO(hdu.header_text)).cards)
-    positions = [position for position, _ in _find_wcs_cards(cards)]
+    positions = [position for position, _ in wcs_cards_of(cards)]
     # The table has an axis for each axis of the image that it distorts, from the first on.
     axes = starts[: len(hdu.shape or ())]
-    _subtract_starts(cards, "CRVAL{}", axes, hdu, after=max(positions, default=None))
+    subtract_starts(cards, "CRVAL{}", axes, hdu.where, after=max(positions, default=None))
     return _hdu_bytes(cards, content[hdu.header_range.nbytes :], hdu)
 
 

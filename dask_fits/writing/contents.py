@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+import dask.array as da
 from astropy.io.fits import Header
 
-from dask_fits.exceptions import printable
-from dask_fits.file.hdu import HDU
+from dask_fits.exceptions import FitsFormatError, printable
 from dask_fits.format.encoding import Encoding, encoding_of
+from dask_fits.format.whole_hdus import WholeHdu
+from dask_fits.wcs.tables import TableKey
 from dask_fits.writing.file_plan import Content
 from dask_fits.writing.image import Image, as_dask
-from dask_fits.writing.image_header import image_header, set_extend, template_of
+from dask_fits.writing.image_header import HeaderTemplate, image_header, set_extend, template_of
 from dask_fits.writing.pixels import Target
+from dask_fits.writing.world import Keywords, check_tables, keywords_of
 
 
 def contents_of(images: Sequence[Image], name: str, *, checksum: bool) -> list[Content]:
@@ -31,37 +35,103 @@ def contents_of(images: Sequence[Image], name: str, *, checksum: bool) -> list[C
     TypeError, ValueError, FitsFormatError
         See `to_fits`.
     """
-    return [
-        _content(image, n, name, is_last=n == len(images) - 1, checksum=checksum)
-        for n, image in enumerate(images)
+    checked = [_Pixels.of(image, n, name) for n, image in enumerate(images)]
+    found = [
+        keywords_of(image.header, image.wcs, pixels.shape or (), pixels.where)
+        for image, pixels in zip(images, checked, strict=True)
     ]
+    tables = _distinct_tables([table for one in found for table in one.tables], name)
+    names = _names(images, found, tables)
+    for keywords, pixels in zip(found, checked, strict=True):
+        check_tables(keywords, names, pixels.where)
+    extended = len(images) + len(tables) > 1
+    contents = []
+    for n, (key, keywords, pixels) in enumerate(zip(names, found, checked, strict=False)):
+        header = image_header(
+            keywords.header, pixels.shape, pixels.encoding, primary=n == 0, where=pixels.where
+        )
+        _set_name(header, images[n], key, names[:n])
+        if n == 0 and extended:
+            set_extend(header)
+        template = template_of(header, has_sums=checksum, where=pixels.where)
+        target = None
+        if pixels.shape is not None and pixels.encoding is not None:
+            target = Target(pixels.where, 0, pixels.shape, pixels.encoding, has_sums=checksum)
+        contents.append(Content(template, pixels.array, target))
+    return [*contents, *map(_whole, tables)]
 
 
-def _content(image: Image, index: int, name: str, *, is_last: bool, checksum: bool) -> Content:
-    """Find what one HDU holds."""
-    header = image.header.header if isinstance(image.header, HDU) else image.header
-    header = Header() if header is None else header
-    extname = image.name if image.name is not None else str(header.get("EXTNAME", ""))
-    label = printable(extname.strip()) or ("PRIMARY" if index == 0 else "unnamed")
-    where = f"{name}: HDU {index} ({label})"
-    array = None
-    encoding: Encoding | None = None
-    try:
-        if image.array is not None:
+@dataclass(frozen=True, slots=True, eq=False)
+class _Pixels:
+    """The array of an image, checked."""
+
+    where: str
+    """File and HDU, for messages."""
+    array: da.Array | None
+    shape: tuple[int, ...] | None
+    encoding: Encoding | None
+
+    @classmethod
+    def of(cls, image: Image, index: int, name: str) -> _Pixels:
+        """Check the array of an image; raise what `to_fits` raises."""
+        label = printable(image.name or "") or ("PRIMARY" if index == 0 else "unnamed")
+        where = f"{name}: HDU {index} ({label})"
+        if image.array is None:
+            return cls(where, None, None, None)
+        try:
             array = as_dask(image.array)
             encoding = encoding_of(
                 array.dtype, dtype=image.dtype, scale=image.scale, blank=image.blank
             )
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"{where}: {error}") from None
-    shape = None if array is None else array.shape
-    made = image_header(header, shape, encoding, primary=index == 0, where=where)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{where}: {error}") from None
+        return cls(where, array, tuple(map(int, array.shape)), encoding)
+
+
+def _distinct_tables(tables: Sequence[WholeHdu], name: str) -> list[WholeHdu]:
+    """Leave out tables that several images share; raise FitsFormatError if two have one name."""
+    distinct: dict[TableKey, WholeHdu] = {}
+    for table in tables:
+        other = distinct.setdefault((table.name, table.ver), table)
+        if other.content != table.content:
+            raise FitsFormatError(
+                f"{name}: the WCS of two images refer to different tables {table.name}, "
+                f"{table.ver}: write them to two files"
+            )
+    return list(distinct.values())
+
+
+def _names(
+    images: Sequence[Image], found: Sequence[Keywords], tables: Sequence[WholeHdu]
+) -> list[TableKey]:
+    """Return EXTNAME, in upper case, and EXTVER of all HDUs; no two with a name are the same."""
+    names: list[TableKey] = []
+    taken = {(table.name, table.ver) for table in tables}
+    for image, keywords in zip(images, found, strict=True):
+        extname = keywords.header.get("EXTNAME", "") if image.name is None else image.name
+        key = str(extname).strip().upper(), _version(keywords.header)
+        while key[0] and key in taken:
+            key = key[0], key[1] + 1
+        taken.add(key)
+        names.append(key)
+    return [*names, *((table.name, table.ver) for table in tables)]
+
+
+def _version(header: Header) -> int:
+    """Return EXTVER; 1 if it is missing or no number."""
+    ver = header.get("EXTVER", 1)
+    return ver if isinstance(ver, int) else 1
+
+
+def _set_name(header: Header, image: Image, key: TableKey, before: Sequence[TableKey]) -> None:
+    """Write EXTNAME if it is given, and EXTVER if an HDU before has the same name."""
     if image.name is not None:
-        made.set("EXTNAME", image.name)
-    if index == 0 and not is_last:
-        set_extend(made)
-    template = template_of(made, has_sums=checksum, where=where)
-    target = None
-    if array is not None and encoding is not None:
-        target = Target(where, 0, tuple(map(int, array.shape)), encoding, has_sums=checksum)
-    return Content(template, array, target)
+        header.set("EXTNAME", image.name)
+    if key[0] and (key[0] in {name for name, _ in before} or "EXTVER" in header):
+        header.set("EXTVER", key[1])
+
+
+def _whole(table: WholeHdu) -> Content:
+    """Return an HDU that is written as it is."""
+    header = table.content[: table.header_nbytes]
+    return Content(HeaderTemplate(header, has_sums=False), None, None, table.content[len(header) :])

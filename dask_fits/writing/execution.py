@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import dask.base
 from dask.delayed import Delayed
@@ -15,8 +16,24 @@ from dask_fits.writing.file_plan import FilePlan
 from dask_fits.writing.graph import WriteGraph, write_graph
 
 
-def write_file(plan: FilePlan, sink: Sink) -> None:
-    """Write a file in Dask's current scheduler.
+def write_file(
+    plan: FilePlan, sink: Sink, beside: Delayed | None = None, *, scheduler: str | None = None
+) -> Any:
+    """Write a file.
+
+    Parameters
+    ----------
+    plan : FilePlan
+    sink : Sink
+    beside : Delayed, optional
+        What is computed at the same time.
+    scheduler : str, optional
+        Dask's scheduler; by default the current one.
+
+    Returns
+    -------
+    object
+        The result of `beside`.
 
     Raises
     ------
@@ -32,8 +49,9 @@ def write_file(plan: FilePlan, sink: Sink) -> None:
     with _aborted_on_failure(sink, attempt):
         graph = write_graph(plan, sink, attempt)
         watch_computations()
-        (receipts,) = dask.base.compute(graph.delayed())
+        receipts, result = dask.base.compute(graph.delayed(), beside, scheduler=scheduler)
         sink.commit(attempt, receipts)
+    return result
 
 
 def delayed_file(plan: FilePlan, sink: Sink) -> Delayed:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import dask.array as da
+from dask.delayed import Delayed
 
 from dask_fits.format.header import BLOCK
 from dask_fits.writing.image_header import HeaderTemplate
@@ -23,6 +24,9 @@ class Content:
     """How they are stored; where is set by `FilePlan.of`."""
     data: bytes = b""
     """A data unit that is at hand, without padding."""
+    late: Delayed | None = None
+    """What computes the data unit that is written instead, of the same length: a table of what
+    became of the images."""
 
     @property
     def data_nbytes(self) -> int:

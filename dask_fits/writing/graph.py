@@ -56,7 +56,7 @@ class WriteGraph:
     name: str
     tasks: Graph
     arrays: list[Any]
-    """What the tasks depend on."""
+    """The collections that the tasks depend on."""
     key: Key
     """The last task; of `write_graph` it returns the list of all receipts."""
 
@@ -150,6 +150,10 @@ class _Builder:
             hdu.content.data,
             ByteSpan(hdu.data_stop, hdu.stop),
         )
+        late = hdu.content.late
+        if late is not None:
+            self.arrays.append(late)
+        late_key = None if late is None else late.key
         blocks: list[Key] = []
         if array is not None:
             self.arrays.append(array)
@@ -164,12 +168,19 @@ class _Builder:
         key = (self._name, "head", number)
         if part_size is None:
             self.receipts += blocks
-            self.tasks[key] = (write_head, self._sink, self._attempt, head, blocks)
+            self.tasks[key] = (
+                write_head,
+                self._sink,
+                self._attempt,
+                head,
+                blocks,
+                late_key,
+            )
             self.receipts.append(key)
             return
         sums = [self._add_small("sum", block, sum_of) for block in blocks]
         self.receipts += [self._add_small("uploaded", block, receipts_of) for block in blocks]
-        self.tasks[key] = (finish_head, head, sums)
+        self.tasks[key] = (finish_head, head, sums, late_key)
         length = hdu.content.header.nbytes + len(hdu.content.data)
         for part in range(hdu.start // part_size, -(-(hdu.start + length) // part_size)):
             self._pieces[part * part_size].append((hdu.start, length, key))

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from astropy.io import fits
     from astropy.wcs import WCS
 
+    from dask_fits.wcs.header import WcsText
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Image:
@@ -36,7 +38,7 @@ class Image:
     header: fits.Header | HDU | None = field(default=None, kw_only=True)
     """Keywords. Those that describe the bytes (NAXISn, BITPIX, BSCALE, CHECKSUM, ...) are made anew
     from the array. An `HDU` brings the tables along that its WCS refers to."""
-    wcs: WCS | HDU | None = field(default=None, kw_only=True)
+    wcs: WCS | HDU | WcsText | None = field(default=None, kw_only=True)
     """World coordinates of the array, instead of those in the header."""
     name: str | None = field(default=None, kw_only=True)
     """EXTNAME; by default that of the header, if it has one."""

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dask_fits.exceptions import StorageError
-from dask_fits.format.checksum import add_sums
+from dask_fits.format.checksum import add_sums, sum32
 from dask_fits.storage.sink import Attempt, Piece, Receipt, Sink
 from dask_fits.writing.image_header import HeaderTemplate
 from dask_fits.writing.pixels import BlockEncoder, Target
@@ -48,9 +48,21 @@ class Head:
     padding: ByteSpan
     """Zeros behind the data unit."""
 
-    def finished(self, sums: Iterable[int]) -> bytes:
-        """Return the bytes, with the sum of the data unit."""
-        return self.template.finished(add_sums(sums)) + self.data
+    def finished(self, sums: Iterable[int], late: bytes | None) -> bytes:
+        """Return the bytes.
+
+        Parameters
+        ----------
+        sums : iterable of int
+            Those of the blocks of the data unit.
+        late : bytes or None
+            The data unit, if it is another than what was at hand.
+        """
+        data = self.data if late is None else late
+        if len(data) != len(self.data):
+            raise ValueError(f"found a table of {len(data)} bytes, expected {len(self.data)}")
+        total = sum32(data) if data else add_sums(sums)
+        return self.template.finished(total) + data
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,10 +135,10 @@ def _whole_parts(
 
 
 def write_head(
-    sink: Sink, attempt: Attempt, head: Head, blocks: Sequence[Written]
+    sink: Sink, attempt: Attempt, head: Head, blocks: Sequence[Written], late: bytes | None
 ) -> list[Receipt]:
     """Write a header and the padding of its data unit, once all blocks have been written."""
-    content = head.finished(written.sum for written in blocks)
+    content = head.finished([written.sum for written in blocks], late)
     padding = head.padding
     receipts = sink.write(attempt, [(head.start, memoryview(content))])
     if padding.start < padding.stop:
@@ -135,9 +147,9 @@ def write_head(
     return receipts
 
 
-def finish_head(head: Head, sums: Sequence[int]) -> bytes:
+def finish_head(head: Head, sums: Sequence[int], late: bytes | None) -> bytes:
     """Return the bytes of a header, once the sums of all blocks are there."""
-    return head.finished(sums)
+    return head.finished(sums, late)
 
 
 def sum_of(written: Written) -> int:

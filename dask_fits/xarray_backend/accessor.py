@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Generic, TypeVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import xarray as xr
 
 from dask_fits._typing import Position, Size
+from dask_fits.storage.place import FilePath
+from dask_fits.storage.transfer import TransferConfig
 from dask_fits.wcs.attributes import HEADER, PRIMARY_HEADER, WCS_CARDS, attribute
 
 if TYPE_CHECKING:
     from astropy.coordinates import SkyCoord
     from astropy.io import fits
     from astropy.wcs import WCS
+    from dask.delayed import Delayed
 
+    from dask_fits.writing.image import Image
     from dask_fits.xarray_backend.subset import SelectionMode
 
 T = TypeVar("T", xr.Dataset, xr.DataArray)
@@ -117,6 +122,52 @@ class _Fits(Generic[T]):
 
         return self._obj.isel(nearest_pixel(self._obj, self._image, self._where, position))
 
+    def to_fits(
+        self,
+        url: FilePath,
+        *,
+        overwrite: bool = False,
+        checksum: bool = True,
+        storage_options: Mapping[str, Any] | None = None,
+        transfer: TransferConfig | None = None,
+        compute: bool = True,
+    ) -> Delayed | None:
+        """Write the pixels to a FITS file, in parallel; see `dask_fits.to_fits`.
+
+        A DataArray becomes the primary HDU. Of a Dataset, each variable becomes an HDU behind the
+        primary header of its file, or the primary HDU if it was that. EXTNAME is the name, BUNIT
+        the units, other keywords those of `header`, and the WCS is that of the remaining pixels, as
+        of `wcs`, with the tables that it refers to.
+
+        Parameters
+        ----------
+        url, overwrite, checksum, storage_options, transfer, compute
+            See `dask_fits.to_fits`.
+
+        Raises
+        ------
+        ValueError
+            The remaining pixels have no WCS, as for `wcs`. Without its attribute ``wcs`` an array
+            is written without one (``array.drop_attrs()``).
+        PixelValueError, FileExistsError, TypeError, StorageError
+            See `dask_fits.to_fits`.
+        """
+        from dask_fits.writing.fits import to_fits
+
+        return to_fits(
+            self._images(),
+            url,
+            overwrite=overwrite,
+            checksum=checksum,
+            storage_options=storage_options,
+            transfer=transfer,
+            compute=compute,
+        )
+
+    def _images(self) -> list[Image]:
+        """Return the HDUs that the object is written as."""
+        raise NotImplementedError
+
     @property
     def _where(self) -> str:
         """The file or the object, for messages."""
@@ -133,6 +184,11 @@ class FitsAccessor(_Fits[xr.DataArray]):
     @property
     def _image(self) -> xr.Variable:
         return self._obj.variable
+
+    def _images(self) -> list[Image]:
+        from dask_fits.xarray_backend.writing import image_of_array
+
+        return [image_of_array(self._obj, self._where)]
 
 
 @xr.register_dataset_accessor("fits")
@@ -153,3 +209,8 @@ class FitsDatasetAccessor(_Fits[xr.Dataset]):
         image = next((variable for variable in variables if WCS_CARDS in variable.attrs), None)
         # Without any, an empty variable, whose missing attributes raise the error.
         return xr.Variable((), 0) if image is None else image
+
+    def _images(self) -> list[Image]:
+        from dask_fits.xarray_backend.writing import images_of_dataset
+
+        return images_of_dataset(self._obj, self._where)

@@ -51,6 +51,30 @@ def current_wcs(obj: Object, image: xr.Variable, where: str) -> WCS:
     return _remaining_wcs(grid, obj, image, image.dims, where)
 
 
+def origins_of(obj: Object, image: xr.Variable, where: str) -> list[int] | None:
+    """Find the first pixel of a box of the image along each axis, NumPy order.
+
+    None if the object is no box of it: pixels were left out in between, binned or turned around, or
+    dimensions are gone, new or in another order.
+
+    Raises
+    ------
+    ValueError
+        The coordinates along a dimension are not those of the image.
+    """
+    text = _wcs_text(image, where)
+    try:
+        grid = make_grid(text, where)
+    except FitsFormatError:
+        grid = plain_grid(text.shape)
+    if image.dims != grid.dims:
+        return None
+    spacing = [_spacing(_pixels(grid, obj, dim, where), dim, where) for dim in grid.dims]
+    if any(step != 1 or origin % 1 for origin, step in spacing):
+        return None
+    return [int(origin) for origin, _ in spacing]
+
+
 def cutout_slices(
     obj: Object,
     image: xr.Variable,

@@ -251,7 +251,7 @@ def test_s3_is_sent_what_every_request_is_to_carry(server: RangeServer) -> None:
     }
     sent: list[dict[str, str]] = []
     url = in_bucket(server)
-    fs = fsspec.filesystem("s3", **s3_options(options, TransferConfig()))
+    fs = fsspec.filesystem("s3", **s3_options(options, TransferConfig(), writes=False))
     fs.connect()
 
     def note(request: Any, **_: Any) -> None:
