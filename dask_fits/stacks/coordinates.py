@@ -14,6 +14,7 @@ from dask_fits.exceptions import FitsError
 from dask_fits.format.times import MJD_OF_1970
 from dask_fits.storage.place import utf8_name
 from dask_fits.wcs.header import WcsText
+from dask_fits.wcs.keywords import positional_cards
 from dask_fits.wcs.quiet import quiet
 from dask_fits.xarray_backend.grid import make_grid, plain_grid
 
@@ -68,6 +69,16 @@ def first_image(collection: Collection) -> int:
     if None not in collection.distinct("shape"):
         return 0
     return next(row for row, shape in enumerate(collection.column("shape")) if shape is not None)
+
+
+def shared_wcs(collection: Collection) -> int | None:
+    """Return the index of an image whose WCS all frames have; None if there are several."""
+    texts = collection.column("wcs")
+    known = np.flatnonzero(texts != "")
+    if len(known) == 0:
+        return None
+    distinct = {positional_cards(text) for text in set(texts[known].tolist())}
+    return int(known[0]) if len(distinct) == 1 and None not in distinct else None
 
 
 def image_dims(collection: Collection) -> tuple[str, ...]:

@@ -7,12 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 import dask.array as da
-import numpy as np
 
 from dask_fits.collections.collection import Collection
 from dask_fits.exceptions import needs
-from dask_fits.stacks.coordinates import first_image, frame_coordinates
-from dask_fits.wcs.keywords import positional_cards
+from dask_fits.stacks.coordinates import first_image, frame_coordinates, shared_wcs
 from dask_fits.wcs.quiet import quiet
 
 with needs("xarray", extra="xarray"):
@@ -29,7 +27,7 @@ VARIABLE = "data"
 def make_dataset(data: da.Array, collection: Collection) -> xr.Dataset:
     """Make the Dataset of a stack; see `Stack.to_xarray`."""
     attrs: dict[str, Any] = _units(collection)
-    row = _shared_wcs(collection)
+    row = shared_wcs(collection)
     with quiet():
         reference = image_of(collection[first_image(collection) if row is None else row])
     dims = reference.grid.dims
@@ -59,13 +57,3 @@ def _units(collection: Collection) -> dict[str, Any]:
     units = set(collection.column("BUNIT").tolist())
     unit = units.pop()
     return {"units": unit} if isinstance(unit, str) and unit and not units else {}
-
-
-def _shared_wcs(collection: Collection) -> int | None:
-    """Return the index of an image whose WCS all frames have; None if there are several."""
-    texts = collection.column("wcs")
-    known = np.flatnonzero(texts != "")
-    if len(known) == 0:
-        return None
-    distinct = {positional_cards(text) for text in set(texts[known].tolist())}
-    return int(known[0]) if len(distinct) == 1 and None not in distinct else None

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import dask.array as da
 import numpy as np
 import numpy.typing as npt
 
 from dask_fits._typing import Chunks, Progress
+from dask_fits.arrays.computations import watch_computations
 from dask_fits.collections.choice import OnError, order_by, rows_of_hdu, treat_failures
 from dask_fits.collections.collection import Collection
 from dask_fits.collections.columns import FIXED
@@ -27,11 +28,15 @@ from dask_fits.stacks.collection_frames import HeldFrames, NotedFrames
 from dask_fits.stacks.coordinates import first_image
 from dask_fits.stacks.frames import Frames
 from dask_fits.stacks.reader import FillValue, StackReader
+from dask_fits.storage.place import FilePath, is_one_file
+from dask_fits.storage.redaction import redact_url
+from dask_fits.storage.sinks import sink_of
 from dask_fits.storage.transfer import TransferConfig
 
 if TYPE_CHECKING:
     import xarray as xr
     from astropy.table import Table
+    from dask.delayed import Delayed
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,6 +130,73 @@ class Stack:
         group = open_zarr(store, storage_options)
         errors = write_stack(group, self._reader, self.collection, overwrite=overwrite)
         status, error = statuses(len(self), errors)
+        return replace(self, status=status, error=error)
+
+    def to_fits(  # noqa: PLR0913 (each is a question that a caller has)
+        self,
+        url: FilePath | Sequence[FilePath],
+        *,
+        data: da.Array | None = None,
+        overwrite: bool = False,
+        checksum: bool = True,
+        storage_options: Mapping[str, Any] | None = None,
+        transfer: TransferConfig | None = None,
+        compute: bool = True,
+    ) -> Stack | Delayed:
+        """Write the stack to one FITS file as a cube, or each frame to a file of its own.
+
+        A cube has the header of the first frame, with its WCS if all frames have the same, and
+        behind it the table FRAMES, which has file, time and keywords of each frame, and its status.
+        A file of a frame has the frame's header, and the tables that its WCS refers to. A frame
+        that cannot be read is filled, as in `data`, and noted; it has no file of its own.
+
+        Parameters
+        ----------
+        url : path or URL, or sequence of them
+            The file; or a file for each frame.
+        data : dask.array.Array, optional
+            What is written instead of the pixels themselves, such as ``stack.data - bias``, with as
+            many frames.
+        overwrite, checksum, storage_options, transfer
+            See `dask_fits.to_fits`.
+        compute : bool
+            False returns a `dask.delayed.Delayed` that writes when it is computed.
+
+        Returns
+        -------
+        Stack or Delayed
+            The same stack, with `status` and `error` as they are after writing.
+
+        Raises
+        ------
+        ValueError
+            There are not as many files, or frames of `data`, as frames.
+        FileExistsError, PixelValueError, AccessDeniedError, StorageError, TypeError
+            See `dask_fits.to_fits`. Files of frames that have been written by then stay.
+        """
+        from dask_fits.stacks.fits_writer import frame_files, plan_cube
+        from dask_fits.writing.execution import delayed_file, write_file
+
+        if data is not None and len(data) != len(self):
+            raise ValueError(f"data: expected {len(self)} frames, found {len(data)}")
+        is_cube = is_one_file(url)
+        urls: list[FilePath] = [cast("FilePath", url)] if is_cube else list(cast("Any", url))
+        sinks = [sink_of(one, storage_options, transfer, overwrite=overwrite) for one in urls]
+        if is_cube:
+            plan, errors = plan_cube(
+                self._reader, self.collection, data, sinks[0].name, checksum=checksum
+            )
+            if not compute:
+                return delayed_file(plan, sinks[0])
+            found = write_file(plan, sinks[0], errors) or {}
+        else:
+            _check_files(urls, len(self))
+            writing = frame_files(self._reader, self.collection, data, sinks, checksum=checksum)
+            if not compute:
+                return writing
+            watch_computations()
+            found = writing.compute()
+        status, error = statuses(len(self), {**self.collection.errors(), **found})
         return replace(self, status=status, error=error)
 
     def __repr__(self) -> str:
@@ -252,6 +324,16 @@ def _make_stack(
     data = stack_array(reader, chunks, like=_first_reader(collection))
     status, error = statuses(len(collection), collection.errors())
     return Stack(data, collection, dropped, status, error, reader, chunks)
+
+
+def _check_files(urls: Sequence[FilePath], count: int) -> None:
+    """Raise ValueError unless there is a file for each frame, and no file twice."""
+    if len(urls) != count:
+        raise ValueError(f"url: expected {count} files, one for each frame, found {len(urls)}")
+    names = [str(url) for url in urls]
+    if len(set(names)) < count:
+        twice = next(name for n, name in enumerate(names) if name in names[:n])
+        raise ValueError(f"url: expected different files, found {redact_url(twice)} twice")
 
 
 def _common_shape(collection: Collection, dropped: Mapping[str, FitsError]) -> tuple[int, ...]:

@@ -89,7 +89,7 @@ def to_fits(  # noqa: PLR0913 (each is a question that a caller has)
         The file exists, and `overwrite` is not set; or it has come into being meanwhile.
     PixelValueError
         A value cannot be written as `dtype`: it is beyond the type, has a fraction, is NaN without
-        `blank`, or would be read back as NaN. The message names the first such pixel.
+        `blank`, or would be read back as NaN. The message names the first such pixel of a chunk.
     TypeError
         FITS images do not have the array's type: complex numbers, booleans, float16, text, masks.
     ValueError
@@ -108,7 +108,7 @@ def to_fits(  # noqa: PLR0913 (each is a question that a caller has)
     >>> dask_fits.open(path)[0]
     <HDU 0 of ...half.fits: image (300, 300) float32...
     """
-    if isinstance(array, Sequence) and array and isinstance(array[0], Image):
+    if _is_of_images(array):
         _reject_options(header=header, wcs=wcs, name=name, dtype=dtype, scale=scale, blank=blank)
         images: Sequence[Image] = array
     else:
@@ -121,6 +121,19 @@ def to_fits(  # noqa: PLR0913 (each is a question that a caller has)
         return delayed_file(plan, sink)
     write_file(plan, sink)
     return None
+
+
+def _is_of_images(array: Any) -> bool:
+    """Return whether an argument is a sequence of images; raise TypeError if it is one in part."""
+    if isinstance(array, Image):
+        raise TypeError("found an Image, expected an array or a sequence of Images: [image]")
+    if not isinstance(array, Sequence):
+        return False
+    are = [isinstance(one, Image) for one in array]
+    if any(are) and not all(are):
+        other = type(array[are.index(False)]).__name__
+        raise TypeError(f"found a {other} among Images: make it one, Image(array)")
+    return any(are)
 
 
 def _reject_options(**options: object) -> None:

@@ -21,6 +21,7 @@ from dask.utils import parse_bytes
 from dask_fits.planning.written_chunks import written_chunks
 from dask_fits.storage.sink import Attempt, Sink
 from dask_fits.writing.file_plan import FilePlan, PlacedHdu
+from dask_fits.writing.pixels import BlockPlace
 from dask_fits.writing.tasks import (
     ByteSpan,
     Head,
@@ -161,7 +162,8 @@ class _Builder:
                 key = (self._name, "block", number, *index)
                 write = write_block if part_size is None else write_band
                 block = (array.name, *index)
-                self.tasks[key] = (write, self._sink, self._attempt, target, block, starts)
+                place = BlockPlace(starts, shape)
+                self.tasks[key] = (write, self._sink, self._attempt, target, block, place)
                 blocks.append(key)
                 if part_size is not None:
                     self._divide(key, hdu, starts, shape, part_size)

@@ -46,13 +46,38 @@ class Target:
         return math.prod(self.shape) * self.encoding.itemsize
 
 
-class BlockEncoder:
-    """The bytes of one block, and their sum once all have been taken."""
+@dataclass(frozen=True, slots=True)
+class BlockPlace:
+    """Where a block lies in the whole array."""
 
-    def __init__(self, target: Target, block: npt.NDArray[Any], starts: tuple[int, ...]) -> None:
+    starts: tuple[int, ...]
+    """Index of its first pixel."""
+    shape: tuple[int, ...]
+
+
+class BlockEncoder:
+    """The bytes of one block, and their sum once all have been taken.
+
+    Raises
+    ------
+    ValueError
+        The block has another shape than it was said to have.
+    TypeError
+        It has a mask.
+    """
+
+    def __init__(self, target: Target, block: npt.NDArray[Any], place: BlockPlace) -> None:
+        # Functions of users' may make other chunks than they have told Dask.
+        if np.ma.isMaskedArray(block):
+            raise TypeError(f"{target.where}: found a chunk with a mask, which FITS images lack")
+        self._block = np.asarray(block)
+        if self._block.shape != place.shape:
+            raise ValueError(
+                f"{target.where}: found a chunk of shape {self._block.shape}, expected "
+                f"{place.shape}, as the array's chunks are"
+            )
         self._target = target
-        self._block = block
-        self._starts = starts
+        self._starts = place.starts
         self._sums: list[int] = []
 
     @property

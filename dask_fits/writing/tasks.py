@@ -22,7 +22,7 @@ from dask_fits.exceptions import StorageError
 from dask_fits.format.checksum import add_sums, sum32
 from dask_fits.storage.sink import Attempt, Piece, Receipt, Sink
 from dask_fits.writing.image_header import HeaderTemplate
-from dask_fits.writing.pixels import BlockEncoder, Target
+from dask_fits.writing.pixels import BlockEncoder, BlockPlace, Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class ByteSpan:
 
 
 def write_block(
-    sink: Sink, attempt: Attempt, target: Target, block: npt.NDArray[Any], starts: tuple[int, ...]
+    sink: Sink, attempt: Attempt, target: Target, block: npt.NDArray[Any], place: BlockPlace
 ) -> Written:
     """Write the runs of a block to a file in which pieces may lie anywhere.
 
@@ -85,19 +85,19 @@ def write_block(
     target : Target
         The data unit.
     block : array
-    starts : tuple of int
-        Index of its first pixel in the whole array.
+    place : BlockPlace
+        Where it is expected to lie in the whole array.
     """
-    encoder = BlockEncoder(target, np.asarray(block), starts)
+    encoder = BlockEncoder(target, block, place)
     receipts = sink.write(attempt, encoder.runs())
     return Written(encoder.sum, receipts)
 
 
 def write_band(
-    sink: Sink, attempt: Attempt, target: Target, block: npt.NDArray[Any], starts: tuple[int, ...]
+    sink: Sink, attempt: Attempt, target: Target, block: npt.NDArray[Any], place: BlockPlace
 ) -> Written:
     """Upload the parts that lie in a block, which is one run of the file; see `write_block`."""
-    encoder = BlockEncoder(target, np.asarray(block), starts)
+    encoder = BlockEncoder(target, block, place)
     leftovers: dict[int, bytes] = {}
     receipts = sink.write(attempt, _whole_parts(encoder.runs(), attempt, leftovers))
     return Written(encoder.sum, receipts, leftovers)

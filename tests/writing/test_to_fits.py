@@ -189,10 +189,16 @@ def test_several_hdus(tmp_path: Path, short_runs: None) -> None:
         None,
         (4, 30),
         (3, 4, 5),
-        None,
+        (0, 7),
         None,
     ]
-    assert [hdu.name for hdu in dask_fits.open(path)] == ["", "SCI", "ERR", "DQ", "NONE"]
+    assert [hdu.name for hdu in dask_fits.open(path)] == [
+        "PRIMARY",
+        "SCI",
+        "ERR",
+        "DQ",
+        "NONE",
+    ]
 
 
 def test_an_array_twice_in_a_file(tmp_path: Path, short_runs: None) -> None:

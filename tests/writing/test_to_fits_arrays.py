@@ -231,9 +231,11 @@ def test_images_beside_what_is_none(path: Path, mixed: Any) -> None:
 
 
 @pytest.mark.parametrize("scheduler", ["sync", "threads"])
-def test_the_first_pixel_that_cannot_be_written_is_named(path: Path, scheduler: str) -> None:
+def test_the_first_pixel_of_a_chunk_that_cannot_be_written_is_named(
+    path: Path, scheduler: str
+) -> None:
     values = np.zeros((40, 50))
-    values[23, 31:] = 40000
+    values[23, 31:36] = 40000
     array = da.from_array(values, chunks=(7, 9))
     message = re.escape(
         f"{path}: HDU 1 (SCI): pixel [23, 31] is 40000.0, which cannot be written as int16: int16 "
