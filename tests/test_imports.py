@@ -46,12 +46,14 @@ ONLY_IMPORTER = {
         *(f"arrays/{name}.py" for name in ("computations", "windowed", "banded", "lazy")),
         "arrays/astropy_hdu.py",
         *(f"cli/{name}.py" for name in ("statistics", "commands", "cutouts", "mosaic")),
+        "cli/convert.py",
         *(f"xarray_backend/{name}.py" for name in ("arrays", "sky")),
         "many_cutouts/cutouts.py",
         *(f"stacks/{name}.py" for name in ("frames", "array", "stack", "dataset")),
         "stacks/fits_writer.py",
         *(f"mosaics/{name}.py" for name in ("array", "dataset", "fits_writer", "job", "mosaic")),
         *(f"writing/{name}.py" for name in ("contents", "execution", "file_plan", "fits", "graph", "image")),
+        "writing/stored.py",
     },
     "click": {
         f"cli/{name}.py"
@@ -65,6 +67,7 @@ ONLY_IMPORTER = {
             "cutouts",
             "index",
             "mosaic",
+            "convert",
         )
     },
     "PIL": {"cli/preview.py"},
@@ -73,7 +76,7 @@ ONLY_IMPORTER = {
         *(f"file/{name}.py" for name in ("hdu", "whole_hdus")),
         *("readers/section.py", "arrays/astropy_hdu.py", "cutout.py"),
         *(f"writing/{name}.py" for name in ("box", "cards", "contents", "image", "image_header")),
-        *(f"writing/{name}.py" for name in ("fits", "pixel_keywords", "table", "world")),
+        *(f"writing/{name}.py" for name in ("fits", "pixel_keywords", "stored", "table", "world")),
         "codecs/astropy_c.py",
         *(f"wcs/{name}.py" for name in ("header", "plane", "geometry", "resampling", "tables")),
         *(f"wcs/{name}.py" for name in ("frames", "quiet", "celestial", "turns")),

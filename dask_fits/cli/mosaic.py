@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 import numpy as np
@@ -16,6 +16,7 @@ from dask_fits.cli.options import (
     StorageOptions,
     hdu_option,
     json_option,
+    output_options,
     takes_storage_options,
 )
 from dask_fits.cli.output import (
@@ -73,16 +74,20 @@ class _MosaicOptions:
     fill_value: float
     on_error: OnError
     overwrite: bool
+    output_options: dict[str, Any]
     plan: bool
     as_json: bool
 
     def check(self) -> None:
         """Raise click.UsageError if options are missing or do not go together."""
         if self.output is None and not self.plan:
-            raise click.UsageError("-o is missing, the .zarr group or .png picture to write")
-        if self.output is not None and _suffix(self.output) not in (".zarr", ".png"):
             raise click.UsageError(
-                f"-o: expected a name that ends in .zarr or .png, found {redact_url(self.output)}"
+                "-o is missing, the .fits file, .zarr group or .png picture to write"
+            )
+        if self.output is not None and _suffix(self.output) not in (".fits", ".zarr", ".png"):
+            raise click.UsageError(
+                "-o: expected a name that ends in .fits, .zarr or .png, found "
+                f"{redact_url(self.output)}"
             )
         if self.like is not None and self.shapes_grid():
             raise click.UsageError(
@@ -149,7 +154,7 @@ def _choice(option: str, values: list[str], help_text: str) -> Decorator:
     "-o",
     "--output",
     type=click.Path(),
-    help="Name ending in .zarr, a group, or in .png, a picture.",
+    help="Name ending in .fits, a file, in .zarr, a group, or in .png, a picture.",
 )
 @click.option(
     "--like",
@@ -207,22 +212,24 @@ def _choice(option: str, values: list[str], help_text: str) -> Decorator:
 )
 @_choice("--on-error", ["raise", "skip"], "Stop at an image that cannot be read, or leave it out.")
 @click.option("--overwrite", is_flag=True, help="Replace an output that exists.")
+@output_options
 @click.option("--plan", is_flag=True, help="Tell the grid and what it costs; read only headers.")
 @json_option
 def mosaic_command(storage_options: StorageOptions, **options: Any) -> None:
-    """Put many images on one grid, as a zarr group or as a picture.
+    """Put many images on one grid, as a FITS file, a zarr group or a picture.
 
     FILES are paths, URLs, quoted patterns with *, or a Parquet file of `dask-fits index`.
 
-    A group holds data, weight, count and, with --error, error; it is made chunk by chunk. A picture
-    is drawn as `dask-fits preview` draws, of at most 2048 x 2048 pixels: those of a larger grid are
-    made 2, 3, ... times as wide. The resampling is the one that is asked for: with exact such a
-    pixel is the mean of what it covers, the others miss pixels between.
+    A file or a group holds data, weight, count, with --error error, and the table of images; it is
+    made chunk by chunk, and a file is there whole or not at all. A picture is drawn as `dask-fits
+    preview` draws, of at most 2048 x 2048 pixels: those of a larger grid are made 2, 3, ... times
+    as wide. The resampling is the one that is asked for: with exact such a pixel is the mean of
+    what it covers, the others miss pixels between.
 
     The exit code is 1 where images were left out because they could not be read.
 
     \b
-    dask-fits mosaic 'tiles/*.fits' -o sky.zarr --match-background
+    dask-fits mosaic 'tiles/*.fits' -o sky.fits --match-background
     dask-fits mosaic a.fits b.fits -o sky.png --frame galactic --resampling exact
     dask-fits mosaic survey.parquet --resolution 1arcsec --plan
     """  # noqa: D301 (click wants the character that \b stands for)
@@ -261,7 +268,11 @@ def _plain_errors() -> Iterator[None]:
 
 def _check_output(given: _MosaicOptions, output: str) -> None:
     """Raise an error, before anything is read, if the output could not be written."""
-    if given.is_picture():
+    if _suffix(output) == ".fits":
+        from dask_fits.storage.sinks import check_is_writable
+
+        check_is_writable(output, given.output_options, overwrite=given.overwrite)
+    elif given.is_picture():
         # It needs Pillow.
         import dask_fits.cli.mosaic_picture  # noqa: F401
         from dask_fits.storage.atomic import check_is_free
@@ -270,7 +281,7 @@ def _check_output(given: _MosaicOptions, output: str) -> None:
     else:
         from dask_fits.writing.zarr import open_zarr
 
-        open_zarr(output, None)
+        open_zarr(output, given.output_options or None)
 
 
 def _plan_mosaic(given: _MosaicOptions, storage_options: StorageOptions) -> Mosaic:
@@ -344,7 +355,7 @@ def _find_grid(given: _MosaicOptions, images: Collection, storage_options: Stora
 
 
 def _write(given: _MosaicOptions, output: str, made: Mosaic) -> Table:
-    """Write the mosaic as a zarr group or a picture; return its inputs with their statuses."""
+    """Write the mosaic, and return its inputs with their statuses."""
     from dask.diagnostics.progress import ProgressBar
 
     with ProgressBar(out=sys.stderr) if sys.stderr.isatty() else nullcontext():
@@ -352,7 +363,12 @@ def _write(given: _MosaicOptions, output: str, made: Mosaic) -> Table:
             from dask_fits.cli.mosaic_picture import draw_mosaic
 
             return draw_mosaic(made, output, overwrite=given.overwrite)
-        return made.to_zarr(output, overwrite=given.overwrite).inputs
+        options = given.output_options or None
+        if _suffix(output) == ".fits":
+            # It is computed here, so this is a mosaic.
+            written = made.to_fits(output, overwrite=given.overwrite, storage_options=options)
+            return cast("Mosaic", written).inputs
+        return made.to_zarr(output, overwrite=given.overwrite, storage_options=options).inputs
 
 
 def _describe(made: Mosaic, inputs: Table) -> dict[str, Any]:

@@ -267,6 +267,22 @@ def hdus_option(default: str) -> Callable[[Callable[..., None]], Callable[..., N
     )
 
 
+def _to_dict(
+    _context: click.Context, _parameter: click.Parameter, pairs: tuple[tuple[str, Any], ...]
+) -> dict[str, Any]:
+    """Return options as a dict."""
+    return dict(pairs)
+
+
+output_options = click.option(
+    "--output-options",
+    type=_parse_storage_option,
+    callback=_to_dict,
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="The same as --storage-options, for the output; repeatable.",
+)
+
 fill_value_option = click.option(
     "--fill-value",
     type=parse_number,

@@ -11,6 +11,7 @@ from typing import TextIO
 import click
 
 from dask_fits.cli.commands import header, index_gz, info, plan, preview, stats
+from dask_fits.cli.convert import abandoned_command, convert_command
 from dask_fits.cli.cutout import cutout_command
 from dask_fits.cli.cutouts import cutouts_command
 from dask_fits.cli.index import index_command
@@ -38,15 +39,17 @@ def cli() -> None:
     dask-fits preview image.fits -o image.png
     dask-fits cutout  image.fits --ra 250.42 --dec 36.46 --size 2arcmin -o cut.fits
     dask-fits cutouts 'tiles/*.fits' --catalog stars.csv --size 64 -o stamps
-    dask-fits mosaic  'tiles/*.fits' -o sky.zarr --match-background
+    dask-fits mosaic  'tiles/*.fits' -o sky.fits --match-background
     dask-fits index   'tiles/*.fits' -o survey.parquet --keyword FILTER
     dask-fits index-gz cube.fits.gz
+    dask-fits convert image.fits.fz s3://bucket/image.fits
+    dask-fits abandoned s3://bucket/image.fits
     """  # noqa: D301 (click wants the character that \b stands for)
 
 
 for command in (info, header, plan, stats, preview, cutout_command, cutouts_command):
     cli.add_command(command)
-for command in (mosaic_command, index_command, index_gz):
+for command in (mosaic_command, index_command, index_gz, convert_command, abandoned_command):
     cli.add_command(command)
 
 

@@ -146,15 +146,14 @@ class GcsUploads:
 
     async def unfinished(self) -> list[Unfinished]:
         """List the uploads of which there are temporary objects."""
-        uploads: dict[str, datetime | None] = {}
+        uploads: dict[str, datetime] = {}
         async for item in self._list(self._prefix):
             place = item["name"].rpartition("/")[0] + "/"
             token = place.removeprefix(self._prefix).rstrip("/")
             if len(token) == 16 and not set(token) - set("0123456789abcdef"):
-                created = item.get("timeCreated")
-                when = datetime.fromisoformat(created) if created else None
-                uploads.setdefault(place, when)
-        return [Unfinished(place, when) for place, when in uploads.items()]
+                created = datetime.fromisoformat(item["timeCreated"])
+                uploads[place] = min(uploads.get(place, created), created)
+        return [Unfinished(place, started) for place, started in uploads.items()]
 
     def is_transient(self, error: Exception) -> bool:
         """Return whether the fault of aiohttp's exception may be over at the next attempt."""

@@ -60,12 +60,14 @@ class LocalSink:
                 raise StorageError(f"{self.name}: there is no directory {target.parent}")
             descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _CLOSE_ON_EXEC, 0o666)
             try:
-                os.ftruncate(descriptor, size)
+                try:
+                    os.ftruncate(descriptor, size)
+                finally:
+                    os.close(descriptor)
             except BaseException:
-                part.unlink(missing_ok=True)
+                with suppress(OSError):
+                    part.unlink()
                 raise
-            finally:
-                os.close(descriptor)
         return Attempt(token, str(part), size, None, _host())
 
     def write(self, attempt: Attempt, pieces: Iterable[Piece]) -> list[Receipt]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol, TypeAlias
 
 from dask_fits.exceptions import StorageError
@@ -122,8 +123,11 @@ def check_receipts(name: str, attempt: Attempt, receipts: Sequence[Receipt]) -> 
             f"{name}: found parts of {len(others)} other attempts to write the file, expected "
             "those of one: a worker was lost that had begun it; compute it again"
         )
+    starts = sorted(receipt.start for receipt in receipts)
+    if len(set(starts)) < len(starts):
+        twice = next(one for one, other in pairwise(starts) if one == other)
+        raise StorageError(f"{name}: found two pieces at byte {twice}, expected each once")
     if attempt.part_size is not None:
-        starts = sorted(receipt.start for receipt in receipts)
         expected = range(0, attempt.size, attempt.part_size)
         if starts != list(expected):
             missing = min(set(expected) - set(starts), default=None)

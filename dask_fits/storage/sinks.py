@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from dask_fits.storage.atomic import temporary_paths
+from dask_fits.storage.atomic import check_is_free, temporary_paths
 from dask_fits.storage.errors import storage_errors
 from dask_fits.storage.local_sink import LocalSink
 from dask_fits.storage.place import FilePath, Place, place_of, utf8_name
@@ -51,6 +51,15 @@ def sink_of(
     return remote_sink(place, transfer or TransferConfig(), overwrite=overwrite)
 
 
+def check_is_writable(
+    url: FilePath, storage_options: Mapping[str, Any] | None, *, overwrite: bool
+) -> None:
+    """Raise what `sink_of` raises, and FileExistsError for a file on a disk; makes no request."""
+    sink = sink_of(url, storage_options, None, overwrite=overwrite)
+    if isinstance(sink, LocalSink):
+        check_is_free(sink.target, overwrite=overwrite)
+
+
 @dataclass(frozen=True, slots=True)
 class Abandoned:
     """What an attempt to write a file has left: a temporary file, an upload, temporary objects."""
@@ -62,6 +71,8 @@ class Abandoned:
     started: datetime | None
     """When it was begun, if the storage tells; in UTC."""
     _sink: LocalSink | RemoteSink = field(repr=False)
+    _path: Path | None = field(default=None, repr=False)
+    """The temporary file, whose name need not be UTF-8 as `place` is; None in other storages."""
 
     def remove(self) -> None:
         """Remove it. Nothing is raised if it is not there any more.
@@ -72,8 +83,9 @@ class Abandoned:
             The storage refuses or fails.
         """
         if isinstance(self._sink, LocalSink):
-            with storage_errors(self.name, {}):
-                Path(self.place).unlink(missing_ok=True)
+            if self._path is not None:
+                with storage_errors(self.name, {}):
+                    self._path.unlink(missing_ok=True)
         else:
             self._sink.remove(self.place)
 
@@ -128,5 +140,5 @@ def _abandoned_files(sink: LocalSink) -> list[Abandoned]:
         for path in temporary_paths(sink.target):
             with suppress(FileNotFoundError):  # it is gone meanwhile
                 started = datetime.fromtimestamp(path.stat().st_mtime, UTC)
-                found.append(Abandoned(sink.name, utf8_name(str(path)), started, sink))
+                found.append(Abandoned(sink.name, utf8_name(str(path)), started, sink, path))
     return found

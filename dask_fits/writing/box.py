@@ -127,12 +127,43 @@ class Template:
                 f"{hdu.where}: expected stored values of type {reader.dtype} along {reader.ndim} "
                 f"axes, found {stored.dtype} along {stored.ndim} axes from {tuple(origin)}"
             )
-        cards = _image_cards(hdu, self.header, stored)
-        move_pixel_keywords(cards, _fits_order(origin), hdu.where)
-        if hdu.index == 0 and extended:
-            _set_extend(cards)
+        cards = self.box_cards(stored.dtype, stored.shape, origin, extended=extended)
         pixels = np.ascontiguousarray(stored, stored.dtype.newbyteorder(">"))
         return _hdu_bytes(cards, pixels.reshape(-1).view(np.uint8).data, hdu, self.card_bytes)
+
+    def box_cards(
+        self,
+        dtype: np.dtype[Any],
+        shape: tuple[int, ...],
+        origin: Sequence[int],
+        *,
+        extended: bool,
+    ) -> list[Card]:
+        """Make the cards of a box.
+
+        Parameters
+        ----------
+        dtype : numpy.dtype
+            Type of the stored values.
+        shape : tuple of int
+            Shape of the box, NumPy order.
+        origin : sequence of int
+            Pixel of the image that is the box's first.
+        extended : bool
+            Whether other HDUs follow it.
+        """
+        cards = _image_cards(self.hdu, self.header, dtype, shape)
+        move_pixel_keywords(cards, _fits_order(origin), self.hdu.where)
+        if self.hdu.index == 0 and extended:
+            _set_extend(cards)
+        return cards
+
+    def moved_tables(self, origin: Sequence[int]) -> dict[int, bytes]:
+        """Return the bytes of the tables for a box, by their index in the file."""
+        return {
+            table.index: b"".join(_table_bytes(table, content, _fits_order(origin)))
+            for table, content in zip(self.tables, self.contents, strict=True)
+        }
 
 
 def boxes_to_fits(boxes: Sequence[tuple[Template, npt.NDArray[Any], Sequence[int]]]) -> bytes:
@@ -154,7 +185,7 @@ def boxes_to_fits(boxes: Sequence[tuple[Template, npt.NDArray[Any], Sequence[int
     for template, stored, origin in boxes:
         images[template.hdu.index] = template.box_hdu(stored, origin, extended=extended)
     if 0 not in images and 0 not in tables:
-        images[0] = _primary_hdu(boxes[0][0].hdu.file[0])
+        images[0] = primary_hdu(boxes[0][0].hdu.file[0])
 
     # A table that is the primary HDU has to come first, the others follow the images. An HDU that
     # is a box as well as a table is written as the box.
@@ -169,14 +200,16 @@ def _fits_order(origin: Sequence[int]) -> list[int]:
     return [int(start) for start in reversed(origin)]
 
 
-def _image_cards(hdu: HDU, header: Header, stored: npt.NDArray[Any]) -> list[Card]:
+def _image_cards(
+    hdu: HDU, header: Header, dtype: np.dtype[Any], shape: tuple[int, ...]
+) -> list[Card]:
     """Make the cards of a box's header: the mandatory ones, then the others of the image."""
     primary = hdu.index == 0
     # The FITS Standard prescribes the order of these (4.0, sections 4.4.1.1 and 4.4.1.2).
     values: dict[str, Any] = {"SIMPLE": True} if primary else {"XTENSION": "IMAGE"}
-    values["BITPIX"] = stored.dtype.itemsize * (-8 if stored.dtype.kind == "f" else 8)
-    values["NAXIS"] = stored.ndim
-    values |= {f"NAXIS{n}": length for n, length in enumerate(reversed(stored.shape), 1)}
+    values["BITPIX"] = dtype.itemsize * (-8 if dtype.kind == "f" else 8)
+    values["NAXIS"] = len(shape)
+    values |= {f"NAXIS{n}": length for n, length in enumerate(reversed(shape), 1)}
     # An extension must have these two; a primary header keeps them if it has them.
     for keyword, value in (("PCOUNT", 0), ("GCOUNT", 1)):
         if not primary or keyword in header:
@@ -188,7 +221,7 @@ def _image_cards(hdu: HDU, header: Header, stored: npt.NDArray[Any]) -> list[Car
     return _mandatory_cards(header, values) + others
 
 
-def _primary_hdu(hdu: HDU) -> list[Bytes]:
+def primary_hdu(hdu: HDU) -> list[Bytes]:
     """Make the bytes of a primary HDU without data, from a file's primary HDU."""
     header = hdu.original_header()
     cards = _mandatory_cards(header, {"SIMPLE": True, "BITPIX": 8, "NAXIS": 0})

@@ -58,7 +58,7 @@ def contents_of(images: Sequence[Image], name: str, *, checksum: bool) -> list[C
         if pixels.shape is not None and pixels.encoding is not None:
             target = Target(pixels.where, 0, pixels.shape, pixels.encoding, has_sums=checksum)
         contents.append(Content(template, pixels.array, target))
-    return [*contents, *map(_whole, tables)]
+    return [*contents, *map(whole_content, tables)]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -131,7 +131,7 @@ def _set_name(header: Header, image: Image, key: TableKey, before: Sequence[Tabl
         header.set("EXTVER", key[1])
 
 
-def _whole(table: WholeHdu) -> Content:
+def whole_content(table: WholeHdu) -> Content:
     """Return an HDU that is written as it is."""
     header = table.content[: table.header_nbytes]
     return Content(HeaderTemplate(header, has_sums=False), None, None, table.content[len(header) :])

@@ -307,8 +307,9 @@ class UploadProxy:
             answer = replace(head, body=await reader.read())
         finally:
             writer.close()
-        assert answer.header("transfer-encoding") == ""
-        dropped, more = {"connection"}, []
+        if answer.header("transfer-encoding").lower() == "chunked":
+            answer = replace(answer, body=_joined(answer.body))
+        dropped, more = {"connection", "transfer-encoding"}, []
         if not request.first.startswith("HEAD "):
             dropped.add("content-length")
             more = [("Content-Length", str(len(answer.body)))]
@@ -319,6 +320,18 @@ def _parse(head: bytes) -> _Message:
     first, *lines = head.decode("latin-1").removesuffix("\r\n\r\n").split("\r\n")
     pairs = [line.split(":", 1) for line in lines]
     return _Message(first, [(name.strip(), value.strip()) for name, value in pairs])
+
+
+def _joined(chunks: bytes) -> bytes:
+    """The content of a body that came in chunks (RFC 9112, section 7.1)."""
+    pieces = []
+    while True:
+        length, _, chunks = chunks.partition(b"\r\n")
+        size = int(length.partition(b";")[0], 16)
+        if not size:
+            return b"".join(pieces)
+        pieces.append(chunks[:size])
+        chunks = chunks[size + 2 :]
 
 
 def _refusal(request: _Message, *, status: int, headers: Mapping[str, str], code: str) -> _Message:

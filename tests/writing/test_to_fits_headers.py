@@ -114,7 +114,9 @@ def test_other_cards_are_written_as_astropy_writes_them(path: Path, as_extension
     dask_fits.to_fits([Image(None, header=OTHERS), Image(PIXELS, header=OTHERS)], path)
     found = cards_of(path.read_bytes())
     # An HDU of the same name and version as one before it has the next version.
-    changed = [n for n, pair in enumerate(zip(found, cards_of(expected), strict=True)) if len({*pair}) > 1]
+    changed = [
+        n for n, pair in enumerate(zip(found, cards_of(expected), strict=True)) if len({*pair}) > 1
+    ]
     assert {found[n].split()[0] for n in changed} <= {b"EXTVER"}
     verified(path)
 
@@ -129,8 +131,7 @@ def test_headers_of_any_length(path: Path, count: int) -> None:
 def test_cards_that_astropy_corrects(path: Path) -> None:
     header = Header.fromstring(
         "".join(
-            image.ljust(80)
-            for image in ("lower   = 5", "FLOAT   = 1.5d3 / Fortran", "NOEQ   3", "TAB     = 'a\tb'")
+            image.ljust(80) for image in ("lower   = 5", "FLOAT   = 1.5d3 / Fortran", "NOEQ   3")
         )
     )
     with warnings.catch_warnings():
@@ -153,10 +154,13 @@ def test_headers_of_files(path: Path, name: str) -> None:
         of_the_table = file[-1].header.copy()
     dask_fits.to_fits(hdu.data, path, header=hdu.header)
     assert kept(fits.getheader(path)) == expected
-    for header in (hdu, of_the_table):
-        again = path.with_name("again.fits")
-        dask_fits.to_fits(hdu.data, again, header=header, overwrite=True)
-        assert again.read_bytes() == path.read_bytes()
+    again = path.with_name("again.fits")
+    dask_fits.to_fits(hdu.data, again, header=hdu)
+    assert again.read_bytes() == path.read_bytes()
+    dask_fits.to_fits(hdu.data, again, header=of_the_table, overwrite=True)
+    # It is cfitsio's name of all such tables.
+    named = [image for image in kept(fits.getheader(again)) if "COMPRESSED_IMAGE" not in image]
+    assert sorted(named) == sorted(expected)
     np.testing.assert_array_equal(verified(path)[0], hdu.data.compute())
 
 
@@ -199,19 +203,11 @@ def test_a_header_of_astropys_own_hdu(path: Path) -> None:
     assert kept(found) == kept(fits.getheader(M13))
 
 
-class Unwritable(Card):
-    """A card of which astropy can make no text."""
-
-    def __str__(self) -> str:
-        raise ValueError("no text")
-
-
 def test_a_header_that_cannot_be_written(path: Path) -> None:
-    header = Header()
-    header["HIERARCH " + "A" * 70] = 1
-    header._cards[0]._value = "x" * 100
-    header._cards[0]._modified = True
-    header._cards[0]._image = None
-    with pytest.raises(FitsFormatError, match=r"a\.fits: HDU 0 \(PRIMARY\): "):
+    header = Header([("OBJECT", "M 13")])
+    header.append(Card.fromstring("TAB     = 'a\tb'".ljust(80)))
+    with pytest.raises(
+        FitsFormatError, match=r"a\.fits: HDU 0 \(PRIMARY\): TAB: cannot be written"
+    ):
         dask_fits.to_fits(PIXELS, path, header=header)
     assert [*path.parent.iterdir()] == []

@@ -1,0 +1,283 @@
+"""Files that are not to be replaced, that cannot be written, and what was left behind."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import pytest
+
+import dask_fits
+from dask_fits import AccessDeniedError, FitsFileNotFoundError, StorageError, TransferConfig
+from dask_fits.storage.sinks import sink_of
+from tests.servers.gcs import BUCKET
+from tests.servers.s3 import PUBLIC
+from tests.support.remote_targets import (
+    PARTS,
+    GcsTarget,
+    MemoryTarget,
+    S3Target,
+    Target,
+    WebdavTarget,
+    check_content,
+    write,
+)
+
+PIXELS = np.random.default_rng(12).random((1500, 1000), dtype=np.float32)
+"""5.7 MiB: a part of 5 MiB, and a short one."""
+
+LAZY = da.from_array(PIXELS, chunks=(500, 600), name=False)
+SHORT = np.arange(60_000, dtype=np.int16).reshape(200, 300)
+OTHERS = b"of somebody else" * 1000
+
+every_store = pytest.mark.parametrize("target", ["s3", "gcs", "webdav", "memory"], indirect=True)
+with_proxy = pytest.mark.parametrize("target", ["s3", "gcs", "webdav"], indirect=True)
+both_lengths = pytest.mark.parametrize("array", [LAZY, SHORT], ids=["parts", "short"])
+
+
+@every_store
+@both_lengths
+def test_a_file_that_exists_is_not_replaced(target: Any, array: Any) -> None:
+    target.put(OTHERS)
+    with pytest.raises(FileExistsError, match=r"written/\d+\.fits: the file exists"):
+        write(target, array)
+    assert target.content() == OTHERS
+    assert target.left() == []
+    if not isinstance(target, MemoryTarget):
+        assert {one.method for one in target.proxy.log} <= {"HEAD", "GET", "PROPFIND"}
+        assert not any(one.nbytes > 1000 for one in target.proxy.log)
+
+
+@with_proxy
+@both_lengths
+def test_a_file_that_comes_into_being_meanwhile_is_not_replaced(target: Any, array: Any) -> None:
+    match = target.completes if array is LAZY else target.sends
+    target.proxy.fail("act", match, action=lambda: target.put(OTHERS))
+    with pytest.raises(FileExistsError, match=r"written/\d+\.fits: the file exists"):
+        write(target, array)
+    assert target.content() == OTHERS
+    assert target.left() == []
+
+
+@with_proxy
+def test_a_file_that_is_to_be_replaced_may_come_meanwhile(target: Any) -> None:
+    target.proxy.fail("act", target.completes, action=lambda: target.put(OTHERS))
+    write(target, LAZY, overwrite=True)
+    check_content(target, PIXELS)
+
+
+@with_proxy
+@both_lengths
+def test_one_of_two_writers_wins(target: Any, array: Any) -> None:
+    both = threading.Barrier(2)
+    match = target.completes if array is LAZY else target.sends
+    target.proxy.fail("act", match, count=2, action=lambda: both.wait(20))
+
+    def attempt(sign: int) -> int:
+        try:
+            write(target, array * sign)
+        except FileExistsError:
+            return 0
+        return sign
+
+    with ThreadPoolExecutor(2) as pool:
+        outcomes = list(pool.map(attempt, (1, -1)))
+    assert sorted(map(abs, outcomes)) == [0, 1]
+    check_content(target, np.asarray(array) * sum(outcomes))
+    assert target.left() == []
+
+
+@both_lengths
+def test_a_conflict_with_another_writer(s3: S3Target, array: Any) -> None:
+    """S3 answers 409 to one of two requests that meet, and then the upload is lost."""
+    match = s3.completes if array is LAZY else s3.sends
+    s3.proxy.fail("status", match, status=409, code="ConditionalRequestConflict")
+    if array is SHORT:
+        write(s3, array)
+        check_content(s3, SHORT)
+        return
+    with pytest.raises(StorageError, match=r"written/\d+\.fits: another request .* write it again"):
+        write(s3, array)
+    assert (s3.content(), s3.left()) == (None, [])
+    s3.proxy.fail("act", r"^POST [^?]*\?uploads$", action=lambda: s3.put(OTHERS))
+    s3.proxy.fail("status", match, status=409, code="ConditionalRequestConflict")
+    with pytest.raises(FileExistsError):
+        write(s3, array)
+    assert (s3.content(), s3.left()) == (OTHERS, [])
+
+
+def test_an_upload_that_somebody_aborted(s3: S3Target) -> None:
+    def abort() -> None:
+        for place in s3.left():
+            s3.client.abort_multipart_upload(Bucket=s3.bucket, Key=s3.key, UploadId=place)
+
+    s3.proxy.fail("act", s3.completes, action=abort)
+    with pytest.raises(StorageError, match=r"written/\d+\.fits: the upload is gone .*aborted"):
+        write(s3, LAZY)
+    assert (s3.content(), s3.left()) == (None, [])
+    # Where a part comes too late; moto has a fault of its own then.
+    s3.proxy.fail("status", "partNumber=2", status=404, code="NoSuchUpload")
+    with pytest.raises(StorageError, match=r"part 2: the upload is gone .*aborted"):
+        write(s3, LAZY)
+    assert (s3.content(), s3.left()) == (None, [])
+
+
+def test_temporary_objects_that_somebody_removed(gcs: GcsTarget) -> None:
+    def remove() -> None:
+        for upload in dask_fits.abandoned(gcs.url, storage_options=gcs.options):
+            upload.remove()
+
+    gcs.proxy.fail("act", r"^POST /upload/", first=2, action=remove)
+    with pytest.raises(StorageError, match=r"part 2: the upload is gone .*aborted"):
+        write(gcs, LAZY)
+    assert (gcs.content(), gcs.left()) == (None, [])
+    gcs.proxy.fail("act", gcs.completes, action=remove)
+    with pytest.raises(StorageError, match=r"written/\d+\.fits: the upload is gone .*aborted"):
+        write(gcs, LAZY)
+    assert (gcs.content(), gcs.left()) == (None, [])
+
+
+@both_lengths
+def test_a_bucket_that_is_missing(s3: S3Target, gcs: GcsTarget, array: Any) -> None:
+    for url, target in (("s3://no-such-bucket/a.fits", s3), ("gs://no-such-bucket/a.fits", gcs)):
+        with pytest.raises(FitsFileNotFoundError, match=url):
+            dask_fits.to_fits(array, url, storage_options=target.options, transfer=PARTS)
+        with pytest.raises(FitsFileNotFoundError, match=url):
+            dask_fits.abandoned(url, storage_options=target.options)
+
+
+@both_lengths
+def test_credentials_that_do_not_suffice(s3: S3Target, array: Any) -> None:
+    wrong = {**s3.options, "secret": "wrong-secret"}
+    anonymous = {**s3.server.anonymous_options, "endpoint_url": s3.proxy.url}
+    for options, bucket in ((wrong, s3.bucket), (anonymous, s3.bucket), (anonymous, PUBLIC)):
+        url = f"s3://{bucket}/{s3.key}"
+        with pytest.raises(AccessDeniedError, match=f"{url}: access denied") as caught:
+            dask_fits.to_fits(array, url, storage_options=options, transfer=PARTS)
+        assert "wrong-secret" not in str(caught.value)
+    assert (s3.content(), s3.left()) == (None, [])
+
+
+@pytest.mark.parametrize("target", ["s3", "gcs"], indirect=True)
+@both_lengths
+def test_a_user_who_may_write_and_not_read(target: Any, array: Any) -> None:
+    look = r"^(HEAD|GET) [^?]*/\w*(%2F)?\d+\.fits\?"
+    target.proxy.fail("status", look, status=403, count=None)
+    write(target, array)
+    check_content(target, np.asarray(array))
+    assert target.proxy.asked(look)
+    with pytest.raises(FileExistsError):
+        write(target, array)
+    assert target.left() == []
+
+
+@pytest.mark.parametrize(
+    ("url", "error", "message"),
+    [
+        ("http://127.0.0.1:9/a.fits", StorageError, "web servers take no files"),
+        ("https://example.org/a.fits", StorageError, "web servers take no files"),
+        ("s3://b/a.zip::m.fits", (ValueError, StorageError), "archive"),
+        ("zip://m.fits::s3://b/a.zip", (ValueError, StorageError), "archive"),
+        ("simplecache::s3://b/a.fits", StorageError, "simplecache:: "),
+        ("blockcache::memory://a.fits", StorageError, "blockcache:: "),
+        ("dir::memory://a.fits", StorageError, "chain"),
+    ],
+)
+def test_places_that_take_no_files(url: str, error: Any, message: str) -> None:
+    options = {"s3": {"anon": True}} if "::" in url else {}
+    with pytest.raises(error, match=message):
+        dask_fits.to_fits(SHORT, url, storage_options=options)
+
+
+def fail(block: np.ndarray) -> np.ndarray:
+    raise ZeroDivisionError("of a task")
+
+
+def abandon(target: Target, match: str = "of a task") -> None:
+    """Begin a file by a Delayed that fails."""
+    broken = da.concatenate([LAZY[:1400], LAZY[1400:].map_blocks(fail, dtype="f4", meta=PIXELS)])
+    delayed = write(target, broken, compute=False)
+    with pytest.raises(ZeroDivisionError, match=match):
+        delayed.compute()
+
+
+def test_uploads_that_were_left(s3: S3Target) -> None:
+    abandon(s3)
+    (left,) = s3.left()
+    ours = s3.client.list_parts(Bucket=s3.bucket, Key=s3.key, UploadId=left)["Parts"]
+    begin: Callable[..., Any] = s3.client.create_multipart_upload
+    part = {"Bucket": s3.bucket, "PartNumber": 1, "Body": b"x" * ours[0]["Size"]}
+    places = []
+    for key, has_part in ((s3.key, True), (s3.key, False), (s3.key + ".gz", True)):
+        places.append(begin(Bucket=s3.bucket, Key=key)["UploadId"])
+        if has_part:
+            s3.client.upload_part(**part, Key=key, UploadId=places[-1])
+    (found,) = dask_fits.abandoned(s3.url, storage_options=s3.options)
+    assert (found.name, found.place) == (s3.url, left)
+    assert found.started is not None
+    assert abs(datetime.now(UTC) - found.started) < timedelta(minutes=5)
+    found.remove()
+    found.remove()  # nothing is raised
+    assert sorted(s3.left()) == sorted(places[:2])
+    assert dask_fits.abandoned(s3.url, storage_options=s3.options) == []
+
+
+@pytest.mark.parametrize("target", ["gcs", "webdav", "memory"], indirect=True)
+def test_temporary_objects_and_files_that_were_left(target: Any) -> None:
+    abandon(target)
+    abandon(target)
+    neighbour = type(target)(
+        *(() if isinstance(target, MemoryTarget) else (target.server, target.proxy))
+    )
+    abandon(neighbour)
+    assert target.left()
+    kept = neighbour.left()
+    found = dask_fits.abandoned(target.url, storage_options=target.options)
+    assert len({one.place for one in found}) == len(found) == 2
+    assert {one.name for one in found} == {target.url}
+    if isinstance(target, GcsTarget):
+        now = datetime.now(UTC)
+        assert all(abs(now - one.started) < timedelta(minutes=5) for one in found)
+    for one in found:
+        one.remove()
+        one.remove()  # nothing is raised
+    assert target.left() == []
+    assert neighbour.left() == kept != []
+    assert dask_fits.abandoned(target.url, storage_options=target.options) == []
+    write(target, LAZY)
+    check_content(target, PIXELS)
+
+
+@every_store
+def test_a_delayed_writes_whenever_it_is_computed(target: Target) -> None:
+    delayed = write(target, LAZY, compute=False, overwrite=True)
+    assert (target.content(), target.left()) == (None, [])
+    for _ in range(2):
+        delayed.compute()
+        check_content(target, PIXELS)
+        assert target.left() == []
+
+
+def test_secrets_are_shown_nowhere(s3: S3Target, webdav: WebdavTarget) -> None:
+    secret = s3.server.secret
+    made = sink_of(s3.url, s3.options, TransferConfig(), overwrite=False)
+    delayed = write(s3, LAZY, compute=False)
+    abandon(s3)
+    found = dask_fits.abandoned(s3.url, storage_options=s3.options)
+    assert s3.url in repr(made)
+    texts = [repr(one) for one in (made, delayed, delayed.dask, found)]
+    password = webdav.server.password
+    url = f"ftp://me:{password}@127.0.0.1/a.fits"
+    texts.append(repr(dask_fits.storage.remote_sink.RemoteSink(url, {}, None, PARTS, False, 1, 1)))
+    s3.proxy.fail("status", "^POST", status=400, code="Strange")
+    with pytest.raises(StorageError) as caught:
+        write(s3, LAZY)
+    texts += [repr(caught.value), str(caught.value)]
+    assert not any(secret in text or password in text for text in texts)
+    found[0].remove()
+    assert BUCKET not in texts[0]
