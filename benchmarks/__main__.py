@@ -20,12 +20,13 @@ from benchmarks.packed import measure_packed
 from benchmarks.reads import measure_reads
 from benchmarks.remote import measure_remote
 from benchmarks.stacks import measure_stacks
+from benchmarks.writing import measure_writing
 from benchmarks.xarray_engine import measure_xarray
 
 RESULTS = Path(__file__).parent / "results" / "latest.json"
 SUBJECTS = (
     *("reads", "compressed", "headers", "remote", "cutouts"),
-    *("xarray", "packed", "collections", "stacks", "mosaics", "imports", "night"),
+    *("xarray", "packed", "collections", "stacks", "mosaics", "writing", "imports", "night"),
 )
 LONG = ("mosaics_large",)
 """Subjects that are measured only if they are asked for."""
@@ -37,6 +38,7 @@ BY_ROUNDS = {
     "mosaics": measure_mosaics,
     "packed": measure_packed,
     "stacks": measure_stacks,
+    "writing": measure_writing,
 }
 """Subjects that take no other options."""
 

@@ -146,12 +146,14 @@ _ASTROPY_NAMES = (
 """Functions and classes of `astropy.io.fits` that have no counterpart here."""
 
 _HDU_HINTS: Mapping[str, str] = {
+    "writeto": "write dask_fits.to_fits(hdu.data, path, header=hdu), in parallel, or "
+    "hdu.to_hdu().writeto(...), of astropy's HDU around the pixels",
     **dict.fromkeys(
-        ("writeto", "scale", "verify", "copy", "update_header", "req_cards", "filebytes"),
+        ("scale", "verify", "copy", "update_header", "req_cards", "filebytes"),
         "write hdu.to_hdu().{name}(...), of astropy's HDU around the pixels",
     ),
     **dict.fromkeys(
-        ("add_checksum", "add_datasum"), "write hdu.to_hdu().writeto(path, checksum=True)"
+        ("add_checksum", "add_datasum"), "dask_fits.to_fits(hdu.data, path, header=hdu) writes them"
     ),
     **dict.fromkeys(
         ("verify_checksum", "verify_datasum"), "it would read all of the HDU; " + _WITH_ASTROPY

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -76,11 +76,11 @@ class LocalSink:
         written = _Written()
         with storage_errors(self.name, {}):
             # It is not made again where it is gone: nobody would remove it.
-            descriptor = os.open(attempt.place, os.O_WRONLY | _CLOSE_ON_EXEC)
+            descriptor, put = self._open(attempt)
             try:
                 for start, piece in pieces:
                     raise_if_cancelled()
-                    _write_at(descriptor, start, piece)
+                    put(descriptor, start, piece)
                     written.add(start, piece)
                 # On its own machine the commit does it for all tasks. Network file systems tell now
                 # that a disk is full.
@@ -89,6 +89,19 @@ class LocalSink:
             finally:
                 os.close(descriptor)
         return [Receipt(attempt.token, written.start, written.nbytes, written.tag, host)]
+
+    def _open(self, attempt: Attempt) -> tuple[int, Callable[[int, int, memoryview], None]]:
+        """Open the temporary file, and say what to do with pieces.
+
+        Once it has been committed, tasks may run again whose results a worker has lost: what they
+        would write is in the target then.
+        """
+        try:
+            return os.open(attempt.place, os.O_WRONLY | _CLOSE_ON_EXEC), _write_at
+        except FileNotFoundError:
+            with suppress(OSError):
+                return os.open(self.target, os.O_RDONLY | _CLOSE_ON_EXEC), _compare_at
+            raise
 
     def commit(self, attempt: Attempt, receipts: Sequence[Receipt]) -> None:
         """Rename the temporary file once it is on the disk; see `Sink.commit`."""
@@ -190,6 +203,12 @@ def _write_at(descriptor: int, start: int, piece: memoryview) -> None:
     # One call may write fewer bytes: after a signal, on network mounts, or past 2 GiB.
     while written < len(piece):
         written += os.pwrite(descriptor, piece[written:], start + written)
+
+
+def _compare_at(descriptor: int, start: int, piece: memoryview) -> None:
+    """Raise FileNotFoundError unless a piece is in a file: the one to write it to is gone."""
+    if os.pread(descriptor, len(piece), start) != piece:
+        raise FileNotFoundError
 
 
 def _sync_directory(directory: Path) -> None:

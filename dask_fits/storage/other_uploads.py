@@ -27,7 +27,9 @@ from dask_fits.storage.uploads import (
 _MARK = "begun"
 """Name of the file that is there until an upload is committed or aborted."""
 
-_TRANSIENT = frozenset(("httpx.TransportError", "webdav4.BadGatewayError"))
+_TRANSIENT = frozenset(
+    ("httpx.TransportError", "webdav4.BadGatewayError", "webdav4.ResourceLocked")
+)
 """Errors of WebDAV's driver, which need not be installed, that are no OSError."""
 
 
@@ -201,7 +203,12 @@ class OtherUploads:
         # A move of the server's own replaces a file, where the driver's `mv` copies and refuses.
         move = getattr(getattr(self._fs, "client", None), "move", None)
         if move is not None:  # webdav4
-            move(temporary, self._path, overwrite=overwrite)
+            try:
+                move(temporary, self._path, overwrite=overwrite)
+            except Exception as error:
+                if type(error).__name__ == "ResourceAlreadyExists":
+                    raise TargetExistsError from error
+                raise
         else:
             self._fs.mv(temporary, self._path)
         self._check_size(self._path, size)

@@ -150,9 +150,11 @@ class RemoteSink:
             with RequestGroup(file.loop) as requests:
                 try:
                     requests.wait(file.commit(attempt, ordered))
-                except (TargetExistsError, UploadGoneError, ConflictError) as error:
+                except (TargetExistsError, UploadGoneError, ConflictError, StorageError) as error:
                     # An earlier request of ours may have made it, whose answer was lost.
                     if not requests.wait(file.is_made(attempt, ordered[0])):
+                        if isinstance(error, StorageError):
+                            raise
                         exists = not self.overwrite and (
                             isinstance(error, TargetExistsError)
                             or (isinstance(error, ConflictError) and requests.wait(file.exists()))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
 
@@ -142,7 +143,7 @@ class S3Uploads:
             page = await self._call("list_multipart_uploads", Prefix=self._key, **marker)
             # A prefix is also that of longer keys.
             ours = [
-                Unfinished(upload["UploadId"], upload.get("Initiated"))
+                Unfinished(upload["UploadId"], _in_utc(upload.get("Initiated")))
                 for upload in page.get("Uploads", [])
                 if upload["Key"] == self._key and await self._is_ours(upload["UploadId"])
             ]
@@ -206,6 +207,11 @@ class S3Uploads:
         if status == HTTPStatus.OK or response.error_code in _TRANSIENT_CODES:
             return TransientError(f"the server answered {reason_of(response)}")
         return refusal_error(response, self._name, access_hint("s3://"))
+
+
+def _in_utc(when: datetime | None) -> datetime | None:
+    """Return a time in UTC; botocore gives those of answers in another zone."""
+    return None if when is None else when.astimezone(UTC)
 
 
 def _condition(*, overwrite: bool) -> dict[str, str]:

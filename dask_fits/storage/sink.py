@@ -124,9 +124,6 @@ def check_receipts(name: str, attempt: Attempt, receipts: Sequence[Receipt]) -> 
             "those of one: a worker was lost that had begun it; compute it again"
         )
     starts = sorted(receipt.start for receipt in receipts)
-    if len(set(starts)) < len(starts):
-        twice = next(one for one, other in pairwise(starts) if one == other)
-        raise StorageError(f"{name}: found two pieces at byte {twice}, expected each once")
     if attempt.part_size is not None:
         expected = range(0, attempt.size, attempt.part_size)
         if starts != list(expected):
@@ -135,6 +132,8 @@ def check_receipts(name: str, attempt: Attempt, receipts: Sequence[Receipt]) -> 
                 f"{name}: found {len(starts)} parts, expected {len(expected)}, each once"
                 + ("" if missing is None else f"; the part at byte {missing} is missing")
             )
+    elif (twice := next((a for a, b in pairwise(starts) if a == b), None)) is not None:
+        raise StorageError(f"{name}: found two pieces at byte {twice}, expected each once")
     written = sum(receipt.nbytes for receipt in receipts)
     if written != attempt.size:
         raise StorageError(f"{name}: found {written} bytes written, expected {attempt.size}")

@@ -51,6 +51,7 @@ def contents_of(images: Sequence[Image], name: str, *, checksum: bool) -> list[C
             keywords.header, pixels.shape, pixels.encoding, primary=n == 0, where=pixels.where
         )
         _set_name(header, images[n], key, names[:n])
+        _set_unit(header, images[n])
         if n == 0 and extended:
             set_extend(header)
         template = template_of(header, has_sums=checksum, where=pixels.where)
@@ -124,11 +125,23 @@ def _version(header: Header) -> int:
 
 
 def _set_name(header: Header, image: Image, key: TableKey, before: Sequence[TableKey]) -> None:
-    """Write EXTNAME if it is given, and EXTVER if an HDU before has the same name."""
+    """Write EXTNAME if it is given, and EXTVER if another HDU has the same name."""
     if image.name is not None:
         header.set("EXTNAME", image.name)
-    if key[0] and (key[0] in {name for name, _ in before} or "EXTVER" in header):
+    is_known = "EXTVER" in header or key[0] in {name for name, _ in before}
+    # A table of a WCS, which is behind all images, keeps the version that it had.
+    if key[0] and (is_known or key[1] != 1):
         header.set("EXTVER", key[1])
+
+
+def _set_unit(header: Header, image: Image) -> None:
+    """Write BUNIT of an array of astropy's that has a unit."""
+    unit = getattr(image.array, "unit", None)
+    if unit is not None:
+        try:
+            header.set("BUNIT", unit.to_string("fits"))
+        except ValueError:  # FITS has no name for it
+            header.set("BUNIT", str(unit))
 
 
 def whole_content(table: WholeHdu) -> Content:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import numpy.typing as npt
 
 from dask_fits.file.hdu import HDU
@@ -106,7 +108,7 @@ def to_fits(  # noqa: PLR0913 (each is a question that a caller has)
     >>> path = os.path.join(tempfile.mkdtemp(), "half.fits")
     >>> dask_fits.to_fits(hdu.data / 2, path, header=hdu.header)
     >>> dask_fits.open(path)[0]
-    <HDU 0 of ...half.fits: image (300, 300) float32...
+    <HDU 0 of ...half.fits: 'PRIMARY' ver=1, image, shape=(300, 300), dtype=float32, ...>
     """
     if _is_of_images(array):
         _reject_options(header=header, wcs=wcs, name=name, dtype=dtype, scale=scale, blank=blank)
@@ -115,12 +117,20 @@ def to_fits(  # noqa: PLR0913 (each is a question that a caller has)
         images = [
             Image(array, header=header, wcs=wcs, name=name, dtype=dtype, scale=scale, blank=blank)
         ]
+    if not compute:
+        images = [_with_own_pixels(image) for image in images]
     sink = sink_of(url, storage_options, transfer, overwrite=overwrite)
     plan = FilePlan.of(contents_of(images, sink.name, checksum=checksum))
     if not compute:
         return delayed_file(plan, sink)
     write_file(plan, sink)
     return None
+
+
+def _with_own_pixels(image: Image) -> Image:
+    """Return an image with a copy of a NumPy array, which may change before it is written."""
+    is_numpy = isinstance(image.array, np.ndarray)
+    return replace(image, array=image.array.copy()) if is_numpy else image
 
 
 def _is_of_images(array: Any) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +11,7 @@ import dask.array as da
 import numpy as np
 import numpy.typing as npt
 from dask import config
+from dask.array.core import slices_from_chunks
 from dask.utils import parse_bytes
 
 from dask_fits.file.hdu import HDU
@@ -65,6 +68,10 @@ def as_dask(array: Any) -> da.Array:
             "found a masked array, and FITS images have no masks: fill it (array.filled(np.nan)), "
             "or write the mask as an image of its own"
         )
+    if isinstance(array, HDU):
+        raise TypeError("found an HDU, expected an array: give its data, and header=hdu")
+    if hasattr(array, "coords") and hasattr(array, "dims"):
+        raise TypeError("found an object of xarray, which has its own way: array.fits.to_fits(url)")
     if not isinstance(array, da.Array):
         array = _from_numpy(array)
     if not isinstance(array._meta, np.ndarray):  # noqa: SLF001 (Dask has no public way)
@@ -85,10 +92,19 @@ def as_dask(array: Any) -> da.Array:
 
 
 def _from_numpy(given: Any) -> da.Array:
-    """Make a Dask array of what NumPy takes for an array."""
+    """Make a Dask array of what NumPy takes for an array, whose chunks are views of it.
+
+    `dask.array.from_array` would copy all of it.
+    """
     values = np.asarray(given)
     limit = parse_bytes(config.get("array.chunk-size"))
     chunk = contiguous_chunk_shape(values.shape, itemsize=values.itemsize or 1, limit=limit)
-    # Without a name of its own Dask would read all of it for one.
-    array: da.Array = da.from_array(values, chunks=chunk, name=False)
-    return array
+    chunks = da.core.normalize_chunks(chunk, values.shape)
+    name = f"array-{uuid.uuid4().hex}"
+    indices = itertools.product(*(range(len(lengths)) for lengths in chunks))
+    graph = {
+        (name, *index): values[part]
+        for index, part in zip(indices, slices_from_chunks(chunks), strict=True)
+    }
+    meta = np.empty((0,) * values.ndim, values.dtype)
+    return da.Array(graph, name, chunks, meta=meta)

@@ -51,6 +51,28 @@ def current_wcs(obj: Object, image: xr.Variable, where: str) -> WCS:
     return _remaining_wcs(grid, obj, image, image.dims, where)
 
 
+def wcs_of_all_axes(obj: Object, image: xr.Variable, where: str) -> WCS:
+    """Make the WCS of an object's pixels with an axis for each of its dimensions.
+
+    Those that the image does not have count pixels from 1, as FITS has it for an axis that nothing
+    is said of; errors are those of `FitsAccessor.wcs`.
+    """
+    wcs = current_wcs(obj, image, where)
+    dims = make_grid(_wcs_text(image, where), where).dims
+    kept = [dim for dim in reversed(image.dims) if dim in dims]
+    if len(kept) == image.ndim:
+        return wcs
+    axes = [kept.index(dim) + 1 if dim in kept else 0 for dim in reversed(image.dims)]
+    if is_distorted(wcs):
+        added = ", ".join(map(str, (dim for dim in image.dims if dim not in dims)))
+        raise ValueError(
+            f"{where}: the image does not have the dimension {added}, and its WCS has a distortion, "
+            "which astropy knows of two axes only: write the parts one by one, or "
+            "array.drop_attrs() without a WCS"
+        )
+    return wcs.sub([*axes, *range(len(kept) + 1, wcs.naxis + 1)])
+
+
 def origins_of(obj: Object, image: xr.Variable, where: str) -> list[int] | None:
     """Find the first pixel of a box of the image along each axis, NumPy order.
 

@@ -14,7 +14,7 @@ from dask_fits.wcs.header import WcsText
 from dask_fits.wcs.text import wcs_text
 from dask_fits.writing.image import Image
 from dask_fits.writing.pixel_keywords import move_pixel_keywords, wcs_cards_of
-from dask_fits.xarray_backend.subset import current_wcs, origins_of
+from dask_fits.xarray_backend.subset import origins_of, wcs_of_all_axes
 
 Attributes = dict[Hashable, Any]
 
@@ -89,6 +89,9 @@ def _with_world(image: Image, header: fits.Header, array: xr.DataArray, where: s
         return replace(image, header=header)
     if origins is not None and not any(origins):
         return replace(image, header=header, wcs=text)
-    wcs = current_wcs(array, array.variable, where)
-    moved = wcs_text(wcs, tuple(map(int, array.shape)), tables=text.tables)
+    wcs = wcs_of_all_axes(array, array.variable, where)
+    try:
+        moved = wcs_text(wcs, tuple(map(int, array.shape)), tables=text.tables)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}; array.drop_attrs() leaves it out") from error
     return replace(image, header=header, wcs=moved)

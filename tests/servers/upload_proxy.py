@@ -13,7 +13,7 @@ import struct
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import Any, Literal, NamedTuple, Self
@@ -32,8 +32,11 @@ Kind = Literal["status", "reset", "lost", "changed", "stall", "act", "hold"]
 - ``changed`` (``pattern``, ``by``): its answer comes with all matches of a regular expression
   replaced, in headers and body.
 - ``stall`` (``seconds=3600.0``): silence, then a reset; the server is not asked.
-- ``act`` (``action``): a function is called before the server is asked.
+- ``act``: nothing but the action that all kinds take.
 - ``hold``: the request waits until `UploadProxy.heal`, and is then sent on.
+
+All of them take ``action=None``: a function that is called when the request is there. Those that
+have one are then sent on one at a time.
 """
 
 DETAILS: Mapping[Kind, Mapping[str, Any]] = {
@@ -188,7 +191,7 @@ class UploadProxy:
 
     async def _serve(self, started: Future[int]) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        self._gate = asyncio.Event()
+        self._gate, self._one_at_a_time = asyncio.Event(), asyncio.Lock()
         server = await asyncio.start_server(
             self._connected, "127.0.0.1", 0, backlog=512, limit=4 * BLOCK
         )
@@ -277,17 +280,19 @@ class UploadProxy:
         self, request: _Message, fault: _Fault | None, writer: asyncio.StreamWriter
     ) -> _Message:
         kind, details = (fault.kind, fault.details) if fault else (None, {})
+        if "action" in details:
+            await asyncio.to_thread(details["action"])
         if kind == "status":
-            return _refusal(request, **details)
+            return _refusal(request, details["status"], details["headers"], details["code"])
         if kind == "stall":
             await asyncio.sleep(details["seconds"])
         if kind in ("reset", "stall"):
             _reset(writer)
         if kind == "hold":
             await self._gate.wait()
-        if kind == "act":
-            await asyncio.to_thread(details["action"])
-        answer = await self._forward(request)
+        # A server for tests may look and write in two steps, between which another request comes.
+        async with self._one_at_a_time if "action" in details else nullcontext():
+            answer = await self._forward(request)
         if kind == "lost":
             _reset(writer)
         if kind == "changed":
@@ -325,16 +330,17 @@ def _parse(head: bytes) -> _Message:
 def _joined(chunks: bytes) -> bytes:
     """The content of a body that came in chunks (RFC 9112, section 7.1)."""
     pieces = []
+    at = 0
     while True:
-        length, _, chunks = chunks.partition(b"\r\n")
-        size = int(length.partition(b";")[0], 16)
+        start = chunks.index(b"\r\n", at) + 2
+        size = int(chunks[at:start].partition(b";")[0], 16)
         if not size:
             return b"".join(pieces)
-        pieces.append(chunks[:size])
-        chunks = chunks[size + 2 :]
+        pieces.append(chunks[start : start + size])
+        at = start + size + 2
 
 
-def _refusal(request: _Message, *, status: int, headers: Mapping[str, str], code: str) -> _Message:
+def _refusal(request: _Message, status: int, headers: Mapping[str, str], code: str) -> _Message:
     """An answer that is no success, with the body of one of S3."""
     body = b""
     if code and not request.first.startswith("HEAD "):

@@ -144,6 +144,22 @@ def test_a_commit_that_was_stopped_after_the_file_had_its_name(
     assert [*Path(sink.path).parent.iterdir()] == [Path(sink.path)]
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_tasks_that_run_again_after_the_commit(sink: LocalSink, overwrite: bool) -> None:
+    """A worker that dies as it commits loses the receipts that it has."""
+    sink = replace(sink, overwrite=overwrite)
+    attempt = sink.begin(len(CONTENT))
+    receipts = write(sink, attempt)
+    sink.commit(attempt, receipts)
+    again = write(sink, attempt)
+    assert again == receipts
+    sink.commit(attempt, again)
+    assert Path(sink.path).read_bytes() == CONTENT
+    with pytest.raises(StorageError, match=r"a\.fits: no such file"):
+        sink.write(attempt, [(100, memoryview(CONTENT)[101:105])])
+    assert [*Path(sink.path).parent.iterdir()] == [Path(sink.path)]
+
+
 @pytest.mark.parametrize("other", [CONTENT[::-1], CONTENT[:-1], b""])
 def test_a_commit_that_runs_again_takes_no_other_file_for_its_own(
     sink: LocalSink, other: bytes

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import doctest
 import gzip
+import io
 import os
 import re
 import runpy
 import subprocess
 import sys
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pytest
 import zarr
@@ -26,7 +29,7 @@ from PIL import Image
 
 from tests.servers.gcs import GcsServer
 from tests.servers.range_server import RangeServer
-from tests.servers.s3 import PUBLIC, S3Server
+from tests.servers.s3 import PRIVATE, PUBLIC, S3Server
 from tests.support.data import ROOT
 
 M13 = ROOT / "tests" / "data" / "m13.fits"
@@ -290,6 +293,24 @@ def test_s3_credentials(s3_server: S3Server) -> None:
     assert f"cutout: {PLAN}\n" in said
     assert f"centre: {CENTRE_MEAN}\n" in said
     assert f"brightest pixel: {PIXELS.max()}\n" in said
+
+
+def test_what_a_cluster_writes_to_a_bucket_is_whole(s3_server: S3Server) -> None:
+    target = f"s3://{PRIVATE}/written"
+    said = example("written_from_a_cluster", target, environment=s3_server.environment)
+    assert f"{target}/calibrated0.fits: 1 HDUs, (200, 200) float32, no unit, RA---TAN" in said
+    assert f"{target}/moment0.fits: 1 HDUs, (200, 200) float32, Jy/beam.Hz, RA---SIN" in said
+    bucket = fsspec.filesystem("s3", **s3_server.storage_options)
+    names = sorted(path.rpartition("/")[2] for path in bucket.find(target))
+    calibrated = [f"calibrated{number}.fits" for number in range(4)]
+    assert names == [*calibrated, "moment0.fits", "mosaic.fits"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a check sum that is wrong
+        for name in names:
+            with fits.open(io.BytesIO(bucket.cat(f"{target}/{name}")), checksum=True) as hdus:
+                pixels = hdus[0].data
+                if name in calibrated:
+                    assert abs(pixels.mean() - 50) < 0.5  # counts without the bias
 
 
 @pytest.mark.parametrize("wrong", ["AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID"])
