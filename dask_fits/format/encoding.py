@@ -216,6 +216,9 @@ def encoding_of(
             f"{given}: it is for uint8, int16, int32 and int64, found {target}: give one as dtype="
         )
     scaling = _scaling_of(target, scale, None if blank is None else operator.index(blank))
+    if scaling.dtype.kind != "f" and source.kind != "f":
+        # Read as integers, which as floats might lose digits on the way.
+        return Encoding(source, scaling.dtype, scaling)
     return Encoding(source, target, scaling, rounds=scale is not None)
 
 

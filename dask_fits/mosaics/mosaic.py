@@ -230,7 +230,8 @@ class Mosaic:
         )
         if not compute:
             return delayed_file(plan, sink)
-        return replace(self, inputs=with_errors(self.inputs, write_file(plan, sink, errors) or {}))
+        found = write_file(plan, sink, errors) or {}
+        return replace(self, inputs=with_errors(self.inputs, found))
 
     def _images(self) -> list[Image]:
         """Return the HDUs of a file, the table aside."""

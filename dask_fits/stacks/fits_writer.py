@@ -17,7 +17,7 @@ from dask.delayed import Delayed, delayed
 from dask.highlevelgraph import HighLevelGraph
 
 from dask_fits.collections.collection import Collection
-from dask_fits.exceptions import FitsError
+from dask_fits.exceptions import FitsError, renew
 from dask_fits.file.hdu import HDU
 from dask_fits.stacks.coordinates import first_image, frame_coordinates, shared_wcs
 from dask_fits.stacks.reader import MAX_FRAMES, StackReader
@@ -34,6 +34,9 @@ _TASK_BYTES = 64 * 1024 * 1024
 
 _ERROR_WIDTH = 240
 """Characters of an error that the table has room for."""
+
+_COLUMNS = frozenset({"file", "mjd", "hdu", "status", "error"})
+"""Names of the columns of all such tables; a keyword of one of these names is called otherwise."""
 
 FRAMES = "FRAMES"
 """EXTNAME of the table of frames."""
@@ -134,7 +137,10 @@ def _frames_table(collection: Collection, errors: Errors) -> Table:
     for coordinate in coordinates:
         # Dates as numbers of days; texts as they are.
         is_text = coordinate.values.dtype.kind == "O"
-        table[coordinate.name] = coordinate.values if is_text else coordinate.stored
+        name = coordinate.name
+        # FITS does not tell columns apart by upper and lower case (Standard 4.0, section 7.3.2).
+        name = f"frame_{name}" if name.isupper() and name.lower() in _COLUMNS else name
+        table[name] = coordinate.values if is_text else coordinate.stored
     if "time" in table.colnames:  # as it is stored, in days
         table.rename_column("time", "mjd")
     table["hdu"] = collection.column("hdu")
@@ -178,11 +184,13 @@ def frame_files(
         arrays = [*optimize(whole)]
     skips = reader.fill_value is not None
     tasks: dict[Any, Any] = {}
+    # Some are the errors of files that could not be read when the stack was made.
+    sources = collection.sources()
     for number, sink in enumerate(sinks):
         frame = reader.take(0, np.array([number]))
         block = None if not arrays else (arrays[0].name, number, *(0,) * (arrays[0].ndim - 1))
         writer = _FrameWriter(frame, sink, number, skips, checksum)
-        tasks[name, number] = writer.write, collection[number], block
+        tasks[name, number] = writer.write, sources[number], block
     tasks[name] = _joined, [(name, number) for number in range(len(sinks))]
     return Delayed(name, HighLevelGraph.from_collections(name, tasks, arrays), layer=name)
 
@@ -204,9 +212,11 @@ class _FrameWriter:
         self._skips = skips
         self._checksum = checksum
 
-    def write(self, hdu: HDU, block: npt.NDArray[Any] | None) -> Errors:
+    def write(self, hdu: HDU | FitsError, block: npt.NDArray[Any] | None) -> Errors:
         """Write a frame, or a block that is made of it; return its error if it is left out."""
         try:
+            if isinstance(hdu, FitsError):
+                raise renew(hdu)
             if block is None:
                 block, errors = self._frame.read_frames(...)
                 if errors:

@@ -156,7 +156,7 @@ class Stack:
             The file; or a file for each frame.
         data : dask.array.Array, optional
             What is written instead of the pixels themselves, such as ``stack.data - bias``, with as
-            many frames.
+            many frames. Of these, pixels that cannot be read are as `data` has them, and not noted.
         overwrite, checksum, storage_options, transfer
             See `dask_fits.to_fits`.
         compute : bool

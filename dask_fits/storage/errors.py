@@ -63,6 +63,8 @@ def storage_errors(url: str, options: Mapping[str, Any]) -> Iterator[None]:
     except FitsError as error:
         _drop_secret_causes(error, url, options)
         raise
+    except MemoryError:  # it says nothing of the storage
+        raise
     except Exception as error:  # noqa: BLE001 (it is raised again, as one of ours)
         # A traceback prints causes, too. The driver's exception helps to find the fault, so it is
         # kept unless it holds a secret, and its own causes are cut off at the first that does.

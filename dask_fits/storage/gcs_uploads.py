@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import partial, reduce
@@ -39,6 +40,9 @@ _T = TypeVar("_T")
 
 _MOST_SOURCES = 32
 """Objects that one request composes."""
+
+_DAMAGED = b"match calculated MD5"
+"""Part of what the storage says of bytes that do not have the MD5 that it was told."""
 
 _AT_ONCE = 16
 """Requests to compose or to delete that are made at the same time."""
@@ -102,13 +106,15 @@ class GcsUploads:
 
     async def put(self, place: str, number: int, body: Body) -> str:
         """Upload a temporary object, and check its size and its MD5."""
-        made = await self._upload(_part(place, number), body, {})
-        return f"{made['generation']} {made['crc32c']}"
+        # Each has a name of its own: one that was given up may come after its substitute.
+        name = f"{place}{number:06}-{secrets.token_hex(4)}"
+        made = await self._upload(name, body, {})
+        return f"{name.removeprefix(place)} {made['generation']} {made['crc32c']}"
 
-    async def check(self, place: str, numbers: Sequence[int]) -> None:
+    async def check(self, place: str) -> None:
         """Look the mark up: an abort that removed it has listed all parts that came before."""
         if await self._look_up(place + _MARK) is None:
-            await self._delete([_part(place, number) for number in numbers])
+            await self.abort(place)
             raise UploadGoneError("its temporary objects were removed")
 
     async def put_whole(self, token: str, body: Body, *, overwrite: bool) -> None:
@@ -121,9 +127,8 @@ class GcsUploads:
         """Compose the temporary objects, and check the size and the CRC-32C of the object."""
         sources = []
         for part in parts:
-            generation, crc32c = part.tag.split(" ")
-            name = _part(place, part.number)
-            sources.append(_Object(name, generation, part.nbytes, from_base64(crc32c)))
+            name, generation, crc32c = part.tag.split(" ")
+            sources.append(_Object(place + name, generation, part.nbytes, from_base64(crc32c)))
         self._crc32c = reduce(_Object.followed_by, sources).crc32c
         level = 0
         while len(sources) > _MOST_SOURCES:
@@ -291,6 +296,8 @@ class GcsUploads:
             if response.status >= HTTPStatus.MULTIPLE_CHOICES:
                 if response.status == HTTPStatus.NOT_FOUND and missing_is_fine:
                     return {}
+                if response.status == HTTPStatus.BAD_REQUEST and _DAMAGED in body:
+                    raise TransientError("the server has found other bytes than were sent")
                 raise self._error(Response(response.status, response.headers))
         found: dict[str, Any] = json.loads(body) if body else {}
         return found
@@ -319,11 +326,6 @@ class _Object:
         """Return both as one."""
         crc32c = combine(self.crc32c, other.crc32c, other.nbytes)
         return _Object("", "", self.nbytes + other.nbytes, crc32c)
-
-
-def _part(place: str, number: int) -> str:
-    """Return the name of the temporary object of a part."""
-    return f"{place}{number:06}"
 
 
 async def _all(requests: Iterable[Callable[[], Awaitable[_T]]]) -> list[_T]:

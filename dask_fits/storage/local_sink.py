@@ -16,12 +16,19 @@ from dask_fits.exceptions import StorageError
 from dask_fits.storage.atomic import check_is_free, publish, temporary_path
 from dask_fits.storage.errors import storage_errors
 from dask_fits.storage.place import utf8_name
-from dask_fits.storage.sink import Attempt, Piece, Receipt, check_receipts, new_token
+from dask_fits.storage.sink import (
+    Attempt,
+    Piece,
+    Receipt,
+    Sample,
+    check_receipts,
+    new_token,
+)
 
 _CLOSE_ON_EXEC = getattr(os, "O_CLOEXEC", 0)
 
-_SHORT = 1 << 20
-"""Bytes up to which the check sum of what a task writes is noted, so that it is known again."""
+_SAMPLE = 4096
+"""Bytes at the beginning and at the end of what a task writes that are noted, to be known again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +95,7 @@ class LocalSink:
                     os.fsync(descriptor)
             finally:
                 os.close(descriptor)
-        return [Receipt(attempt.token, written.start, written.nbytes, written.tag, host)]
+        return [written.receipt(attempt, host)]
 
     def _open(self, attempt: Attempt) -> tuple[int, Callable[[int, int, memoryview], None]]:
         """Open the temporary file, and say what to do with pieces.
@@ -118,6 +125,7 @@ class LocalSink:
                     raise StorageError(
                         f"{self.name}: found {size} bytes written, expected {attempt.size}"
                     )
+                self._check_is_shared(descriptor, receipts)
                 with suppress(OSError):  # no such file, or one of another user
                     os.fchmod(descriptor, target.stat().st_mode & 0o7777)
                 os.fsync(descriptor)
@@ -140,16 +148,25 @@ class LocalSink:
             with storage_errors(self.name, {}):
                 raise
 
+    def _check_is_shared(self, descriptor: int, receipts: Sequence[Receipt]) -> None:
+        """Raise StorageError if what other machines wrote is not there.
+
+        A mounted object store looks like one disk, but each machine has a copy of its own.
+        """
+        for receipt in receipts:
+            if receipt.host != _host() and not _has(descriptor, receipt.samples):
+                raise StorageError(
+                    f"{self.name}: bytes from {receipt.start} on are not there as {receipt.host} "
+                    f"wrote them: the disk is not one and the same for it and for {_host()}"
+                )
+
     def _is_committed(self, attempt: Attempt, receipts: Sequence[Receipt]) -> bool:
-        """Return whether the target is what was written: as long, and with the same headers."""
+        """Return whether the target is what was written: as long, and with the same samples."""
         with suppress(OSError):
             descriptor = os.open(self.target, os.O_RDONLY | _CLOSE_ON_EXEC)
             try:
-                return os.fstat(descriptor).st_size == attempt.size and all(
-                    _tag(os.pread(descriptor, receipt.nbytes, receipt.start)) == receipt.tag
-                    for receipt in receipts
-                    if receipt.tag
-                )
+                samples = [sample for receipt in receipts for sample in receipt.samples]
+                return os.fstat(descriptor).st_size == attempt.size and _has(descriptor, samples)
             finally:
                 os.close(descriptor)
         return False
@@ -164,29 +181,37 @@ class _Written:
     """What a task has written, for its receipt."""
 
     def __init__(self) -> None:
-        self.start = 0
-        self.nbytes = 0
-        self._check_sum: int | None = 0
+        self._start = 0
+        self._nbytes = 0
+        self._first: Sample | None = None
+        self._last: Sample | None = None
 
-    @property
-    def tag(self) -> str:
-        """The check sum of the bytes, if they are few and lie one behind the other."""
-        return "" if self._check_sum is None else f"{self._check_sum:08x}"
+    def receipt(self, attempt: Attempt, host: str) -> Receipt:
+        """Return the receipt."""
+        samples = tuple(each for each in (self._first, self._last) if each is not None)
+        return Receipt(attempt.token, self._start, self._nbytes, host=host, samples=samples)
 
     def add(self, start: int, piece: memoryview) -> None:
         """Note a piece."""
-        if not self.nbytes:
-            self.start = start
-        follows = start == self.start + self.nbytes
-        self.nbytes += len(piece)
-        if self._check_sum is not None:
-            is_short = follows and self.nbytes <= _SHORT
-            self._check_sum = zlib.crc32(piece, self._check_sum) if is_short else None
+        if self._first is None:
+            self._start = start
+            self._first = _sample(start, piece[:_SAMPLE])
+        skipped = max(len(piece) - _SAMPLE, 0)
+        # Its bytes are gone when the next piece comes.
+        self._last = _sample(start + skipped, piece[skipped:])
+        self._nbytes += len(piece)
 
 
-def _tag(content: bytes) -> str:
-    """Return the check sum of some bytes as `_Written.tag` has it."""
-    return f"{zlib.crc32(content):08x}"
+def _sample(start: int, content: memoryview) -> Sample:
+    return Sample(start, len(content), zlib.crc32(content))
+
+
+def _has(descriptor: int, samples: Iterable[Sample]) -> bool:
+    """Return whether a file has some bytes."""
+    return all(
+        zlib.crc32(os.pread(descriptor, sample.nbytes, sample.start)) == sample.check_sum
+        for sample in samples
+    )
 
 
 def _is_same_file(part: Path, target: Path) -> bool:

@@ -15,6 +15,7 @@ from typing import IO
 from dask_fits._typing import FileSystem
 from dask_fits.storage.atomic import is_temporary_name, temporary_name
 from dask_fits.storage.other import is_transient_in_driver, run_in_thread
+from dask_fits.storage.response import TRANSIENT_STATUSES
 from dask_fits.storage.transfer import TransientError
 from dask_fits.storage.uploads import (
     Body,
@@ -76,9 +77,8 @@ class OtherUploads:
         await run_in_thread(lambda: self._write(path, body.getvalue()))
         return f"{zlib.crc32(body.getbuffer()):08x}"
 
-    async def check(self, place: str, numbers: Sequence[int]) -> None:
+    async def check(self, place: str) -> None:
         """Look the mark up: where directories are only names, a part brings its own back."""
-        del numbers
 
         def look() -> bool:
             self._fs.invalidate_cache()
@@ -162,7 +162,12 @@ class OtherUploads:
         names = {
             f"{cls.__module__.partition('.')[0]}.{cls.__name__}" for cls in type(error).__mro__
         }
-        return is_transient_in_driver(error) or not _TRANSIENT.isdisjoint(names)
+        status = getattr(getattr(error, "response", None), "status_code", None)  # httpx
+        return (
+            is_transient_in_driver(error)
+            or status in TRANSIENT_STATUSES
+            or not _TRANSIENT.isdisjoint(names)
+        )
 
     def _beside(self, token: str) -> str:
         """Return the path of what is temporary, beside the file."""

@@ -135,9 +135,8 @@ class RemoteSink:
                 while in_flight:
                     settle()
                 # A task may go on after its computation has failed, and the upload was aborted.
-                numbers = [sent.start // part_size + 1 for sent in receipts if sent.start]
-                if numbers:
-                    requests.wait(file.check(attempt.place, numbers))
+                if any(sent.start for sent in receipts):
+                    requests.wait(file.check(attempt.place))
         return receipts
 
     def commit(self, attempt: Attempt, receipts: Sequence[Receipt]) -> None:
@@ -273,12 +272,12 @@ class _RemoteFile:
         except UploadGoneError as error:
             raise self._gone_error(f"part {number}", error) from error
 
-    async def check(self, place: str, numbers: Sequence[int]) -> None:
+    async def check(self, place: str) -> None:
         """Raise StorageError if an upload was over when parts of it came; see `Uploads.check`."""
         try:
-            await self._retry(partial(self._uploads.check, place, numbers), "looking it up")
+            await self._retry(partial(self._uploads.check, place), "looking the upload up")
         except UploadGoneError as error:
-            raise self._gone_error(f"part {numbers[0]}", error) from error
+            raise self._gone_error("parts", error) from error
 
     async def commit(self, attempt: Attempt, receipts: Sequence[Receipt]) -> None:
         """Upload what the receipts hold, and make the file of all parts."""

@@ -41,6 +41,17 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True)
+class Sample:
+    """Some bytes of a file, by which it is known again."""
+
+    start: int
+    """Position of the first of them."""
+    nbytes: int
+    check_sum: int
+    """Their CRC-32."""
+
+
+@dataclass(frozen=True, slots=True)
 class Receipt:
     """What a task returns for pieces that it has written."""
 
@@ -53,6 +64,8 @@ class Receipt:
     """What the storage calls them: an ETag, a generation."""
     host: str = ""
     """The machine that wrote them."""
+    samples: tuple[Sample, ...] = ()
+    """Some of the bytes, to be looked for where others wrote them."""
     content: bytes = b""
     """The bytes themselves, if the commit is to send them."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -16,6 +17,9 @@ from dask_fits.storage.place import FilePath, Place, place_of, utf8_name
 from dask_fits.storage.redaction import redact_url
 from dask_fits.storage.remote_sink import RemoteSink, remote_sink
 from dask_fits.storage.transfer import TransferConfig
+
+_PACKED = re.compile(r"\.(?:gz|bz2|xz|lzma|zst|z|zip)$", re.IGNORECASE)
+"""Ends of names that tell other programs to unpack a file."""
 
 
 def sink_of(
@@ -46,6 +50,12 @@ def sink_of(
     place = place_of(url, storage_options)
     if place.member:
         raise ValueError(f"{redact_url(place.url)}: files are not written into archives")
+    name = place.url if place.is_local else place.url.partition("?")[0]
+    if packed := _PACKED.search(name):
+        raise ValueError(
+            f"{redact_url(place.url)}: files are not written compressed as a whole: give a name "
+            f"without {packed[0]}"
+        )
     if place.is_local:
         return LocalSink(place.url, overwrite)
     return remote_sink(place, transfer or TransferConfig(), overwrite=overwrite)

@@ -100,7 +100,7 @@ class Uploads(Protocol):
         What it raises has left nothing but the object, if that.
         """
 
-    async def check(self, place: str, numbers: Sequence[int]) -> None:
+    async def check(self, place: str) -> None:
         """Remove parts that came after the end of their upload, and raise UploadGoneError."""
 
     async def commit(

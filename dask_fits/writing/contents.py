@@ -11,6 +11,7 @@ from astropy.io.fits import Header
 from dask_fits.exceptions import FitsFormatError, printable
 from dask_fits.format.encoding import Encoding, encoding_of
 from dask_fits.format.whole_hdus import WholeHdu
+from dask_fits.wcs.keywords import TEXT_LENGTH
 from dask_fits.wcs.tables import TableKey
 from dask_fits.writing.file_plan import Content
 from dask_fits.writing.image import Image, as_dask
@@ -75,6 +76,7 @@ class _Pixels:
     @classmethod
     def of(cls, image: Image, index: int, name: str) -> _Pixels:
         """Check the array of an image; raise what `to_fits` raises."""
+        _check_name(image.name, name)
         label = printable(image.name or "") or ("PRIMARY" if index == 0 else "unnamed")
         where = f"{name}: HDU {index} ({label})"
         if image.array is None:
@@ -87,6 +89,18 @@ class _Pixels:
         except (TypeError, ValueError) as error:
             raise type(error)(f"{where}: {error}") from None
         return cls(where, array, tuple(map(int, array.shape)), encoding)
+
+
+def _check_name(extname: str | None, name: str) -> None:
+    """Raise ValueError if a text cannot be EXTNAME; `name` is that of the file."""
+    if extname is None:
+        return
+    if not isinstance(extname, str):
+        raise TypeError(f"{name}: name: expected a text, found {extname!r}")
+    if len(extname) > TEXT_LENGTH or not (extname.isascii() and extname.isprintable()):
+        raise ValueError(
+            f"{name}: name: found {extname!r}, expected up to {TEXT_LENGTH} characters of ASCII"
+        )
 
 
 def _distinct_tables(tables: Sequence[WholeHdu], name: str) -> list[WholeHdu]:
@@ -127,7 +141,7 @@ def _version(header: Header) -> int:
 def _set_name(header: Header, image: Image, key: TableKey, before: Sequence[TableKey]) -> None:
     """Write EXTNAME if it is given, and EXTVER if another HDU has the same name."""
     if image.name is not None:
-        header.set("EXTNAME", image.name)
+        header.set("EXTNAME", image.name, "extension name")
     is_known = "EXTVER" in header or key[0] in {name for name, _ in before}
     # A table of a WCS, which is behind all images, keeps the version that it had.
     if key[0] and (is_known or key[1] != 1):

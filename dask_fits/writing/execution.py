@@ -65,7 +65,7 @@ def delayed_file(plan: FilePlan, sink: Sink) -> Delayed:
         committed: (commit, sink, begun, graph.key),
     }
     watch_computations()
-    return WriteGraph(graph.name, tasks, graph.arrays, committed).delayed()
+    return WriteGraph(graph.name, tasks, committed).delayed()
 
 
 def begin(sink: Sink, size: int) -> Attempt:

@@ -6,22 +6,23 @@ import itertools
 import math
 import uuid
 from collections import defaultdict
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import dask.array as da
 import numpy as np
 from dask import config
+from dask.array.core import Array
 from dask.base import optimize
 from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph
-from dask.utils import parse_bytes
+from dask.utils import ensure_dict, parse_bytes
 
 from dask_fits.planning.written_chunks import written_chunks
 from dask_fits.storage.sink import Attempt, Sink
 from dask_fits.writing.file_plan import FilePlan, PlacedHdu
-from dask_fits.writing.pixels import BlockPlace
+from dask_fits.writing.pixels import BlockPlace, Target
 from dask_fits.writing.tasks import (
     ByteSpan,
     Head,
@@ -52,19 +53,28 @@ Graph = dict[Any, Any]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WriteGraph:
-    """Tasks that write a file."""
+    """Tasks that write a file, those that make its pixels included."""
 
     name: str
     tasks: Graph
-    arrays: list[Any]
-    """The collections that the tasks depend on."""
     key: Key
     """The last task; of `write_graph` it returns the list of all receipts."""
 
     def delayed(self) -> Delayed:
         """Return the last task as a Delayed."""
-        graph = HighLevelGraph.from_collections(self.name, self.tasks, self.arrays)
+        graph = HighLevelGraph.from_collections(self.name, self.tasks)
         return Delayed(self.key, graph, layer=self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """A block of an array."""
+
+    key: Key
+    """Of the task that makes it."""
+    index: tuple[int, ...]
+    """Its number along each axis."""
+    place: BlockPlace
 
 
 def chunks_for(array: da.Array, itemsize: int, part_size: int | None) -> da.Array:
@@ -78,13 +88,13 @@ def chunks_for(array: da.Array, itemsize: int, part_size: int | None) -> da.Arra
     part_size : int or None
         Length of the parts of an object; None for a file system.
     """
-    if not array.size:
-        return array
+    # What is held are the array's own values, which may be longer than those in the file.
+    held = _HELD_CHUNKS * parse_bytes(config.get("array.chunk-size")) // array.dtype.itemsize
     chunks = written_chunks(
         array.chunks,
         itemsize=itemsize,
         least=_LEAST_RUN if part_size is None else max(part_size, _LEAST_BAND),
-        most=_HELD_CHUNKS * parse_bytes(config.get("array.chunk-size")),
+        most=held * itemsize,
         contiguous=part_size is not None,
     )
     # With "p2p" a worker that is lost would have all of it begin anew.
@@ -105,16 +115,35 @@ def write_graph(plan: FilePlan, sink: Sink, attempt: Attempt | Key) -> WriteGrap
     name = f"fits-write-{uuid.uuid4().hex}"
     part_size = sink.part_size(plan.size)
     chunked = [_chunked(hdu, part_size) for hdu in plan.hdus]
-    arrays = tuple(array for array in chunked if array is not None)
-    optimized = iter(optimize(*arrays))
-    builder = _Builder(name, plan, sink, attempt)
+    late = [hdu.content.late for hdu in plan.hdus if hdu.content.late is not None]
+    graph, names = _materialized([array for array in chunked if array is not None], late)
+    builder = _Builder(name, plan, sink, attempt, graph)
     for hdu, array in zip(plan.hdus, chunked, strict=True):
-        builder.add(hdu, None if array is None else next(optimized), part_size)
+        blocks = [] if array is None else _blocks(next(names), array.chunks)
+        builder.add(hdu, blocks, part_size)
     if part_size is not None:
         builder.add_parts(part_size)
     key = (name, "receipts")
     builder.tasks[key] = (flatten, builder.receipts)
-    return WriteGraph(name, builder.tasks, builder.arrays, key)
+    return WriteGraph(name, builder.tasks, key)
+
+
+def _materialized(
+    arrays: Sequence[da.Array], late: Sequence[Delayed]
+) -> tuple[Graph, Iterator[str]]:
+    """Return the tasks of arrays, optimized, and of tables; and the names of the arrays' chunks."""
+    # A task that arrays and a table are made of must run once: in the graph of the arrays alone,
+    # Dask would join it with the only one that follows it there.
+    settings = {"optimization.fuse.active": False} if late else {}
+    with config.set(settings):
+        if da.Array is Array:
+            optimized = [*optimize(*arrays)]
+        else:  # with array.query-planning
+            optimized = [cast("Any", array).optimize() for array in arrays]
+    tasks: Graph = {}
+    for collection in (*optimized, *late):
+        tasks.update(ensure_dict(collection.__dask_graph__()))
+    return tasks, iter([array.name for array in optimized])
 
 
 def _chunked(hdu: PlacedHdu, part_size: int | None) -> da.Array | None:
@@ -128,118 +157,96 @@ def _chunked(hdu: PlacedHdu, part_size: int | None) -> da.Array | None:
 class _Builder:
     """Makes the tasks of a file."""
 
-    def __init__(self, name: str, plan: FilePlan, sink: Sink, attempt: Attempt | Key) -> None:
+    def __init__(
+        self, name: str, plan: FilePlan, sink: Sink, attempt: Attempt | Key, tasks: Graph
+    ) -> None:
         self._name = name
         self._plan = plan
         self._sink = sink
         self._attempt = attempt
-        self._pieces: dict[int, list[tuple[int, int, Key]]] = defaultdict(list)
         self._number = 0
-        self.tasks: Graph = {}
-        self.arrays: list[Any] = []
+        self._pieces: dict[int, list[list[Any]]] = defaultdict(list)
+        """What blocks and headers have of parts that are joined, by the part's position: each as
+        its position and the key of its bytes."""
+        self.tasks = tasks
         self.receipts: list[Key] = []
         """Keys of tasks whose results are receipts, or have some."""
 
-    def add(self, hdu: PlacedHdu, array: da.Array | None, part_size: int | None) -> None:
+    def add(self, hdu: PlacedHdu, blocks: Sequence[_Block], part_size: int | None) -> None:
         """Add the tasks of an HDU: its blocks and its header."""
         number = self._number
         self._number += 1
-        target = hdu.target
-        head = Head(
-            hdu.content.header,
-            hdu.start,
-            hdu.content.data,
-            ByteSpan(hdu.data_stop, hdu.stop),
-        )
-        late = hdu.content.late
-        if late is not None:
-            self.arrays.append(late)
-        late_key = None if late is None else late.key
-        blocks: list[Key] = []
-        if array is not None:
-            self.arrays.append(array)
-            for index, starts, shape in _blocks(array.chunks):
-                key = (self._name, "block", number, *index)
-                write = write_block if part_size is None else write_band
-                block = (array.name, *index)
-                place = BlockPlace(starts, shape)
-                self.tasks[key] = (write, self._sink, self._attempt, target, block, place)
-                blocks.append(key)
-                if part_size is not None:
-                    self._divide(key, hdu, starts, shape, part_size)
+        write = write_block if part_size is None else write_band
+        written: list[Key] = []
+        for block in blocks:
+            key = (self._name, "block", number, *block.index)
+            common = self._sink, self._attempt, hdu.target
+            self.tasks[key] = (write, *common, block.key, block.place)
+            written.append(key)
+            if part_size is not None:
+                self._divide(key, hdu, block.place, part_size)
+        late = None if hdu.content.late is None else hdu.content.late.key
+        padding = ByteSpan(hdu.data_stop, hdu.stop)
+        head = Head(hdu.content.header, hdu.start, hdu.content.data, padding)
         key = (self._name, "head", number)
         if part_size is None:
-            self.receipts += blocks
-            self.tasks[key] = (
-                write_head,
-                self._sink,
-                self._attempt,
-                head,
-                blocks,
-                late_key,
-            )
-            self.receipts.append(key)
+            self.tasks[key] = (write_head, self._sink, self._attempt, head, written, late)
+            self.receipts += [*written, key]
             return
-        sums = [self._add_small("sum", block, sum_of) for block in blocks]
-        self.receipts += [self._add_small("uploaded", block, receipts_of) for block in blocks]
-        self.tasks[key] = (finish_head, head, sums, late_key)
-        length = hdu.content.header.nbytes + len(hdu.content.data)
-        for part in range(hdu.start // part_size, -(-(hdu.start + length) // part_size)):
-            self._pieces[part * part_size].append((hdu.start, length, key))
+        sums = [self._add_small("sum", each, sum_of) for each in written]
+        self.receipts += [self._add_small("uploaded", each, receipts_of) for each in written]
+        self.tasks[key] = (finish_head, head, sums, late)
+        stop = hdu.data_start + len(hdu.content.data)
+        for part in range(hdu.start - hdu.start % part_size, stop, part_size):
+            self._pieces[part].append([hdu.start, key])
 
     def add_parts(self, part_size: int) -> None:
-        """Add the tasks of the parts that are joined of several pieces."""
+        """Add the tasks of the parts that are joined of several pieces, or are padding alone."""
         paddings = [(hdu.data_stop, hdu.stop) for hdu in self._plan.hdus]
         for start in range(0, self._plan.size, part_size):
             span = ByteSpan(start, min(start + part_size, self._plan.size))
-            pieces = self._pieces.get(start, [])
             zeros = sum(
                 max(min(stop, span.stop) - max(first, span.start), 0) for first, stop in paddings
             )
-            if not pieces and zeros < span.stop - span.start:
-                continue  # a block uploads it
-            key = (self._name, "part", start)
-            listed = [[first, piece] for first, _, piece in pieces]
+            pieces = self._pieces.get(start, [])
             wanted = span.stop - span.start - zeros
-            self.tasks[key] = (write_part, self._sink, self._attempt, span, wanted, listed)
-            self.receipts.append(key)
+            if pieces or not wanted:  # else a block uploads it
+                key = (self._name, "part", start)
+                self.tasks[key] = (write_part, self._sink, self._attempt, span, wanted, pieces)
+                self.receipts.append(key)
 
-    def _divide(
-        self,
-        block: Key,
-        hdu: PlacedHdu,
-        starts: tuple[int, ...],
-        shape: tuple[int, ...],
-        part_size: int,
-    ) -> None:
+    def _divide(self, block: Any, hdu: PlacedHdu, place: BlockPlace, part_size: int) -> None:
         """Note the parts that lie in a block in part."""
-        assert hdu.target is not None  # noqa: S101 (for the type checker)
-        itemsize = hdu.target.encoding.itemsize
-        strides = [math.prod(hdu.target.shape[axis + 1 :]) for axis in range(len(shape))]
-        first = sum(start * stride for start, stride in zip(starts, strides, strict=True))
-        low = hdu.data_start + first * itemsize
-        high = low + math.prod(shape) * itemsize
+        low, high = _byte_span(hdu, place)
         for part in {low - low % part_size, (high - 1) - (high - 1) % part_size}:
-            stop = min(part + part_size, self._plan.size)
-            if part < low or stop > high:
-                key = (self._name, "piece", *block[1:], part)  # type: ignore[index]
+            if part < low or min(part + part_size, self._plan.size) > high:
+                key = (self._name, "piece", *block[1:], part)
                 self.tasks[key] = (leftover_of, block, part)
-                begin = max(part, low)
-                self._pieces[part].append((begin, min(stop, high) - begin, key))
+                self._pieces[part].append([max(part, low), key])
 
-    def _add_small(self, kind: str, block: Any, function: Any) -> Key:
+    def _add_small(self, kind: str, block: Any, function: Callable[[Any], object]) -> Key:
         """Add a task that takes something small of a block's result."""
         key = (self._name, kind, *block[1:])
         self.tasks[key] = (function, block)
         return key
 
 
-def _blocks(
-    chunks: tuple[tuple[int, ...], ...],
-) -> Iterator[tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]:
-    """Yield the index of each block, that of its first pixel, and its shape."""
+def _byte_span(hdu: PlacedHdu, place: BlockPlace) -> tuple[int, int]:
+    """Return the bytes of the file that a block has which is one run."""
+    target = cast("Target", hdu.target)
+    itemsize = target.encoding.itemsize
+    strides = [math.prod(target.shape[axis + 1 :]) for axis in range(len(target.shape))]
+    first = sum(start * stride for start, stride in zip(place.starts, strides, strict=True))
+    low = hdu.data_start + first * itemsize
+    return low, low + math.prod(place.shape) * itemsize
+
+
+def _blocks(name: str, chunks: tuple[tuple[int, ...], ...]) -> list[_Block]:
+    """List the blocks of an array of a name."""
     firsts = [np.cumsum([0, *lengths[:-1]]).tolist() for lengths in chunks]
+    blocks = []
     for index in itertools.product(*(range(len(lengths)) for lengths in chunks)):
         starts = tuple(first[n] for first, n in zip(firsts, index, strict=True))
         shape = tuple(lengths[n] for lengths, n in zip(chunks, index, strict=True))
-        yield index, starts, shape
+        blocks.append(_Block((name, *index), index, BlockPlace(starts, shape)))
+    return blocks

@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 import uuid
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import dask.array as da
 import numpy as np
 import numpy.typing as npt
 from dask import config
-from dask.array.core import slices_from_chunks
+from dask.array.core import Array, normalize_chunks, slices_from_chunks
 from dask.utils import parse_bytes
 
 from dask_fits.file.hdu import HDU
@@ -99,7 +99,9 @@ def _from_numpy(given: Any) -> da.Array:
     values = np.asarray(given)
     limit = parse_bytes(config.get("array.chunk-size"))
     chunk = contiguous_chunk_shape(values.shape, itemsize=values.itemsize or 1, limit=limit)
-    chunks = da.core.normalize_chunks(chunk, values.shape)
+    if da.Array is not Array:  # with array.query-planning, Dask takes no graph
+        return cast("da.Array", da.from_array(values, chunks=chunk))
+    chunks = normalize_chunks(chunk, values.shape)
     name = f"array-{uuid.uuid4().hex}"
     indices = itertools.product(*(range(len(lengths)) for lengths in chunks))
     graph = {

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from astropy.io import fits
-from astropy.io.fits import Header
+from astropy.io.fits import Card, Header
 
 from dask_fits.exceptions import FitsFormatError, one_line
 from dask_fits.format.checksum import encode_checksum, sum32
@@ -144,10 +144,16 @@ def kept_header(header: Header) -> Header:
     cards = drop_cards(header.cards, _OF_THE_BYTES)
     if "ZIMAGE" in header:
         cards = drop_cards(cards, _OF_TILES)
+        # The name of the table, if the image has none.
+        if str(header.get("EXTNAME", "")).strip() == "COMPRESSED_IMAGE":
+            cards = drop_cards(cards, re.compile("EXTNAME"))
     if "TFIELDS" in header:
         cards = drop_cards(cards, _OF_A_TABLE)
     if "GROUPS" in header:
         cards = drop_cards(cards, _OF_GROUPS)
+    # astropy puts new cards in the place of blank ones at the end, others each time.
+    while cards and cards[-1].is_blank:
+        cards.pop()
     return Header(cards, copy=True)
 
 
@@ -179,7 +185,19 @@ def _set_scaling(header: Header, encoding: Encoding) -> None:
     """Write BSCALE, BZERO and BLANK of an array that is scaled or has a value for NaN."""
     scaling = encoding.scaling
     if encoding.rounds:
-        header.set("BSCALE", scaling.bscale, "physical = BZERO + BSCALE * stored")
-        header.set("BZERO", scaling.bzero)
+        header.set("BSCALE", 1.0, "physical = BZERO + BSCALE * stored")
+        header.set("BZERO", 0.0)
+        for keyword, value in (("BSCALE", scaling.bscale), ("BZERO", scaling.bzero)):
+            _set_number(header, keyword, value)
     if scaling.blank is not None:
         header.set("BLANK", scaling.blank, "stored value of undefined pixels")
+
+
+def _set_number(header: Header, keyword: str, value: float) -> None:
+    """Write a number with all of its digits, of which astropy writes those of 20 columns."""
+    text = repr(int(value)) if value.is_integer() else repr(value).upper()
+    comment = header.comments[keyword]
+    line = f"{keyword:<8}= {text:>20}" + (f" / {comment}" if comment else "")
+    position = header.index(keyword)
+    del header[position]
+    header.insert(position, Card.fromstring(line.ljust(CARD)), useblanks=False)

@@ -66,8 +66,8 @@ def wcs_of_all_axes(obj: Object, image: xr.Variable, where: str) -> WCS:
     if is_distorted(wcs):
         added = ", ".join(map(str, (dim for dim in image.dims if dim not in dims)))
         raise ValueError(
-            f"{where}: the image does not have the dimension {added}, and its WCS has a distortion, "
-            "which astropy knows of two axes only: write the parts one by one, or "
+            f"{where}: the image does not have the dimension {added}, and its WCS has a "
+            "distortion, which astropy knows of two axes only: write the parts one by one, or "
             "array.drop_attrs() without a WCS"
         )
     return wcs.sub([*axes, *range(len(kept) + 1, wcs.naxis + 1)])

@@ -385,10 +385,10 @@ def test_a_plan_as_text(run: Run, tiles: list[str]) -> None:
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
-        ("", 2, "-o is missing, the .zarr group or .png picture to write"),
-        ("-o out.fits", 2, "-o: expected a name that ends in .zarr or .png, found out.fits"),
-        ("-o out", 2, "-o: expected a name that ends in .zarr or .png, found out"),
-        ("-o out.fits --plan", 2, "-o: expected a name that ends in .zarr or .png, found out.fits"),
+        ("", 2, "-o is missing, the .fits file, .zarr group or .png picture to write"),
+        ("-o out.gif", 2, "-o: expected a name that ends in .fits, .zarr or .png, found out.gif"),
+        ("-o out", 2, "-o: expected a name that ends in .fits, .zarr or .png, found out"),
+        ("-o fits --plan", 2, "-o: expected a name that ends in .fits, .zarr or .png, found fits"),
         ("--plan --like a.fits --frame icrs", 2, "do not go with --like"),
         ("--plan --like a.fits --rotate", 2, "do not go with --like"),
         ("--plan --bits 4", 2, "--bits goes with --mask"),

@@ -359,6 +359,19 @@ def test_a_scale_that_is_read_as_another_type_of_integers(
         encoding_of("f8", dtype=bitpix, scale=(1, zero), blank=5)
 
 
+@pytest.mark.parametrize(
+    ("source", "values", "zero"),
+    [("i8", [2**53 + 1, -(2**63), 2**63 - 1], 0), ("u8", [0, 2**63 + 1, 2**64 - 1], 2**63)],
+)
+def test_integers_in_steps_of_one_keep_all_digits(
+    source: str, values: list[int], zero: int
+) -> None:
+    encoding, stored = encoded(np.array(values, source), dtype="i8", scale=(1, zero))
+    assert stored.tolist() == [value - zero for value in values]
+    for found in (decoded(encoding, stored), by_astropy(encoding, stored)):
+        assert same_bits(found, np.array(values, source))
+
+
 def test_zero_is_no_value_for_nan() -> None:
     """astropy reads it as 0, and so does this package (tests/format/test_scaling.py)."""
     with pytest.raises(ValueError, match="blank: found 0, which astropy does not read as NaN"):

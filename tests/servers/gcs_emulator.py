@@ -201,10 +201,15 @@ class _Handler(RequestHandler):
         about = _make_object_resource(
             "", bucket, name, content_type, str(len(content)), description
         )
-        for key, found in _checksums(content, {}).items():
-            if description.get(key, found) != found:
-                raise _Refusal(HTTPStatus.BAD_REQUEST, f"Provided {key} does not match.")
-            about[key] = found
+        sums = _checksums(content, {})
+        for key, called in (("md5Hash", "MD5 hash"), ("crc32c", "CRC32C")):
+            told = description.get(key, sums[key])
+            if told != sums[key]:
+                message = (
+                    f'Provided {called} "{told}" doesn\'t match calculated {called} "{sums[key]}".'
+                )
+                raise _Refusal(HTTPStatus.BAD_REQUEST, message)
+        about |= sums | {"metageneration": "1"}
         self.storage.insert(bucket, name, content, about, query)
         self._answer_json(about)
 

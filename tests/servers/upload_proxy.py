@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 BLOCK = 64 * 1024
 """Bytes of a body that are read at a time."""
 
-Kind = Literal["status", "reset", "lost", "changed", "stall", "act", "hold"]
+Kind = Literal["status", "reset", "lost", "changed", "damaged", "stall", "act", "hold"]
 """What can go wrong, each with the details in brackets and their defaults:
 
 - ``status`` (``status=503``, ``headers={}``, ``code=""``): the server is not asked. The code is the
@@ -31,9 +31,11 @@ Kind = Literal["status", "reset", "lost", "changed", "stall", "act", "hold"]
 - ``lost``: the server does what it is asked to, and the connection is reset without its answer.
 - ``changed`` (``pattern``, ``by``): its answer comes with all matches of a regular expression
   replaced, in headers and body.
+- ``damaged``: the server gets a body of which one bit is another.
 - ``stall`` (``seconds=3600.0``): silence, then a reset; the server is not asked.
 - ``act``: nothing but the action that all kinds take.
-- ``hold``: the request waits until `UploadProxy.heal`, and is then sent on.
+- ``hold``: the request waits until `UploadProxy.heal`, and is then sent on, unless the client has
+  hung up.
 
 All of them take ``action=None``: a function that is called when the request is there. Those that
 have one are then sent on one at a time.
@@ -126,6 +128,8 @@ class UploadProxy:
     """The requests until now, each before its answer."""
     busy: int = 0
     """Requests in progress, of which at least the head is there."""
+    held: int = 0
+    """Requests that wait for `heal`."""
     peak: int = 0
     """The most requests that were in progress at one time."""
 
@@ -223,7 +227,7 @@ class UploadProxy:
                         writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
                         await writer.drain()
                     body = await self._take(reader, head)
-                    answer = await self._answer(replace(head, body=body), writer)
+                    answer = await self._answer(replace(head, body=body), reader, writer)
                     if self.latency:
                         await asyncio.sleep(self.latency)
                     writer.write(answer.head() + answer.body)
@@ -260,7 +264,9 @@ class UploadProxy:
                 await asyncio.sleep(due - self._loop.time())
         return b"".join(pieces)
 
-    async def _answer(self, request: _Message, writer: asyncio.StreamWriter) -> _Message:
+    async def _answer(
+        self, request: _Message, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> _Message:
         """Ask the server, or misbehave; the one place where a request is logged."""
         method, target, _ = request.first.split(" ")
         url = urlsplit(target)
@@ -270,14 +276,18 @@ class UploadProxy:
         fault = claiming[0] if claiming else None
         entry = entry._replace(fault=fault and fault.kind)
         try:
-            answer = await self._misbehave(request, fault, writer)
+            answer = await self._misbehave(request, fault, reader, writer)
             entry = entry._replace(status=int(answer.first.split(" ")[1]))
         finally:
             self.log.append(entry)
         return answer
 
     async def _misbehave(
-        self, request: _Message, fault: _Fault | None, writer: asyncio.StreamWriter
+        self,
+        request: _Message,
+        fault: _Fault | None,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
     ) -> _Message:
         kind, details = (fault.kind, fault.details) if fault else (None, {})
         if "action" in details:
@@ -289,7 +299,17 @@ class UploadProxy:
         if kind in ("reset", "stall"):
             _reset(writer)
         if kind == "hold":
-            await self._gate.wait()
+            self.held += 1
+            try:
+                await self._gate.wait()
+            finally:
+                self.held -= 1
+            if reader.at_eof() or reader.exception():
+                raise ConnectionResetError
+        if kind == "damaged":
+            body = bytearray(request.body)
+            body[len(body) // 2] ^= 1
+            request = replace(request, body=bytes(body))
         # A server for tests may look and write in two steps, between which another request comes.
         async with self._one_at_a_time if "action" in details else nullcontext():
             answer = await self._forward(request)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,6 +14,9 @@ from typing import Any
 from tests.servers.files import replace_file
 from tests.servers.process import serve_until_told, server_process
 from tests.servers.program import program
+
+_SEEN_AFTER = 0.001
+"""Seconds after which the server looks into a directory again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,7 @@ class WebdavServer:
     def put(self, name: str, content: bytes) -> str:
         """Store a file, replacing one of the same name; return its ``webdav://`` URL."""
         replace_file(self.directory / name, content)
+        time.sleep(2 * _SEEN_AFTER)
         return f"{self.url}{name}"
 
 
@@ -62,7 +67,8 @@ def _main() -> None:
         environment = {"HOME": temporary, "RCLONE_USER": user, "RCLONE_PASS": password}
         command = ["rclone", "serve", "webdav", directory, "--addr", "127.0.0.1:0"]
         command += ["--config", "", "--cache-dir", place / "cache"]
-        command += ["--dir-cache-time", "0"]  # else a replaced file is seen after minutes
+        # Else a replaced file is seen after minutes; with 0 each directory keeps a core busy.
+        command += ["--dir-cache-time", f"{_SEEN_AFTER * 1000:g}ms"]
         with program(
             command,
             place / "said",

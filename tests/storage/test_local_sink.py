@@ -108,6 +108,27 @@ def test_a_file_of_another_length(sink: LocalSink, size: int) -> None:
     assert not Path(sink.path).exists()
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_file_that_is_made_at_the_last_moment(
+    sink: LocalSink, monkeypatch: pytest.MonkeyPatch, overwrite: bool
+) -> None:
+    sink = replace(sink, overwrite=overwrite)
+    attempt = sink.begin(len(CONTENT))
+    receipts = write(sink, attempt)
+
+    def interfere(target: Path, **_: object) -> None:
+        target.write_bytes(b"theirs")
+
+    monkeypatch.setattr(local_sink, "check_is_free", interfere)
+    if overwrite:
+        sink.commit(attempt, receipts)
+        assert Path(sink.path).read_bytes() == CONTENT
+        return
+    with pytest.raises(FileExistsError, match=r"a\.fits: the file exists"):
+        sink.commit(attempt, receipts)
+    assert Path(sink.path).read_bytes() == b"theirs"
+
+
 # A commit that runs again, since its worker was lost
 
 
@@ -225,19 +246,19 @@ def test_what_another_machine_writes_is_on_the_disk_at_once(
 
 
 def test_blocks_beyond_4_gib(sink: LocalSink) -> None:
-    """A few pixels of an image of 5 GB, of which the disk holds no more than those."""
-    shape = (40_000, 4, 16_000)
+    """A few pixels of an image of 10 GB, of which the disk holds no more than those."""
+    shape = (80_000, 4, 16_000)
     target = Target("far", 2880, shape, encoding_of("u2"), has_sums=True)
     attempt = sink.begin(2880 + target.nbytes)
     pixels = np.random.default_rng(1).integers(0, 2**16, (2, 3, 5), np.uint16)
-    corners = [(0, 0, 0), (33_554, 1, 7_000), (39_998, 1, 15_995)]
+    corners = [(0, 0, 0), (67_108, 1, 7_000), (79_998, 1, 15_995)]
     for corner in corners:
         encoder = BlockEncoder(target, pixels, BlockPlace(corner, pixels.shape))
         sink.write(attempt, encoder.runs())
-    assert attempt.size > 1 << 32
+    assert target.nbytes > 2 << 32
     assert os.stat(attempt.place).st_blocks * 512 < 1 << 20
     found = np.memmap(attempt.place, ">i2", "r", 2880, shape)
     for corner in corners:
         box = tuple(slice(at, at + n) for at, n in zip(corner, pixels.shape, strict=True))
         assert np.array_equal(found[box].astype("i4") + 32768, pixels)
-    assert (found[33_554, 1, 6_900:7_000] == 0).all()
+    assert (found[67_108, 1, 6_900:7_000] == 0).all()

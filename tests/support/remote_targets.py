@@ -6,7 +6,7 @@ import io
 import itertools
 import json
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from http import HTTPStatus
 from pathlib import Path
@@ -15,6 +15,7 @@ from urllib.error import HTTPError
 from urllib.parse import quote, urlencode
 from urllib.request import urlopen
 
+import dask.array as da
 import fsspec
 import numpy as np
 from astropy.io import fits
@@ -29,6 +30,10 @@ from tests.servers.webdav import WebdavServer
 MIB = 1 << 20
 PART = 5 * MIB
 """The shortest part that S3 takes."""
+
+PIXELS = np.random.default_rng(13).random((1400, 1000), dtype=np.float32)
+LAZY = da.from_array(PIXELS, chunks=(500, 600), name=False)
+"""5.3 MiB: two parts on S3, and no more than is needed for them."""
 
 PARTS = TransferConfig(part_size=PART, attempts=3, backoff=0.01, retry_time=5.0)
 """Short parts, and retries that follow soon."""
@@ -45,6 +50,12 @@ class Target(Protocol):
     """Regular expression for the request that makes the file of its parts, in the log of a proxy."""
     sends: str
     """The same for the request that makes a short file."""
+    pixels: np.ndarray
+    """An image of two parts."""
+    lazy: da.Array
+    """The same."""
+    part: int
+    """Length of the parts."""
 
     def content(self) -> bytes | None:
         """What is stored there; None if nothing is."""
@@ -85,6 +96,7 @@ class S3Target:
     key: str = field(default_factory=lambda: f"written/{next(_numbers)}.fits")
     completes = r"^POST [^?]*\?uploadId="
     sends = r"^PUT [^?]*\?$"
+    pixels, lazy, part = PIXELS, LAZY, PART
 
     @property
     def url(self) -> str:
@@ -127,6 +139,7 @@ class GcsTarget:
     key: str = field(default_factory=lambda: f"written/{next(_numbers)}.fits")
     completes = r"^POST .*/compose\?"
     sends = r"^POST /upload/"
+    pixels, lazy, part = PIXELS[:350], LAZY[:350], MIB
 
     @property
     def url(self) -> str:
@@ -169,7 +182,7 @@ class GcsTarget:
                 return found
 
     def second_parts(self) -> int:
-        return sum(name.endswith("/000002") for name in self.left())
+        return sum("/000002-" in name for name in self.left())
 
 
 @dataclass
@@ -181,6 +194,7 @@ class WebdavTarget:
     key: str = field(default_factory=lambda: f"written/{next(_numbers)}.fits")
     completes = r"^MOVE .*/joined\?"
     sends = r"^MOVE "
+    pixels, lazy, part = PIXELS[:350], LAZY[:350], MIB
 
     def __post_init__(self) -> None:
         self._path.parent.mkdir(exist_ok=True)
@@ -218,6 +232,7 @@ class MemoryTarget:
 
     key: str = field(default_factory=lambda: f"/written/{next(_numbers)}.fits")
     options: dict[str, Any] = field(default_factory=dict)
+    pixels, lazy, part = PIXELS[:350], LAZY[:350], MIB
 
     @property
     def url(self) -> str:
@@ -244,7 +259,8 @@ class MemoryTarget:
 
 def write(target: Target, array: Any, **options: Any) -> Any:
     """Write an array there."""
-    options = {"transfer": PARTS, "storage_options": target.options, **options}
+    transfer = replace(PARTS, part_size=target.part)
+    options = {"transfer": transfer, "storage_options": target.options, **options}
     return dask_fits.to_fits(array, target.url, **options)
 
 

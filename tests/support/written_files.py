@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import io
+import os
 import re
+import threading
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import dask.array as da
 import numpy as np
 from astropy.io import fits
+
+import dask_fits
+from tests.support.fits_files import same_bits
 
 TYPES = ["u1", "i1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8"]
 """All types that FITS images have."""
@@ -68,3 +75,60 @@ def verified(path: Path) -> list[np.ndarray | None]:
 def parts_beside(path: Path) -> list[str]:
     """Names of what is in the directory of a file besides the file."""
     return sorted(other.name for other in path.parent.iterdir() if other.name != path.name)
+
+
+# Files that are written over others
+
+
+PIXELS = random_pixels((12, 30), "i2")
+OLD = b"what was there before"
+
+
+def array(values: np.ndarray = PIXELS) -> da.Array:
+    return da.from_array(values, chunks=(3, 10))
+
+
+def assert_untouched(path: Path) -> None:
+    """Nothing has happened, and nothing is left."""
+    there = [other.name for other in path.parent.iterdir()]
+    assert there in ([], ["a.fits"])
+    assert not there or path.read_bytes() == OLD
+    assert dask_fits.abandoned(path) == []
+
+
+def assert_in_order(path: Path, values: np.ndarray = PIXELS) -> None:
+    (found,) = verified(path)
+    assert same_bits(found, values)
+    assert dask_fits.abandoned(path) == []
+    assert [other.name for other in path.parent.iterdir() if other.suffix == ".part"] == []
+
+
+def failing(error: BaseException, at: int) -> da.Array:
+    """An array of which one chunk cannot be computed, when others have been written."""
+    lock, calls = threading.Lock(), []
+
+    def compute(block: np.ndarray) -> np.ndarray:
+        with lock:
+            calls.append(1)
+            if len(calls) == at:
+                raise error
+        return block
+
+    return array().map_blocks(compute, dtype="i2", meta=np.zeros((0, 0), "i2"))
+
+
+def raising(number: int, times: int) -> Callable[..., Any]:
+    """A system call that fails when it has succeeded so many times."""
+
+    def make(call: Callable[..., Any]) -> Callable[..., Any]:
+        calls: list[int] = []
+
+        def replaced(*args: Any, **options: Any) -> Any:
+            calls.append(1)
+            if len(calls) > times:
+                raise OSError(number, os.strerror(number))
+            return call(*args, **options)
+
+        return replaced
+
+    return make

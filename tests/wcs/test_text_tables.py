@@ -77,7 +77,9 @@ def lookup(name: str, table: Any, **others: Any) -> WCS:
     return wcs
 
 
-def table(*, crpix: Any = (1.5, 2.25), crval: Any = (1 / 3, 2 / 3), cdelt: Any = (7 / 3, 11 / 3)) -> Any:
+def table(
+    *, crpix: Any = (1.5, 2.25), crval: Any = (1 / 3, 2 / 3), cdelt: Any = (7 / 3, 11 / 3)
+) -> Any:
     values = np.random.default_rng(2).uniform(-2, 2, (9, 7)).astype(np.float32)
     return DistortionLookupTable(values, crpix, crval, cdelt)
 
@@ -106,7 +108,7 @@ def test_without_tables_there_is_no_file() -> None:
 )
 def test_tables_that_are_missing_are_told_of(name: str, tables: str | None) -> None:
     wcs = oracle(written(*TABLES[name]()))
-    with pytest.raises(ValueError, match="has tables .* give the file or the HDU instead"):
+    with pytest.raises(ValueError, match=r"has tables .* give the file or the HDU instead"):
         wcs_text(wcs, SHAPE, tables=tables)
 
 

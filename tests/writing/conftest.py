@@ -12,7 +12,7 @@ from tests.servers.s3 import S3Server
 from tests.servers.upload_proxy import UploadProxy
 from tests.servers.webdav import WebdavServer
 from tests.support.remote_targets import (
-    PART,
+    MIB,
     GcsTarget,
     MemoryTarget,
     S3Target,
@@ -60,7 +60,7 @@ def webdav(
     webdav_server: WebdavServer, _webdav_proxy: UploadProxy, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[WebdavTarget]:
     """A name on the WebDAV server, with an empty log, for files that have parts."""
-    monkeypatch.setattr(OtherUploads, "smallest_part", PART)
+    monkeypatch.setattr(OtherUploads, "smallest_part", MIB)
     _webdav_proxy.clear()
     yield WebdavTarget(webdav_server, _webdav_proxy)
     _webdav_proxy.heal()
@@ -69,7 +69,7 @@ def webdav(
 @pytest.fixture
 def memory(monkeypatch: pytest.MonkeyPatch) -> MemoryTarget:
     """A name in this process's memory, for files that have parts."""
-    monkeypatch.setattr(OtherUploads, "smallest_part", PART)
+    monkeypatch.setattr(OtherUploads, "smallest_part", MIB)
     return MemoryTarget()
 
 

@@ -6,7 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -166,23 +168,47 @@ def test_a_task_that_kills_its_worker_each_time(path: Path) -> None:
     assert [*path.parent.iterdir()] == [path]
 
 
-def test_a_computation_that_is_given_up(client: Client, path: Path) -> None:
-    """Its tasks that still run do not make the temporary file again."""
-    gate = path.with_name("gate")
+class GatedSink(LocalSink):
+    """A sink that writes only when it may."""
 
-    def pause(block: np.ndarray) -> np.ndarray:
-        path.with_name(f"waiting {os.getpid()}").touch()
-        until(gate.exists)
-        return block
+    __slots__ = ()
 
-    slow = array().map_blocks(pause, dtype="i2", meta=np.zeros((0, 0), "i2"))
-    later = client.compute(dask_fits.to_fits(slow, path, overwrite=True, compute=False))
-    until(lambda: len([*path.parent.glob("waiting *")]) == 2)
-    later.cancel()
-    for left in dask_fits.abandoned(path):
-        left.remove()
-    gate.touch()
-    client.gather(client.map(abs, range(8), pure=False))
+    def note(self, what: str) -> None:
+        Path(self.path).with_name(f"{what} {os.getpid()}").touch()
+
+    def write(self, attempt: Attempt, pieces: Iterator[Piece]) -> list[Receipt]:
+        self.note("begun")
+        until(Path(self.path).with_name("gate").exists)
+        try:
+            return super().write(attempt, pieces)
+        finally:
+            self.note("ended")
+
+
+@pytest.mark.usefixtures("cluster")
+def test_an_interruption_while_a_cluster_writes(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tasks that still run do not make the temporary file again."""
+    main = threading.main_thread().ident
+    monkeypatch.setattr(
+        fits_module, "sink_of", lambda *_, overwrite: GatedSink(str(path), overwrite)
+    )
+
+    def are(what: str) -> bool:
+        return len([*path.parent.glob(f"{what} *")]) == 2
+
+    def interrupt() -> None:
+        until(lambda: are("begun"))
+        signal.pthread_kill(main, signal.SIGINT)
+
+    with ThreadPoolExecutor(1) as pool:
+        told = pool.submit(interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            dask_fits.to_fits(array(), path, overwrite=True)
+    told.result()
+    path.with_name("gate").touch()
+    until(lambda: are("ended"))
     assert dask_fits.abandoned(path) == []
     assert path.read_bytes() == OLD
 

@@ -30,24 +30,24 @@ from tests.support.remote_targets import (
     write,
 )
 
-PIXELS = np.random.default_rng(12).random((1500, 1000), dtype=np.float32)
-"""5.7 MiB: a part of 5 MiB, and a short one."""
-
-LAZY = da.from_array(PIXELS, chunks=(500, 600), name=False)
 SHORT = np.arange(60_000, dtype=np.int16).reshape(200, 300)
 OTHERS = b"of somebody else" * 1000
 
 every_store = pytest.mark.parametrize("target", ["s3", "gcs", "webdav", "memory"], indirect=True)
 with_proxy = pytest.mark.parametrize("target", ["s3", "gcs", "webdav"], indirect=True)
-both_lengths = pytest.mark.parametrize("array", [LAZY, SHORT], ids=["parts", "short"])
+both_lengths = pytest.mark.parametrize("is_short", [False, True], ids=["parts", "short"])
+
+
+def array_for(target: Any, is_short: bool) -> Any:
+    return SHORT if is_short else target.lazy
 
 
 @every_store
 @both_lengths
-def test_a_file_that_exists_is_not_replaced(target: Any, array: Any) -> None:
+def test_a_file_that_exists_is_not_replaced(target: Any, is_short: bool) -> None:
     target.put(OTHERS)
     with pytest.raises(FileExistsError, match=r"written/\d+\.fits: the file exists"):
-        write(target, array)
+        write(target, array_for(target, is_short))
     assert target.content() == OTHERS
     assert target.left() == []
     if not isinstance(target, MemoryTarget):
@@ -57,11 +57,13 @@ def test_a_file_that_exists_is_not_replaced(target: Any, array: Any) -> None:
 
 @with_proxy
 @both_lengths
-def test_a_file_that_comes_into_being_meanwhile_is_not_replaced(target: Any, array: Any) -> None:
-    match = target.completes if array is LAZY else target.sends
+def test_a_file_that_comes_into_being_meanwhile_is_not_replaced(
+    target: Any, is_short: bool
+) -> None:
+    match = target.sends if is_short else target.completes
     target.proxy.fail("act", match, action=lambda: target.put(OTHERS))
     with pytest.raises(FileExistsError, match=r"written/\d+\.fits: the file exists"):
-        write(target, array)
+        write(target, array_for(target, is_short))
     assert target.content() == OTHERS
     assert target.left() == []
 
@@ -69,15 +71,16 @@ def test_a_file_that_comes_into_being_meanwhile_is_not_replaced(target: Any, arr
 @with_proxy
 def test_a_file_that_is_to_be_replaced_may_come_meanwhile(target: Any) -> None:
     target.proxy.fail("act", target.completes, action=lambda: target.put(OTHERS))
-    write(target, LAZY, overwrite=True)
-    check_content(target, PIXELS)
+    write(target, target.lazy, overwrite=True)
+    check_content(target, target.pixels)
 
 
 @with_proxy
 @both_lengths
-def test_one_of_two_writers_wins(target: Any, array: Any) -> None:
+def test_one_of_two_writers_wins(target: Any, is_short: bool) -> None:
     both = threading.Barrier(2)
-    match = target.completes if array is LAZY else target.sends
+    match = target.sends if is_short else target.completes
+    array = array_for(target, is_short)
     target.proxy.fail("act", match, count=2, action=lambda: both.wait(20))
 
     def attempt(sign: int) -> int:
@@ -95,21 +98,21 @@ def test_one_of_two_writers_wins(target: Any, array: Any) -> None:
 
 
 @both_lengths
-def test_a_conflict_with_another_writer(s3: S3Target, array: Any) -> None:
+def test_a_conflict_with_another_writer(s3: S3Target, is_short: bool) -> None:
     """S3 answers 409 to one of two requests that meet, and then the upload is lost."""
-    match = s3.completes if array is LAZY else s3.sends
+    match = s3.sends if is_short else s3.completes
     s3.proxy.fail("status", match, status=409, code="ConditionalRequestConflict")
-    if array is SHORT:
-        write(s3, array)
+    if is_short:
+        write(s3, SHORT)
         check_content(s3, SHORT)
         return
     with pytest.raises(StorageError, match=r"written/\d+\.fits: another request .* write it again"):
-        write(s3, array)
+        write(s3, s3.lazy)
     assert (s3.content(), s3.left()) == (None, [])
     s3.proxy.fail("act", r"^POST [^?]*\?uploads$", action=lambda: s3.put(OTHERS))
     s3.proxy.fail("status", match, status=409, code="ConditionalRequestConflict")
     with pytest.raises(FileExistsError):
-        write(s3, array)
+        write(s3, s3.lazy)
     assert (s3.content(), s3.left()) == (OTHERS, [])
 
 
@@ -121,11 +124,11 @@ def test_an_upload_that_somebody_aborted(s3: S3Target) -> None:
     # moto has a fault of its own (500) where S3 answers so.
     s3.proxy.fail("status", s3.completes, status=404, code="NoSuchUpload", action=abort)
     with pytest.raises(StorageError, match=r"written/\d+\.fits: the upload is gone .*aborted"):
-        write(s3, LAZY)
+        write(s3, s3.lazy)
     assert (s3.content(), s3.left()) == (None, [])
     s3.proxy.fail("status", "partNumber=2", status=404, code="NoSuchUpload")
     with pytest.raises(StorageError, match=r"part 2: the upload is gone .*aborted"):
-        write(s3, LAZY)
+        write(s3, s3.lazy)
     assert (s3.content(), s3.left()) == (None, [])
 
 
@@ -135,41 +138,44 @@ def test_temporary_objects_that_somebody_removed(gcs: GcsTarget) -> None:
             upload.remove()
 
     gcs.proxy.fail("act", r"^POST /upload/", first=2, action=remove)
-    with pytest.raises(StorageError, match=r"part 2: the upload is gone .*aborted"):
-        write(gcs, LAZY)
+    with pytest.raises(StorageError, match=r"fits: parts: the upload is gone .*aborted"):
+        write(gcs, gcs.lazy)
     assert (gcs.content(), gcs.left()) == (None, [])
     gcs.proxy.fail("act", gcs.completes, action=remove)
     with pytest.raises(StorageError, match=r"written/\d+\.fits: the upload is gone .*aborted"):
-        write(gcs, LAZY)
+        write(gcs, gcs.lazy)
     assert (gcs.content(), gcs.left()) == (None, [])
 
 
 @both_lengths
-def test_a_bucket_that_is_missing(s3: S3Target, gcs: GcsTarget, array: Any) -> None:
+def test_a_bucket_that_is_missing(s3: S3Target, gcs: GcsTarget, is_short: bool) -> None:
     for url, target in (("s3://no-such-bucket/a.fits", s3), ("gs://no-such-bucket/a.fits", gcs)):
         with pytest.raises(FitsFileNotFoundError, match=url):
-            dask_fits.to_fits(array, url, storage_options=target.options, transfer=PARTS)
+            dask_fits.to_fits(
+                array_for(target, is_short), url, storage_options=target.options, transfer=PARTS
+            )
         with pytest.raises(FitsFileNotFoundError, match=url):
             dask_fits.abandoned(url, storage_options=target.options)
 
 
 @both_lengths
-def test_credentials_that_do_not_suffice(s3: S3Target, array: Any) -> None:
+def test_credentials_that_do_not_suffice(s3: S3Target, is_short: bool) -> None:
     wrong = {**s3.options, "secret": "wrong-secret"}
     anonymous = {**s3.server.anonymous_options, "endpoint_url": s3.proxy.url}
     for options, bucket in ((wrong, s3.bucket), (anonymous, s3.bucket), (anonymous, PUBLIC)):
         url = f"s3://{bucket}/{s3.key}"
         with pytest.raises(AccessDeniedError, match=f"{url}: access denied") as caught:
-            dask_fits.to_fits(array, url, storage_options=options, transfer=PARTS)
+            dask_fits.to_fits(array_for(s3, is_short), url, storage_options=options, transfer=PARTS)
         assert "wrong-secret" not in str(caught.value)
     assert (s3.content(), s3.left()) == (None, [])
 
 
 @pytest.mark.parametrize("target", ["s3", "gcs"], indirect=True)
 @both_lengths
-def test_a_user_who_may_write_and_not_read(target: Any, array: Any) -> None:
+def test_a_user_who_may_write_and_not_read(target: Any, is_short: bool) -> None:
     look = r"^(HEAD|GET) [^?]*/\w*(%2F)?\d+\.fits\?"
     target.proxy.fail("status", look, status=403, count=None)
+    array = array_for(target, is_short)
     write(target, array)
     check_content(target, np.asarray(array))
     assert target.proxy.asked(look)
@@ -184,7 +190,7 @@ def test_a_user_who_may_write_and_not_read(target: Any, array: Any) -> None:
         ("http://127.0.0.1:9/a.fits", StorageError, "web servers take no files"),
         ("https://example.org/a.fits", StorageError, "web servers take no files"),
         ("memory://a.zip::m.fits", ValueError, "not written into archives"),
-        ("zip://m.fits::memory://a.zip", StorageError, "not written into archives"),
+        ("zip://m.fits::memory://a.zip", ValueError, "not written"),
         ("simplecache::memory://a.fits", StorageError, "simplecache:: "),
         ("blockcache::memory://a.fits", StorageError, "blockcache:: "),
     ],
@@ -208,7 +214,7 @@ def abandon(target: Target) -> None:
         raise ZeroDivisionError
 
     broken = da.zeros((10, 10), chunks=10).map_blocks(fail, meta=np.empty((0, 0)))
-    images = [dask_fits.Image(one) for one in (LAZY, LAZY, broken)]
+    images = [dask_fits.Image(one) for one in (target.lazy, target.lazy, broken)]
     delayed = write(target, images, compute=False)
     with pytest.raises(ZeroDivisionError):
         delayed.compute(scheduler="threads", num_workers=4)
@@ -257,24 +263,24 @@ def test_temporary_objects_and_files_that_were_left(target: Any) -> None:
     assert target.left() == []
     assert neighbour.left() == kept != []
     assert dask_fits.abandoned(target.url, storage_options=target.options) == []
-    write(target, LAZY)
-    check_content(target, PIXELS)
+    write(target, target.lazy)
+    check_content(target, target.pixels)
 
 
 @every_store
 def test_a_delayed_writes_whenever_it_is_computed(target: Target) -> None:
-    delayed = write(target, LAZY, compute=False, overwrite=True)
+    delayed = write(target, target.lazy, compute=False, overwrite=True)
     assert (target.content(), target.left()) == (None, [])
     for _ in range(2):
         delayed.compute()
-        check_content(target, PIXELS)
+        check_content(target, target.pixels)
         assert target.left() == []
 
 
 def test_secrets_are_shown_nowhere(s3: S3Target, webdav: WebdavTarget) -> None:
     secret = s3.server.secret
     made = sink_of(s3.url, s3.options, TransferConfig(), overwrite=False)
-    delayed = write(s3, LAZY, compute=False)
+    delayed = write(s3, s3.lazy, compute=False)
     abandon(s3)
     found = dask_fits.abandoned(s3.url, storage_options=s3.options)
     assert s3.url in repr(made)
@@ -284,7 +290,7 @@ def test_secrets_are_shown_nowhere(s3: S3Target, webdav: WebdavTarget) -> None:
     texts.append(repr(dask_fits.storage.remote_sink.RemoteSink(url, {}, None, PARTS, False, 1, 1)))
     s3.proxy.fail("status", "^POST", status=400, code="Strange")
     with pytest.raises(StorageError) as caught:
-        write(s3, LAZY)
+        write(s3, s3.lazy)
     texts += [repr(caught.value), str(caught.value)]
     assert not any(secret in text or password in text for text in texts)
     found[0].remove()

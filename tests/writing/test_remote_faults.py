@@ -7,7 +7,6 @@ import re
 from dataclasses import replace
 from typing import Any
 
-import dask.array as da
 import numpy as np
 import pytest
 
@@ -23,33 +22,30 @@ from tests.support.remote_targets import (
     write,
 )
 
-PIXELS = np.random.default_rng(13).random((1400, 1000), dtype=np.float32)
-"""5.3 MiB: a part of 5 MiB, and a short one."""
-
-LAZY = da.from_array(PIXELS, chunks=(500, 600), name=False)
 SHORT = np.arange(600, dtype=np.int16).reshape(20, 30)
 
 REQUESTS = {
     "s3": {
-        "look": (r"^HEAD ", 1),
-        "begin": (r"^POST [^?]*\?uploads$", 1),
-        "mark": (r"partNumber=1$", 1),
-        "part": (r"partNumber=2$", 1),
-        "first part": (r"partNumber=1$", 2),
-        "complete": (S3Target.completes, 1),
-        "short": (S3Target.sends, 1),
+        "look": (r"^HEAD ", 1, 1),
+        "begin": (r"^POST [^?]*\?uploads$", 1, 1),
+        "mark": (r"partNumber=1$", 1, 2),
+        "part": (r"partNumber=2$", 1, 1),
+        "first part": (r"partNumber=1$", 2, 2),
+        "complete": (S3Target.completes, 1, 1),
+        "short": (S3Target.sends, 1, 1),
     },
     "gcs": {
-        "look": (r"^GET [^?]*\d\.fits\?", 1),
-        "mark": (r"^POST /upload/", 1),
-        "part": (r"^POST /upload/", 2),
-        "check": (r"^GET [^?]*begun\?", 1),
-        "first part": (r"^POST /upload/", 3),
-        "complete": (GcsTarget.completes, 1),
-        "short": (GcsTarget.sends, 1),
+        "look": (r"^GET [^?]*\d\.fits\?", 1, 1),
+        "mark": (r"^POST /upload/", 1, 3),
+        "part": (r"^POST /upload/", 2, 3),
+        "check": (r"^GET [^?]*begun\?", 1, 1),
+        "first part": (r"^POST /upload/", 3, 3),
+        "complete": (GcsTarget.completes, 1, 1),
+        "short": (GcsTarget.sends, 1, 1),
     },
 }
-"""Each request that a write makes: an expression for its line, and which of those that match it is."""
+"""Each request that a write makes: an expression for its line, which of the requests that match it is,
+and how many match where nothing goes wrong."""
 
 OVERLOADED = {"status": 503, "headers": {"Retry-After": "0.05"}}
 TRANSIENT: list[tuple[str, dict[str, Any]]] = [
@@ -78,36 +74,31 @@ def cases() -> list[Any]:
     return found
 
 
-def array_for(name: str) -> Any:
-    return SHORT if name == "short" else LAZY
+def requests_of(target: Any) -> dict[str, tuple[str, int, int]]:
+    return REQUESTS["s3" if isinstance(target, S3Target) else "gcs"]
+
+
+def array_for(target: Any, name: str) -> Any:
+    return SHORT if name == "short" else target.lazy
 
 
 @pytest.mark.parametrize(("target", "name", "kind", "details"), cases(), indirect=["target"])
 def test_a_fault_that_passes(
     target: Any, name: str, kind: Any, details: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    match, first = REQUESTS["s3" if isinstance(target, S3Target) else "gcs"][name]
+    match, first, usual = requests_of(target)[name]
     target.proxy.fail(kind, match, first=first, **details)
     with caplog.at_level(logging.WARNING, "dask_fits"):
-        write(target, array_for(name))
-    check_content(target, np.asarray(array_for(name)))
+        write(target, array_for(target, name))
+    check_content(target, np.asarray(array_for(target, name)))
     assert [one.fault for one in target.proxy.asked(match)].count(kind) == 1
-    (retry,) = caplog.messages
-    assert retry.startswith(f"{target.url}: ")
-    assert "; attempt 2 of 3 in " in retry
-    # Made once more, and nothing else is.
-    assert len(target.proxy.asked(match)) == len(asked_without_fault(target, name)) + 1
+    # The client makes some requests again by itself when a connection that it kept is reset.
+    assert len(caplog.messages) == 1 or (kind == "reset" and not caplog.messages)
+    for retry in caplog.messages:
+        assert retry.startswith(f"{target.url}: ")
+        assert "; attempt 2 of 3 in " in retry
+    assert len(target.proxy.asked(match)) == usual + 1
     assert target.left() == []
-
-
-def asked_without_fault(target: Any, name: str) -> list[Any]:
-    """The same requests of a write of the same array to another name."""
-    other = type(target)(target.server, target.proxy)
-    match, _ = REQUESTS["s3" if isinstance(target, S3Target) else "gcs"][name]
-    before = len(target.proxy.asked(match))
-    target.proxy.heal()
-    write(other, array_for(name))
-    return target.proxy.asked(match)[before:]
 
 
 @pytest.mark.parametrize(
@@ -117,36 +108,37 @@ def asked_without_fault(target: Any, name: str) -> list[Any]:
 )
 def test_a_fault_that_lasts(target: Any, name: str) -> None:
     store = "s3" if isinstance(target, S3Target) else "gcs"
-    match, first = REQUESTS[store][name]
+    match, first, _ = REQUESTS[store][name]
     kind, details = TRANSIENT[[*REQUESTS[store]].index(name) % 4]
     target.proxy.fail(kind, match, first=first, count=None, **details)
     with pytest.raises(
         StorageError, match=re.escape(target.url) + ": .*; given up after 3"
     ) as caught:
-        write(target, array_for(name))
+        write(target, array_for(target, name))
     assert type(caught.value) is StorageError
     if store == "s3":
         assert target.server.secret not in str(caught.value)
-    assert sum(one.fault == kind for one in target.proxy.asked(match)) == 3
+    made = sum(one.fault == kind for one in target.proxy.asked(match))
+    assert made == 3 or (kind == "reset" and 3 < made <= 6)  # the client's own
     assert (target.content(), target.left()) == (None, [])
 
 
 @pytest.mark.parametrize("target", ["s3", "gcs"], indirect=True)
 @pytest.mark.parametrize("name", ["begin", "part", "complete", "short"])
 def test_access_that_is_denied_is_not_asked_for_again(target: Any, name: str) -> None:
-    names = REQUESTS["s3" if isinstance(target, S3Target) else "gcs"]
-    match, first = names.get(name, names["mark"])
+    names = requests_of(target)
+    match, first, _ = names.get(name, names["mark"])
     target.proxy.fail("status", match, first=first, count=None, status=403, code="AccessDenied")
     with pytest.raises(AccessDeniedError, match=re.escape(target.url) + ": access denied"):
-        write(target, array_for(name))
+        write(target, array_for(target, name))
     assert sum(one.fault == "status" for one in target.proxy.log) == 1
     assert (target.content(), target.left()) == (None, [])
 
 
 def test_a_server_that_asks_to_wait_too_long(s3: S3Target) -> None:
     s3.proxy.fail("status", "partNumber=2", status=503, headers={"Retry-After": "60"})
-    with pytest.raises(StorageError, match="503 .*; given up after 1 attempt"):
-        write(s3, LAZY)
+    with pytest.raises(StorageError, match=r"503 .*; given up after 1 attempt"):
+        write(s3, s3.lazy)
     assert (s3.content(), s3.left()) == (None, [])
 
 
@@ -154,18 +146,18 @@ def test_a_server_that_asks_to_wait_too_long(s3: S3Target) -> None:
 @pytest.mark.parametrize("name", ["part", "complete", "short"])
 def test_silence(target: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote_sink, "_PATIENCE", 1)
-    match, first = REQUESTS["s3" if isinstance(target, S3Target) else "gcs"][name]
+    match, first, _ = requests_of(target)[name]
     target.proxy.fail("stall", match, first=first)
     transfer = replace(PARTS, timeout=1.0)
-    write(target, array_for(name), transfer=transfer)
-    check_content(target, np.asarray(array_for(name)))
+    write(target, array_for(target, name), transfer=transfer)
+    check_content(target, np.asarray(array_for(target, name)))
     assert target.left() == []
 
 
 def test_silence_that_lasts(s3: S3Target) -> None:
     s3.proxy.fail("stall", "partNumber=2", count=None)
     with pytest.raises(StorageError, match=r"part 2: no bytes were taken for 0\.7 s; given up"):
-        write(s3, LAZY, transfer=replace(PARTS, timeout=0.7, attempts=2))
+        write(s3, s3.lazy, transfer=replace(PARTS, timeout=0.7, attempts=2))
     assert (s3.content(), s3.left()) == (None, [])
 
 
@@ -174,21 +166,21 @@ def test_silence_that_lasts(s3: S3Target) -> None:
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_an_answer_that_is_lost(target: Any, name: str, overwrite: bool) -> None:
     """The request has done what it was to do, and is made again: a part is sent twice."""
-    match, first = REQUESTS["s3" if isinstance(target, S3Target) else "gcs"][name]
+    match, first, _ = requests_of(target)[name]
     target.proxy.fail("lost", match, first=first)
     if name == "complete" and isinstance(target, S3Target):
         # moto has a fault of its own (500) where S3 answers so.
         target.proxy.fail("status", match, first=2, status=404, code="NoSuchUpload")
-    write(target, array_for(name), overwrite=overwrite)
-    check_content(target, np.asarray(array_for(name)))
+    write(target, array_for(target, name), overwrite=overwrite)
+    check_content(target, np.asarray(array_for(target, name)))
     assert sum(one.fault == "lost" for one in target.proxy.log) == 1
     assert target.left() == []
 
 
 def test_all_answers_to_the_completion_are_lost(s3: S3Target) -> None:
     s3.proxy.fail("lost", s3.completes, count=None)
-    write(s3, LAZY)
-    check_content(s3, PIXELS)
+    write(s3, s3.lazy)
+    check_content(s3, s3.pixels)
     assert s3.left() == []
 
 
@@ -208,17 +200,17 @@ WRONG = [
 def test_an_answer_that_is_wrong(
     target: Any, name: str, pattern: str, by: str, overwrite: bool
 ) -> None:
-    match, first = REQUESTS["s3" if isinstance(target, S3Target) else "gcs"][name]
+    match, first, _ = requests_of(target)[name]
     target.proxy.fail("changed", match, first=first, pattern=pattern, by=by)
-    write(target, array_for(name), overwrite=overwrite)
-    check_content(target, np.asarray(array_for(name)))
+    write(target, array_for(target, name), overwrite=overwrite)
+    check_content(target, np.asarray(array_for(target, name)))
     assert len(target.proxy.asked(match)) > first
     assert target.left() == []
 
 
 @pytest.mark.parametrize(("target", "name", "pattern", "by"), WRONG, indirect=["target"])
 def test_answers_that_are_always_wrong(target: Any, name: str, pattern: str, by: str) -> None:
-    match, first = REQUESTS["s3" if isinstance(target, S3Target) else "gcs"][name]
+    match, first, _ = requests_of(target)[name]
     target.proxy.fail("changed", match, first=first, count=None, pattern=pattern, by=by)
     # A look at the object tells the truth, unless that lies as well.
     target.proxy.fail("changed", r"^(GET|HEAD) .*\.fits\?", count=None, pattern=pattern, by=by)
@@ -226,37 +218,45 @@ def test_answers_that_are_always_wrong(target: Any, name: str, pattern: str, by:
         "something else than was sent" if name in ("short", "complete") else ": found .*; given up"
     )
     with pytest.raises(StorageError, match=re.escape(target.url) + f".*{error}"):
-        write(target, array_for(name))
+        write(target, array_for(target, name))
     assert target.left() == []
     if name == "part":
         assert target.content() is None
 
 
-def test_bytes_that_are_damaged_on_their_way(gcs: GcsTarget) -> None:
-    """The server refuses them: it is told the MD5 of what was sent."""
-    write(gcs, SHORT)
-    assert gcs.proxy.asked(gcs.sends)
-    assert gcs.description()["metadata"]["dask-fits-write"]
-    body = gcs.proxy.bodies[-1]
-    assert b'"md5Hash": "' in body
+@pytest.mark.parametrize("target", ["s3", "gcs"], indirect=True)
+@pytest.mark.parametrize("name", ["part", "short"])
+def test_bytes_that_are_damaged_on_their_way(target: Any, name: str) -> None:
+    match, first, _ = requests_of(target)[name]
+    target.proxy.fail("damaged", match, first=first)
+    # moto takes them: where a file is not to be replaced it could not be mended.
+    write(target, array_for(target, name), overwrite=isinstance(target, S3Target))
+    check_content(target, np.asarray(array_for(target, name)))
+    assert sum(one.fault == "damaged" for one in target.proxy.log) == 1
+    if name == "part" or isinstance(target, GcsTarget):
+        before = target.content()
+        target.proxy.fail("damaged", match, first=first, count=None)
+        with pytest.raises(StorageError, match=re.escape(target.url) + ": .*; given up"):
+            write(target, array_for(target, name) * 2, overwrite=True)
+        assert target.content() == before
+    assert target.left() == []
 
 
 @pytest.mark.parametrize("name", ["PUT .*000002", "GET .*000002", "MOVE", "PROPFIND"])
-@pytest.mark.parametrize(("kind", "details"), [("reset", {}), ("status", {"status": 502})])
-def test_a_fault_of_webdav_that_passes(
-    webdav: WebdavTarget, name: str, kind: Any, details: Any
-) -> None:
-    webdav.proxy.fail(kind, name, **details)
-    write(webdav, LAZY)
-    check_content(webdav, PIXELS)
+@pytest.mark.parametrize("kind", ["reset", "status"])
+def test_a_fault_of_webdav_that_passes(webdav: WebdavTarget, name: str, kind: Any) -> None:
+    webdav.proxy.fail(kind, name, **({"status": 502} if kind == "status" else {}))
+    write(webdav, webdav.lazy)
+    check_content(webdav, webdav.pixels)
     assert sum(one.fault == kind for one in webdav.proxy.log) == 1
     assert webdav.left() == []
 
 
 @pytest.mark.parametrize(
-    ("name", "array"), [("PUT .*000002", LAZY), ("MOVE", LAZY), ("MOVE", SHORT)]
+    ("name", "is_short"), [("PUT .*000002", False), ("MOVE", False), ("MOVE", True)]
 )
-def test_a_fault_of_webdav_that_lasts(webdav: WebdavTarget, name: str, array: Any) -> None:
+def test_a_fault_of_webdav_that_lasts(webdav: WebdavTarget, name: str, is_short: bool) -> None:
+    array = SHORT if is_short else webdav.lazy
     webdav.put(b"of before")
     webdav.proxy.fail("reset", name, count=None)
     with pytest.raises(FitsError, match=re.escape(webdav.url) + ": .*; given up") as caught:
@@ -265,11 +265,12 @@ def test_a_fault_of_webdav_that_lasts(webdav: WebdavTarget, name: str, array: An
     assert (webdav.content(), webdav.left()) == (b"of before", [])
 
 
-@pytest.mark.parametrize("array", [LAZY, SHORT], ids=["parts", "short"])
+@pytest.mark.parametrize("is_short", [False, True])
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_an_answer_of_webdav_that_is_lost(
-    webdav: WebdavTarget, array: Any, overwrite: bool
+    webdav: WebdavTarget, is_short: bool, overwrite: bool
 ) -> None:
+    array = SHORT if is_short else webdav.lazy
     if overwrite:
         webdav.put(b"\0" * 10 * PART)
     webdav.proxy.fail("lost", "MOVE")

@@ -77,16 +77,9 @@ def write(array: Any, path: Path, hdu: HDU) -> None:
     try:
         dask_fits.to_fits(array, path, header=hdu.header, overwrite=True)
     except FitsFormatError as error:
-        assert "its WCS refers to the table" in str(error)
+        if "its WCS refers to the table" not in str(error):
+            raise
         dask_fits.to_fits(array, path, header=hdu, overwrite=True)
-
-
-def without_spare_cards(path: Path) -> list[bytes]:
-    """The pieces of a file of the length of a card that are not blank: those are kept for others.
-
-    astropy puts new cards in their place, so that there are fewer of them each time.
-    """
-    return [piece for piece in cards_of(path.read_bytes()) if piece.strip()]
 
 
 def assert_survives(hdu: HDU, directory: Path) -> None:
@@ -104,7 +97,7 @@ def assert_survives(hdu: HDU, directory: Path) -> None:
         np.testing.assert_array_equal(file[0].data, values if values.size else None)
     assert kept(again.header) == kept(hdu.header)
     write(again.data, second, again)
-    assert without_spare_cards(second) == without_spare_cards(first)
+    assert cards_of(second.read_bytes()) == cards_of(first.read_bytes())
 
 
 @pytest.mark.parametrize("path", DATA_FILES, ids=lambda path: path.name)

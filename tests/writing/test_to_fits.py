@@ -34,7 +34,7 @@ KEYWORDS = fits.Header([("OBJECT", "M 13", "a cluster"), ("EXPTIME", 1.5), ("AIR
 
 
 def named(name: str, *cards: Any) -> fits.Header:
-    return fits.Header([*cards, ("EXTNAME", name)])
+    return fits.Header([*cards, ("EXTNAME", name, "extension name")])
 
 
 def oracle(values: np.ndarray, header: fits.Header = KEYWORDS) -> list[bytes]:

@@ -1,33 +1,35 @@
-"""A file is there whole, or as it was before, whatever fails; nothing else is left."""
+"""A file is there whole or not at all: what is replaced, what is left, and under which names."""
 
 from __future__ import annotations
 
 import errno
 import os
-import signal
 import stat
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import dask
-import dask.array as da
 import numpy as np
 import pytest
 from astropy.io import fits
 
 import dask_fits
-from dask_fits import Image, PixelValueError, StorageError
+from dask_fits import PixelValueError, StorageError
 from dask_fits.storage import local_sink
 from dask_fits.writing import graph
 from tests.support.data import M13
 from tests.support.fits_files import same_bits
 from tests.support.patience import until
-from tests.support.written_files import native, random_pixels, verified
-
-PIXELS = random_pixels((12, 30), "i2")
-OLD = b"what was there before"
+from tests.support.written_files import (
+    OLD,
+    PIXELS,
+    array,
+    assert_in_order,
+    assert_untouched,
+    failing,
+    native,
+    raising,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -38,10 +40,6 @@ def short_runs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-def array(values: np.ndarray = PIXELS) -> da.Array:
-    return da.from_array(values, chunks=(3, 10))
-
-
 @pytest.fixture(params=[False, True], ids=["absent", "old"])
 def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A file that is not there, or one that is to be replaced."""
@@ -49,21 +47,6 @@ def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     if request.param:
         path.write_bytes(OLD)
     return path
-
-
-def assert_untouched(path: Path) -> None:
-    """Nothing has happened, and nothing is left."""
-    there = [other.name for other in path.parent.iterdir()]
-    assert there in ([], ["a.fits"])
-    assert not there or path.read_bytes() == OLD
-    assert dask_fits.abandoned(path) == []
-
-
-def assert_in_order(path: Path, values: np.ndarray = PIXELS) -> None:
-    (found,) = verified(path)
-    assert same_bits(found, values)
-    assert dask_fits.abandoned(path) == []
-    assert [other.name for other in path.parent.iterdir() if other.suffix == ".part"] == []
 
 
 # Replacing
@@ -193,6 +176,20 @@ def test_names(tmp_path: Path, name: str) -> None:
     left.remove()  # again: nothing is there
 
 
+@pytest.mark.parametrize("end", [".gz", ".GZ", ".bz2", ".xz", ".zst", ".Z", ".zip"])
+def test_names_of_files_that_are_compressed_as_a_whole(tmp_path: Path, end: str) -> None:
+    for url in (tmp_path / f"a.fits{end}", f"memory://a.fits{end}"):
+        with pytest.raises(ValueError, match=rf"a\.fits{end}: .*not written compressed.*without"):
+            dask_fits.to_fits(array(), url)
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_files_in_archives(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"a\.zip: files are not written into archives"):
+        dask_fits.to_fits(array(), f"{tmp_path}/a.zip::b.fits")
+    assert [*tmp_path.iterdir()] == []
+
+
 def test_only_what_is_left_of_a_file_is_listed(tmp_path: Path) -> None:
     names = ["a.fits", "b.fits", "a.fits.fits", ".a.fits", "a.fit"]
     for name in names:
@@ -205,170 +202,6 @@ def test_only_what_is_left_of_a_file_is_listed(tmp_path: Path) -> None:
     assert before - {*os.listdir(tmp_path)} == {Path(left.place).name}
     assert left.started is not None
     assert left.name == str(tmp_path / "a.fits")
-
-
-# Failures
-
-
-def failing(error: BaseException, at: int) -> da.Array:
-    """An array of which one chunk cannot be computed, when others have been written."""
-    lock, calls = threading.Lock(), []
-
-    def compute(block: np.ndarray) -> np.ndarray:
-        with lock:
-            calls.append(1)
-            if len(calls) == at:
-                raise error
-        return block
-
-    return array().map_blocks(compute, dtype="i2", meta=np.zeros((0, 0), "i2"))
-
-
-@pytest.mark.parametrize("at", [1, 5, 12])
-@pytest.mark.parametrize("error", [ZeroDivisionError("mine"), MemoryError(), SystemExit(3)])
-def test_a_task_that_fails(path: Path, error: BaseException, at: int) -> None:
-    with pytest.raises(type(error)):
-        dask_fits.to_fits(failing(error, at), path, overwrite=True)
-    assert_untouched(path)
-
-
-def test_a_pixel_that_cannot_be_written(path: Path) -> None:
-    values = PIXELS.astype("f8")
-    values[8, 22] = np.nan
-    with pytest.raises(PixelValueError, match=r"pixel \[8, 22\] is nan"):
-        dask_fits.to_fits([Image(array()), Image(array(values), dtype="i2")], path, overwrite=True)
-    assert_untouched(path)
-
-
-def test_an_interruption(path: Path) -> None:
-    """Of this process by Ctrl-C, while its threads write."""
-    main = threading.main_thread().ident
-    begun = threading.Event()
-
-    def slow(block: np.ndarray) -> np.ndarray:
-        if not begun.is_set():
-            begun.set()
-            signal.pthread_kill(main, signal.SIGINT)
-        return block
-
-    interrupted = array().map_blocks(slow, dtype="i2", meta=np.zeros((0, 0), "i2"))
-    with pytest.raises(KeyboardInterrupt):
-        dask_fits.to_fits(interrupted, path, overwrite=True)
-    assert_untouched(path)
-
-
-def raising(number: int, times: int) -> Callable[..., Any]:
-    """A system call that fails when it has succeeded so many times."""
-
-    def make(call: Callable[..., Any]) -> Callable[..., Any]:
-        calls: list[int] = []
-
-        def replaced(*args: Any, **options: Any) -> Any:
-            calls.append(1)
-            if len(calls) > times:
-                raise OSError(number, os.strerror(number))
-            return call(*args, **options)
-
-        return replaced
-
-    return make
-
-
-@pytest.mark.parametrize(
-    ("call", "number", "times"),
-    [
-        ("pwrite", errno.ENOSPC, 0),
-        ("pwrite", errno.ENOSPC, 7),
-        ("pwrite", errno.EDQUOT, 3),
-        ("pwrite", errno.EIO, 12),
-        ("ftruncate", errno.EFBIG, 0),
-        ("fsync", errno.ENOSPC, 0),
-        ("fsync", errno.EIO, 0),
-    ],
-)
-def test_a_disk_that_is_full_or_fails(
-    path: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int, times: int
-) -> None:
-    monkeypatch.setattr(local_sink.os, call, raising(number, times)(getattr(os, call)))
-    with pytest.raises(StorageError, match=rf"a\.fits: {os.strerror(number)} \(OSError\)"):
-        dask_fits.to_fits(array(), path, overwrite=True)
-    assert_untouched(path)
-
-
-@pytest.mark.parametrize("at", [1, 2, 9])
-def test_a_close_that_tells_of_a_full_disk(
-    path: Path, monkeypatch: pytest.MonkeyPatch, at: int
-) -> None:
-    """As network filesystems do: the first is that of an empty file, those after are of tasks."""
-    close, opened = os.close, os.open
-    ours: list[int] = []
-
-    def noting(place: Any, *args: Any, **options: Any) -> int:
-        descriptor = opened(place, *args, **options)
-        if str(place).endswith(".part"):
-            ours.append(descriptor)
-        return descriptor
-
-    def failing_close(descriptor: int) -> None:
-        close(descriptor)
-        if descriptor in ours and len(ours) >= at:
-            raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
-
-    monkeypatch.setattr(local_sink.os, "open", noting)
-    monkeypatch.setattr(local_sink.os, "close", failing_close)
-    with (
-        dask.config.set(scheduler="sync"),
-        pytest.raises(StorageError, match=r"a\.fits: Disk quota exceeded"),
-    ):
-        dask_fits.to_fits(array(), path, overwrite=True)
-    monkeypatch.undo()
-    assert_untouched(path)
-
-
-@pytest.mark.parametrize(
-    ("number", "error"), [(errno.EACCES, PermissionError), (errno.EROFS, StorageError)]
-)
-def test_a_directory_in_which_nothing_may_be_written(
-    path: Path, monkeypatch: pytest.MonkeyPatch, number: int, error: type[Exception]
-) -> None:
-    monkeypatch.setattr(local_sink.os, "open", raising(number, 0)(os.open))
-    with pytest.raises(error, match=r"a\.fits: "):
-        dask_fits.to_fits(array(), path, overwrite=True)
-    monkeypatch.undo()
-    assert_untouched(path)
-
-
-@pytest.mark.parametrize("kind", ["absent", "file"])
-def test_a_directory_that_is_none(tmp_path: Path, kind: str) -> None:
-    directory = tmp_path / "directory"
-    if kind == "file":
-        directory.write_bytes(OLD)
-    with pytest.raises(StorageError, match=r"a\.fits: there is no directory .*directory"):
-        dask_fits.to_fits(array(), directory / "a.fits")
-    assert [*tmp_path.iterdir()] == ([directory] if kind == "file" else [])
-
-
-def test_a_failure_of_the_last_step(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise OSError(errno.EIO, "I/O error")
-
-    monkeypatch.setattr(Path, "replace", refuse)
-    monkeypatch.setattr(Path, "hardlink_to", refuse)
-    with pytest.raises(StorageError, match=r"a\.fits: I/O error"):
-        dask_fits.to_fits(array(), path, overwrite=path.exists())
-    assert_untouched(path)
-
-
-def test_a_temporary_file_that_somebody_removes(path: Path) -> None:
-    def remove(block: np.ndarray) -> np.ndarray:
-        for left in dask_fits.abandoned(path):
-            left.remove()
-        return block
-
-    swept = array().map_blocks(remove, dtype="i2", meta=np.zeros((0, 0), "i2"))
-    with pytest.raises(StorageError, match=r"a\.fits: no such file"):
-        dask_fits.to_fits(swept, path, overwrite=True)
-    assert_untouched(path)
 
 
 # Several at a time

@@ -30,7 +30,6 @@ from tests.support.worlds import (
     written,
 )
 
-
 pytestmark = [
     pytest.mark.filterwarnings(
         "ignore::astropy.utils.exceptions.AstropyWarning", "ignore::RuntimeWarning"
