@@ -9,11 +9,13 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from contextlib import suppress
+from http import HTTPStatus
 from pathlib import PurePosixPath
 from typing import IO
 
 from dask_fits._typing import FileSystem
 from dask_fits.storage.atomic import is_temporary_name, temporary_name
+from dask_fits.storage.errors import status_of
 from dask_fits.storage.other import is_transient_in_driver, run_in_thread
 from dask_fits.storage.response import TRANSIENT_STATUSES
 from dask_fits.storage.transfer import TransientError
@@ -162,10 +164,11 @@ class OtherUploads:
         names = {
             f"{cls.__module__.partition('.')[0]}.{cls.__name__}" for cls in type(error).__mro__
         }
-        status = getattr(getattr(error, "response", None), "status_code", None)  # httpx
+        # A response is httpx's; a directory is locked while another part is written into it.
+        status = status_of(error) or getattr(getattr(error, "response", None), "status_code", None)
         return (
             is_transient_in_driver(error)
-            or status in TRANSIENT_STATUSES
+            or status in (*TRANSIENT_STATUSES, HTTPStatus.LOCKED)
             or not _TRANSIENT.isdisjoint(names)
         )
 

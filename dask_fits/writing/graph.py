@@ -14,7 +14,7 @@ import dask.array as da
 import numpy as np
 from dask import config
 from dask.array.core import Array
-from dask.base import optimize
+from dask.base import collections_to_expr
 from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph
 from dask.utils import ensure_dict, parse_bytes
@@ -135,15 +135,19 @@ def _materialized(
     # A task that arrays and a table are made of must run once: in the graph of the arrays alone,
     # Dask would join it with the only one that follows it there.
     settings = {"optimization.fuse.active": False} if late else {}
-    with config.set(settings):
-        if da.Array is Array:
-            optimized = [*optimize(*arrays)]
-        else:  # with array.query-planning
-            optimized = [cast("Any", array).optimize() for array in arrays]
     tasks: Graph = {}
-    for collection in (*optimized, *late):
-        tasks.update(ensure_dict(collection.__dask_graph__()))
-    return tasks, iter([array.name for array in optimized])
+    if da.Array is not Array:  # with array.query-planning, optimized arrays have other names
+        arrays = [cast("Any", array).optimize() for array in arrays]
+        for array in arrays:
+            tasks.update(array.__dask_graph__())
+    elif arrays:
+        # All of them together, as `dask.compute` does it: else a task that several are made of
+        # would be joined with what follows it in each, and run for each.
+        with config.set(settings):
+            tasks.update(collections_to_expr(arrays).optimize().__dask_graph__())
+    for table in late:
+        tasks.update(ensure_dict(table.__dask_graph__()))
+    return tasks, iter([array.name for array in arrays])
 
 
 def _chunked(hdu: PlacedHdu, part_size: int | None) -> da.Array | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import xarray as xr
 from astropy.io import fits
+from astropy.units import Unit
 
 from dask_fits.wcs.attributes import HEADER, PRIMARY_HEADER, WCS_CARDS, WCS_TABLES
 from dask_fits.wcs.header import WcsText
@@ -63,9 +64,21 @@ def image_of_array(array: xr.DataArray, where: str) -> Image:
     header = fits.Header.fromstring(str(text), sep="\n") if text is not None else fits.Header()
     image = _with_world(image, header, array, where)
     units = array.attrs.get("units")
-    if isinstance(units, str) and units != header.get("BUNIT", "").strip():
-        header.set("BUNIT", units)
+    if isinstance(units, str) and units != str(header.get("BUNIT", "")).strip():
+        header.set("BUNIT", _bunit(units, where))
     return image
+
+
+def _bunit(units: str, where: str) -> str:
+    """Return units as BUNIT has them, which is of ASCII; raise ValueError if there are none."""
+    if units.isascii() and units.isprintable():
+        return units
+    try:
+        return str(Unit(units).to_string("fits"))
+    except ValueError as error:
+        raise ValueError(
+            f"{where}: units: found {units!r}, expected ASCII, or a unit that astropy knows"
+        ) from error
 
 
 def _extname(name: Hashable) -> str | None:

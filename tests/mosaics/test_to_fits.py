@@ -25,6 +25,7 @@ import dask_fits
 from dask_fits import FitsError, Mosaic
 from dask_fits.exceptions import StorageError
 from dask_fits.mosaics import array as mosaic_array
+from tests.servers.range_server import RangeServer
 from tests.servers.s3 import S3Server
 from tests.support.fits_files import same_bits
 from tests.support.mosaics import moved, star_image, tan_wcs, write_image
@@ -300,6 +301,17 @@ def test_a_grid_with_tables_brings_them_along(tmp_path: Path, path: Path) -> Non
         assert [hdu.name for hdu in file].count("WCSDVARR") == 2
         assert same_bits(native(file["D2IMARR", 2].data), native(before["D2IMARR", 2].data))
         assert file[-1].name == "INPUTS"
+
+
+@pytest.mark.slow
+def test_a_signed_address_is_in_no_file(files: list[str], tmp_path: Path, path: Path) -> None:
+    with RangeServer(tmp_path / "in") as server:
+        urls = [f"{server.url}/{n}.fits?X-Amz-Signature=SECRET-{n}" for n in range(4)]
+        dask_fits.mosaic(urls, OUT, on_error="skip").to_fits(path)
+    assert b"SECRET" not in path.read_bytes()
+    table = inputs_of(path)
+    assert table["file"].tolist() == [url.partition("?")[0] for url in urls]
+    assert f"{urls[3].partition('?')[0]}?" in table["error"][3]
 
 
 @pytest.mark.slow

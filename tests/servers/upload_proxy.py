@@ -34,8 +34,8 @@ Kind = Literal["status", "reset", "lost", "changed", "damaged", "stall", "act", 
 - ``damaged``: the server gets a body of which one bit is another.
 - ``stall`` (``seconds=3600.0``): silence, then a reset; the server is not asked.
 - ``act``: nothing but the action that all kinds take.
-- ``hold``: the request waits until `UploadProxy.heal`, and is then sent on, unless the client has
-  hung up.
+- ``hold`` (``even_if_gone=False``): the request waits until `UploadProxy.heal`, and is then sent on,
+  unless the client has hung up meanwhile.
 
 All of them take ``action=None``: a function that is called when the request is there. Those that
 have one are then sent on one at a time.
@@ -44,6 +44,7 @@ have one are then sent on one at a time.
 DETAILS: Mapping[Kind, Mapping[str, Any]] = {
     "status": {"status": 503, "headers": {}, "code": ""},
     "stall": {"seconds": 3600.0},
+    "hold": {"even_if_gone": False},
 }
 
 
@@ -304,7 +305,8 @@ class UploadProxy:
                 await self._gate.wait()
             finally:
                 self.held -= 1
-            if reader.at_eof() or reader.exception():
+            is_gone = reader.at_eof() or reader.exception() is not None
+            if is_gone and not details["even_if_gone"]:
                 raise ConnectionResetError
         if kind == "damaged":
             body = bytearray(request.body)
@@ -376,6 +378,8 @@ def _change(answer: _Message, pattern: str, by: str) -> _Message:
     headers = [(name, line.partition(": ")[2]) for name, line in head]
     body = re.sub(pattern, by, answer.body.decode("latin-1")).encode("latin-1")
     changed = replace(answer, headers=headers, body=body)
+    if not body:  # of HEAD, whose length is that of another answer
+        return changed
     return changed.but({"content-length"}, ("Content-Length", str(len(body))))
 
 

@@ -23,6 +23,7 @@ import dask_fits
 from dask_fits import FitsError, Stack
 from dask_fits.exceptions import FitsFileNotFoundError
 from dask_fits.stacks import fits_writer
+from tests.servers.range_server import RangeServer
 from tests.support.fits_files import fits_bytes, same_bits
 from tests.support.sky_frames import CUBE, DATES, native, on_the_sky
 from tests.support.sound_files import check_sound
@@ -229,6 +230,30 @@ def test_a_file_that_exists_is_replaced_only_if_that_is_asked_for(
     assert check_sound(path, checksums=0) == ["PRIMARY", "FRAMES"]
     with pytest.raises(ValueError, match="data: expected 7 frames, found 6"):
         stack.to_fits(path, data=stack.data[1:], overwrite=True)
+
+
+def test_a_collection_that_is_in_a_file(files: list[str], tmp_path: Path, path: Path) -> None:
+    dask_fits.open_collection(files, keywords=["SEQ"]).to_parquet(tmp_path / "c.parquet")
+    stack = dask_fits.stack(tmp_path / "c.parquet", sort_by="t_min")
+    stack.to_fits(path)
+    assert same_bits(native(fits.getdata(path)), CUBE)
+    assert frames_of(path)["SEQ"].tolist() == [*range(7)]
+    urls = [tmp_path / f"each{n}.fits" for n in range(7)]
+    stack.to_fits(urls)
+    for url, pixels in zip(urls, CUBE, strict=True):
+        assert same_bits(native(fits.getdata(url)), pixels)
+
+
+@pytest.mark.slow
+def test_a_signed_address_is_in_no_file(files: list[str], tmp_path: Path, path: Path) -> None:
+    with RangeServer(tmp_path / "in") as server:
+        urls = [f"{server.url}/{n}.fits?X-Amz-Signature=SECRET-{n}" for n in range(8)]
+        stack = dask_fits.stack(urls, on_error="nan", fill_value=0)
+        stack.to_fits(path)
+    assert b"SECRET" not in path.read_bytes()
+    table = frames_of(path)
+    assert texts(table["file"]) == [url.partition("?")[0] for url in urls]
+    assert f"{urls[7].partition('?')[0]}?" in str(table["error"][7])
 
 
 @pytest.mark.slow

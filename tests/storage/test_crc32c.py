@@ -6,6 +6,7 @@ import base64
 from functools import reduce
 
 import google_crc32c
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,6 +26,13 @@ def test_two_parts(first: bytes, second: bytes) -> None:
 def test_many_parts(parts: list[bytes]) -> None:
     found = reduce(lambda sum_, part: combine(sum_, crc(part), len(part)), parts, 0)
     assert found == crc(b"".join(parts))
+
+
+@pytest.mark.parametrize("length", [4096, 65536 + 1, (1 << 20) - 7, 5 << 20])
+def test_parts_as_long_as_those_of_a_file(length: int) -> None:
+    second = bytes(range(256)) * (length // 256 + 1)
+    first, second = b"SIMPLE  = ", second[:length]
+    assert combine(crc(first), crc(second), length) == crc(first + second)
 
 
 def test_the_check_value() -> None:

@@ -68,6 +68,19 @@ def test_a_file_that_comes_into_being_meanwhile_is_not_replaced(
     assert target.left() == []
 
 
+@both_lengths
+def test_a_file_that_comes_while_pixels_are_computed(memory: MemoryTarget, is_short: bool) -> None:
+    def compute(block: np.ndarray) -> np.ndarray:
+        memory.put(OTHERS)
+        return block
+
+    array = da.from_array(np.asarray(array_for(memory, is_short)))
+    with pytest.raises(FileExistsError, match=r"written/\d+\.fits: the file exists"):
+        write(memory, array.map_blocks(compute, meta=array._meta))
+    assert memory.content() == OTHERS
+    assert memory.left() == []
+
+
 @with_proxy
 def test_a_file_that_is_to_be_replaced_may_come_meanwhile(target: Any) -> None:
     target.proxy.fail("act", target.completes, action=lambda: target.put(OTHERS))

@@ -12,6 +12,7 @@ import pytest
 
 from dask_fits import AccessDeniedError, FitsError, StorageError
 from dask_fits.storage import remote_sink
+from tests.support.patience import until
 from tests.support.remote_targets import (
     PART,
     PARTS,
@@ -177,6 +178,22 @@ def test_an_answer_that_is_lost(target: Any, name: str, overwrite: bool) -> None
     assert target.left() == []
 
 
+@pytest.mark.parametrize("target", ["s3", "gcs"], indirect=True)
+def test_a_part_that_was_given_up_and_comes_after_its_substitute(target: Any) -> None:
+    match, first, usual = requests_of(target)["part"]
+
+    def let_it_go() -> None:
+        target.proxy.heal()
+        until(lambda: [one.status for one in target.proxy.log if one.fault == "hold"] == [200])
+
+    target.proxy.fail("hold", match, first=first, even_if_gone=True)
+    target.proxy.fail("act", target.completes, action=let_it_go)
+    write(target, target.lazy, transfer=replace(PARTS, part_size=target.part, timeout=1.0))
+    check_content(target, target.pixels)
+    assert len(target.proxy.asked(match)) > usual
+    assert target.left() == []
+
+
 def test_all_answers_to_the_completion_are_lost(s3: S3Target) -> None:
     s3.proxy.fail("lost", s3.completes, count=None)
     write(s3, s3.lazy)
@@ -243,9 +260,10 @@ def test_bytes_that_are_damaged_on_their_way(target: Any, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["PUT .*000002", "GET .*000002", "MOVE", "PROPFIND"])
-@pytest.mark.parametrize("kind", ["reset", "status"])
-def test_a_fault_of_webdav_that_passes(webdav: WebdavTarget, name: str, kind: Any) -> None:
-    webdav.proxy.fail(kind, name, **({"status": 502} if kind == "status" else {}))
+@pytest.mark.parametrize("status", [0, 502, 423])
+def test_a_fault_of_webdav_that_passes(webdav: WebdavTarget, name: str, status: int) -> None:
+    kind: Any = "status" if status else "reset"
+    webdav.proxy.fail(kind, name, **({"status": status} if status else {}))
     write(webdav, webdav.lazy)
     check_content(webdav, webdav.pixels)
     assert sum(one.fault == kind for one in webdav.proxy.log) == 1

@@ -250,3 +250,19 @@ def test_the_first_pixel_of_a_chunk_that_cannot_be_written_is_named(
     ):
         dask_fits.to_fits([Image(None), Image(array, dtype="i2", name="SCI")], path)
     assert [*path.parent.iterdir()] == []
+
+
+def test_what_several_images_are_made_of_is_made_once(tmp_path: Path) -> None:
+    made: list[int] = []
+
+    def make(block: np.ndarray) -> np.ndarray:
+        made.append(1)
+        return block
+
+    common = da.ones((8, 4), chunks=(2, 4)).map_blocks(make, meta=np.empty((0, 0)))
+    path = tmp_path / "a.fits"
+    dask_fits.to_fits([Image(common + 1), Image(common * 3, name="THRICE")], path)
+    assert len(made) == 4
+    with fits.open(path) as file:
+        assert (file[0].data == 2).all()
+        assert (file[1].data == 3).all()
