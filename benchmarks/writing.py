@@ -1,4 +1,4 @@
-"""Writing FITS: the positioned write of the bytes, astropy and fitsio, disks and an object store."""
+"""Writing FITS: the bytes alone, astropy and fitsio; to memory, and to an object store."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def _made(block: npt.NDArray) -> npt.NDArray:
 
 
 def _measure_upload(rounds: int) -> Table:
-    """Upload to a server of S3's protocol, beside a pool of connections that send the same bytes."""
+    """Upload to a server of S3's protocol, beside connections that send the same bytes."""
     pixels = np.random.default_rng(2).standard_normal(UPLOADED, np.float32)
     array = da.from_array(pixels, chunks=(BAND * 2, -1), name=False)
     stored = pixels.astype(">f4").reshape(-1).view(np.uint8).data

@@ -52,7 +52,10 @@ ONLY_IMPORTER = {
         *(f"stacks/{name}.py" for name in ("frames", "array", "stack", "dataset")),
         "stacks/fits_writer.py",
         *(f"mosaics/{name}.py" for name in ("array", "dataset", "fits_writer", "job", "mosaic")),
-        *(f"writing/{name}.py" for name in ("contents", "execution", "file_plan", "fits", "graph", "image")),
+        *(
+            f"writing/{name}.py"
+            for name in ("contents", "execution", "file_plan", "fits", "graph", "image")
+        ),
         "writing/stored.py",
     },
     "click": {
@@ -87,7 +90,10 @@ ONLY_IMPORTER = {
         "stacks/fits_writer.py",
         *(f"collections/{name}.py" for name in ("selection", "table")),
         *(f"many_cutouts/{name}.py" for name in ("cutouts", "images", "targets", "catalog")),
-        *(f"xarray_backend/{name}.py" for name in ("grid", "groups", "sky", "subset", "accessor", "writing")),
+        *(
+            f"xarray_backend/{name}.py"
+            for name in ("grid", "groups", "sky", "subset", "accessor", "writing")
+        ),
     },
     "numba": {"compiled.py"},
     "isal": {"streams/inflate.py"},
