@@ -181,7 +181,7 @@ class GcsUploads:
         self, name: str, body: Body, condition: Mapping[str, str], token: str = ""
     ) -> dict[str, Any]:
         """Upload an object in one request, and check what the storage has of it."""
-        expected = base64.b64encode(body.md5).decode()
+        expected = base64.b64encode(await body.hashed()).decode()
         # With the MD5 the storage refuses bytes that were damaged on their way.
         about = {
             "name": name,

@@ -6,6 +6,7 @@ which has retries of its own beneath ours.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
 from collections.abc import Sequence
@@ -93,8 +94,9 @@ class S3Uploads:
 
     async def put(self, place: str, number: int, body: Body) -> str:
         """Upload a part by UploadPart, and check its ETag."""
-        made = await self._call("upload_part", UploadId=place, PartNumber=number, Body=body)
-        return _checked_tag(made, body)
+        uploading = self._call("upload_part", UploadId=place, PartNumber=number, Body=body)
+        made, md5 = await asyncio.gather(uploading, body.hashed())
+        return _checked_tag(made, md5)
 
     async def put_whole(self, token: str, body: Body, *, overwrite: bool) -> None:
         """Upload an object by PutObject, on condition that there is none."""
@@ -108,7 +110,7 @@ class S3Uploads:
             )
         except ConflictError as error:
             raise TransientError(f"the server answered {error}") from error
-        _checked_tag(made, body)
+        _checked_tag(made, await body.hashed())
 
     async def check(self, place: str) -> None:
         """Do nothing: S3 refuses parts that come after the end of their upload."""
@@ -219,11 +221,11 @@ def _condition(*, overwrite: bool) -> dict[str, str]:
     return {} if overwrite else {"IfNoneMatch": "*"}
 
 
-def _checked_tag(made: dict[str, Any], body: Body) -> str:
+def _checked_tag(made: dict[str, Any], md5: bytes) -> str:
     """Return the ETag of what was uploaded; raise TransientError if it is that of other bytes."""
     tag = str(made["ETag"])
-    if _is_other(made, body.md5):
-        raise TransientError(f"ETag: found {tag}, expected {body.md5.hex()!r}")
+    if _is_other(made, md5):
+        raise TransientError(f"ETag: found {tag}, expected {md5.hex()!r}")
     return tag
 
 

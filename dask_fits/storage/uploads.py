@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from typing import Protocol
 
 
@@ -134,12 +135,21 @@ class Body(io.BytesIO):
     def __init__(self, content: bytes | memoryview, inner: Body | None = None) -> None:
         super().__init__(content)
         self.nbytes = len(content)
-        # In the thread that waits: it takes longer than the event loop should be kept from others.
-        self.md5: bytes = inner.md5 if inner else _md5(content)
         self._deadline: asyncio.Timeout | None = None
         self._seconds = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._inner: Body = inner or self
+
+    @cached_property
+    def md5(self) -> bytes:
+        """MD5 of the bytes; of those between others, theirs alone."""
+        if self._inner is not self:
+            return self._inner.md5
+        return hashlib.md5(self.getbuffer(), usedforsecurity=False).digest()
+
+    async def hashed(self) -> bytes:
+        """Return the MD5; it is made in a thread, since it takes longer than the loop has time."""
+        return await asyncio.to_thread(lambda: self.md5)
 
     def between(self, before: bytes, after: bytes) -> Body:
         """Return the same bytes between others, whose taking counts for these."""
@@ -171,7 +181,3 @@ class Body(io.BytesIO):
         deadline = self._deadline
         if deadline is not None and not deadline.expired():
             deadline.reschedule(asyncio.get_running_loop().time() + self._seconds)
-
-
-def _md5(content: bytes | memoryview) -> bytes:
-    return hashlib.md5(content, usedforsecurity=False).digest()

@@ -24,8 +24,10 @@ from dask_fits.storage.sink import Attempt, Sink
 from dask_fits.writing.file_plan import FilePlan, PlacedHdu
 from dask_fits.writing.pixels import BlockPlace, Target
 from dask_fits.writing.tasks import (
+    Band,
     ByteSpan,
     Head,
+    edge_of,
     finish_head,
     flatten,
     leftover_of,
@@ -180,15 +182,10 @@ class _Builder:
         """Add the tasks of an HDU: its blocks and its header."""
         number = self._number
         self._number += 1
-        write = write_block if part_size is None else write_band
-        written: list[Key] = []
-        for block in blocks:
-            key = (self._name, "block", number, *block.index)
-            common = self._sink, self._attempt, hdu.target
-            self.tasks[key] = (write, *common, block.key, block.place)
-            written.append(key)
-            if part_size is not None:
-                self._divide(key, hdu, block.place, part_size)
+        if part_size is None:
+            written = [self._add_block(hdu, block, number) for block in blocks]
+        else:
+            written = self._add_bands(hdu, blocks, number, part_size)
         late = None if hdu.content.late is None else hdu.content.late.key
         padding = ByteSpan(hdu.data_stop, hdu.stop)
         head = Head(hdu.content.header, hdu.start, hdu.content.data, padding)
@@ -204,11 +201,62 @@ class _Builder:
         for part in range(hdu.start - hdu.start % part_size, stop, part_size):
             self._pieces[part].append([hdu.start, key])
 
+    def _add_block(self, hdu: PlacedHdu, block: _Block, number: int) -> Key:
+        """Add the task that writes a block to a file in which pieces may lie anywhere."""
+        key = (self._name, "block", number, *block.index)
+        common = self._sink, self._attempt, hdu.target
+        self.tasks[key] = (write_block, *common, block.key, block.place)
+        return key
+
+    def _add_bands(
+        self, hdu: PlacedHdu, blocks: Sequence[_Block], number: int, part_size: int
+    ) -> list[Key]:
+        """Add the tasks that upload the parts which end in blocks, in the order of the file."""
+        written: list[Key] = []
+        edges: list[list[Any]] = []  # what blocks have of the part that the next one begins in
+        for block in blocks:
+            key = (self._name, "block", number, *block.index)
+            low, high = _byte_span(hdu, block.place)
+            first, last = low - low % part_size, (high - 1) - (high - 1) % part_size
+            before: list[list[Any]] = []
+            stop = high
+            if not self._is_pixels(hdu, first, part_size):
+                self._add_piece(key, first, low)
+            elif self._end(first, part_size) <= high:
+                before, edges = edges, []
+            if not self._is_pixels(hdu, last, part_size):
+                if last > first:
+                    self._add_piece(key, last, last)
+            elif self._end(last, part_size) > high:
+                # Of a block within a part this is all, and it uploads nothing.
+                stop = max(last, low)
+                edge = (self._name, "edge", *key[2:])
+                self.tasks[edge] = (edge_of, hdu.target, block.key, block.place, stop)
+                edges.append([stop, edge])
+            common = self._sink, self._attempt, hdu.target
+            self.tasks[key] = (write_band, *common, block.key, Band(block.place, stop), before)
+            written.append(key)
+        return written
+
+    def _end(self, part: int, part_size: int) -> int:
+        """Return the end of a part."""
+        return min(part + part_size, self._plan.size)
+
+    def _is_pixels(self, hdu: PlacedHdu, part: int, part_size: int) -> bool:
+        """Return whether a part has nothing but pixels of an HDU."""
+        return hdu.data_start <= part and self._end(part, part_size) <= hdu.data_stop
+
+    def _add_piece(self, block: Any, part: int, start: int) -> None:
+        """Add what a block has of a part that is joined, from a position on."""
+        key = (self._name, "piece", *block[1:], part)
+        self.tasks[key] = (leftover_of, block, part)
+        self._pieces[part].append([start, key])
+
     def add_parts(self, part_size: int) -> None:
         """Add the tasks of the parts that are joined of several pieces, or are padding alone."""
         paddings = [(hdu.data_stop, hdu.stop) for hdu in self._plan.hdus]
         for start in range(0, self._plan.size, part_size):
-            span = ByteSpan(start, min(start + part_size, self._plan.size))
+            span = ByteSpan(start, self._end(start, part_size))
             zeros = sum(
                 max(min(stop, span.stop) - max(first, span.start), 0) for first, stop in paddings
             )
@@ -218,15 +266,6 @@ class _Builder:
                 key = (self._name, "part", start)
                 self.tasks[key] = (write_part, self._sink, self._attempt, span, wanted, pieces)
                 self.receipts.append(key)
-
-    def _divide(self, block: Any, hdu: PlacedHdu, place: BlockPlace, part_size: int) -> None:
-        """Note the parts that lie in a block in part."""
-        low, high = _byte_span(hdu, place)
-        for part in {low - low % part_size, (high - 1) - (high - 1) % part_size}:
-            if part < low or min(part + part_size, self._plan.size) > high:
-                key = (self._name, "piece", *block[1:], part)
-                self.tasks[key] = (leftover_of, block, part)
-                self._pieces[part].append([max(part, low), key])
 
     def _add_small(self, kind: str, block: Any, function: Callable[[Any], object]) -> Key:
         """Add a task that takes something small of a block's result."""
@@ -238,11 +277,8 @@ class _Builder:
 def _byte_span(hdu: PlacedHdu, place: BlockPlace) -> tuple[int, int]:
     """Return the bytes of the file that a block has which is one run."""
     target = cast("Target", hdu.target)
-    itemsize = target.encoding.itemsize
-    strides = [math.prod(target.shape[axis + 1 :]) for axis in range(len(target.shape))]
-    first = sum(start * stride for start, stride in zip(place.starts, strides, strict=True))
-    low = hdu.data_start + first * itemsize
-    return low, low + math.prod(place.shape) * itemsize
+    low = hdu.data_start + target.offset_of(place.starts) * target.encoding.itemsize
+    return low, low + math.prod(place.shape) * target.encoding.itemsize
 
 
 def _blocks(name: str, chunks: tuple[tuple[int, ...], ...]) -> list[_Block]:

@@ -10,7 +10,7 @@ holds a second copy of it::
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +44,11 @@ class Target:
     def nbytes(self) -> int:
         """Bytes of all pixels."""
         return math.prod(self.shape) * self.encoding.itemsize
+
+    def offset_of(self, index: Sequence[int]) -> int:
+        """Return how many pixels come before one in the data unit."""
+        strides = [math.prod(self.shape[axis + 1 :]) for axis in range(len(self.shape))]
+        return sum(start * stride for start, stride in zip(index, strides, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +129,7 @@ class BlockEncoder:
             outer -= 1
         outer -= 1
         run = math.prod(stored.shape[outer:])
-        offset = sum(start * stride for start, stride in zip(first, strides, strict=True))
+        offset = target.offset_of(first)
         offsets = np.full((1,) * outer, offset, np.int64)
         for axis in range(outer):
             steps = np.arange(stored.shape[axis], dtype=np.int64) * strides[axis]

@@ -1,18 +1,21 @@
 """What tasks do to write a file.
 
 To a file system each block writes its runs where they belong. To an object store it uploads the
-parts that lie in it, and returns what is left at both of its ends; a task for each of those parts
-joins it with what its neighbours, or a header, have of the part::
+parts that end in it, the first of them with what the blocks before it have of that (their edges).
+Parts with other bytes than pixels are joined by tasks of their own::
 
     part     |---- 1 ----|---- 2 ----|---- 3 ----|---- 4 ----|
     file     |header|  band 0   |        band 1         |pad |
-    uploads   ...........  joined     band 1      joined
+    uploads   joined      band 1      band 1      joined
+                          with the edge of band 0
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -73,6 +76,15 @@ class ByteSpan:
     stop: int
 
 
+@dataclass(frozen=True, slots=True)
+class Band:
+    """A block that is one run of the file."""
+
+    place: BlockPlace
+    stop: int
+    """Position in the file from which on a later block uploads its bytes."""
+
+
 def write_block(
     sink: Sink, attempt: Attempt, target: Target, block: npt.NDArray[Any], place: BlockPlace
 ) -> Written:
@@ -94,23 +106,59 @@ def write_block(
 
 
 def write_band(
-    sink: Sink, attempt: Attempt, target: Target, block: npt.NDArray[Any], place: BlockPlace
+    sink: Sink,
+    attempt: Attempt,
+    target: Target,
+    block: npt.NDArray[Any],
+    band: Band,
+    before: Sequence[tuple[int, bytes]],
 ) -> Written:
-    """Upload the parts that lie in a block, which is one run of the file; see `write_block`."""
-    encoder = BlockEncoder(target, block, place)
+    """Upload the parts that end in a block, which is one run of the file; see `write_block`.
+
+    Parameters
+    ----------
+    sink, attempt, target, block
+        Those of `write_block`.
+    band : Band
+    before : sequence of (int, bytes)
+        What blocks before it have of the first part, with their positions, in their order.
+    """
+    encoder = BlockEncoder(target, block, band.place)
     leftovers: dict[int, bytes] = {}
-    receipts = sink.write(attempt, _whole_parts(encoder.runs(), attempt, leftovers))
+    runs = chain(((start, memoryview(piece)) for start, piece in before), encoder.runs())
+    receipts = sink.write(attempt, _whole_parts(runs, attempt, band.stop, leftovers))
     return Written(encoder.sum, receipts, leftovers)
 
 
+def edge_of(target: Target, block: npt.NDArray[Any], place: BlockPlace, start: int) -> bytes:
+    """Return the last bytes of a block, which is one run of the file, from a position on."""
+    # The block is cut along its first axis that has several indices.
+    axis = next((n for n, length in enumerate(place.shape) if length > 1), 0)
+    row = math.prod(place.shape[axis + 1 :]) * target.encoding.itemsize
+    pixels = target.offset_of(place.starts) + math.prod(place.shape)
+    stop = target.start + pixels * target.encoding.itemsize
+    rows = min(-(-(stop - start) // row), place.shape[axis])
+    first = place.shape[axis] - rows
+    starts = (*place.starts[:axis], place.starts[axis] + first, *place.starts[axis + 1 :])
+    shape = (*place.shape[:axis], rows, *place.shape[axis + 1 :])
+    part = block[(slice(None),) * axis + (slice(first, None),)]
+    encoder = BlockEncoder(target, part, BlockPlace(starts, shape))
+    content = b"".join(bytes(piece) for _, piece in encoder.runs())
+    return content[len(content) - (stop - start) :]
+
+
 def _whole_parts(
-    runs: Iterable[Piece], attempt: Attempt, leftovers: dict[int, bytes]
+    runs: Iterable[Piece], attempt: Attempt, stop: int, leftovers: dict[int, bytes]
 ) -> Iterator[Piece]:
-    """Cut consecutive runs into parts; what is no whole part becomes one of the leftovers."""
+    """Cut consecutive runs into parts; what is no whole part becomes one of the leftovers.
+
+    Bytes from `stop` on are taken, so that they are added up, and dropped.
+    """
     part_size = attempt.part_size or attempt.size
     buffer = np.empty(part_size, np.uint8).data
     start = filled = 0
-    for position, content in runs:
+    for position, run in runs:
+        content = run[: max(stop - position, 0)]
         taken = 0
         while taken < len(content):
             if not filled:
