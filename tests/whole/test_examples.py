@@ -295,7 +295,7 @@ def test_s3_credentials(s3_server: S3Server) -> None:
     assert f"brightest pixel: {PIXELS.max()}\n" in said
 
 
-def test_what_a_cluster_writes_to_a_bucket_is_whole(s3_server: S3Server) -> None:
+def test_written_from_a_cluster(s3_server: S3Server) -> None:
     target = f"s3://{PRIVATE}/written"
     said = example("written_from_a_cluster", target, environment=s3_server.environment)
     assert f"{target}/calibrated0.fits: 1 HDUs, (200, 200) float32, no unit, RA---TAN" in said
