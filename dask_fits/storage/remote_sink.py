@@ -106,38 +106,65 @@ class RemoteSink:
 
     def write(self, attempt: Attempt, pieces: Iterable[Piece]) -> list[Receipt]:
         """Upload parts, several at a time; the first one is kept for the commit."""
-        receipts: list[Receipt] = []
-        part_size = attempt.part_size or 0
-        in_flight: deque[tuple[Receipt, Future[str]]] = deque()
-        ahead = 0
-
-        def settle() -> None:
-            nonlocal ahead
-            sent, future = in_flight.popleft()
-            receipts.append(replace(sent, tag=result_of(future)))
-            ahead -= sent.nbytes
-
         host = socket.gethostname()
+        noted = (
+            (Receipt(attempt.token, start, len(piece), host=host), piece) for start, piece in pieces
+        )
+        receipts: list[Receipt] = []
+        in_flight: deque[tuple[Receipt, Future[str]]] = deque()
         with storage_errors(self.url, self.options):
             file = _RemoteFile(self)
-            # An error, also one of the caller's in making a piece, cancels what is on its way.
-            with RequestGroup(file.loop) as requests:
-                for start, piece in pieces:
-                    receipt = Receipt(attempt.token, start, len(piece), host=host)
-                    if start == 0:
-                        receipts.append(replace(receipt, content=bytes(piece)))
-                        continue
-                    while in_flight and ahead + len(piece) > _AHEAD:
-                        settle()
-                    request = file.put(attempt.place, start // part_size + 1, Body(piece))
-                    in_flight.append((receipt, requests.start(request)))
-                    ahead += len(piece)
-                while in_flight:
-                    settle()
-                # A task may go on after its computation has failed, and the upload was aborted.
-                if any(sent.start for sent in receipts):
-                    requests.wait(file.check(attempt.place))
+            try:
+                self._upload(file, attempt, noted, receipts, in_flight)
+            except UploadGoneError as error:
+                # A task may run again after the commit, if a worker was lost with its results.
+                with RequestGroup(file.loop) as requests:
+                    if not requests.wait(file.is_made(attempt, b"")):
+                        raise self._gone_error(error) from error
+                receipts += [sent for sent, _ in in_flight]
+                receipts += [receipt for receipt, _ in noted]
         return receipts
+
+    def _upload(
+        self,
+        file: _RemoteFile,
+        attempt: Attempt,
+        noted: Iterable[tuple[Receipt, memoryview]],
+        receipts: list[Receipt],
+        in_flight: deque[tuple[Receipt, Future[str]]],
+    ) -> None:
+        """Upload parts; `receipts` gets those that are there, `in_flight` those on their way.
+
+        Raises
+        ------
+        UploadGoneError
+            The upload is over.
+        """
+        ahead = 0
+
+        def settle() -> int:
+            sent, future = in_flight[0]
+            receipts.append(replace(sent, tag=result_of(future)))
+            in_flight.popleft()
+            return sent.nbytes
+
+        # An error, also one of the caller's in making a piece, cancels what is on its way.
+        with RequestGroup(file.loop) as requests:
+            for receipt, piece in noted:
+                if receipt.start == 0:
+                    receipts.append(replace(receipt, content=bytes(piece)))
+                    continue
+                while in_flight and ahead + len(piece) > _AHEAD:
+                    ahead -= settle()
+                number = receipt.start // (attempt.part_size or attempt.size) + 1
+                request = file.put(attempt.place, number, Body(piece))
+                in_flight.append((receipt, requests.start(request)))
+                ahead += len(piece)
+            while in_flight:
+                settle()
+            # A task may go on after its computation has failed, and the upload was aborted.
+            if any(sent.start for sent in receipts):
+                requests.wait(file.check(attempt.place))
 
     def commit(self, attempt: Attempt, receipts: Sequence[Receipt]) -> None:
         """Upload the first part, and make the file of all; see `Sink.commit`."""
@@ -151,7 +178,7 @@ class RemoteSink:
                     requests.wait(file.commit(attempt, ordered))
                 except (TargetExistsError, UploadGoneError, ConflictError, StorageError) as error:
                     # An earlier request of ours may have made it, whose answer was lost.
-                    if not requests.wait(file.is_made(attempt, ordered[0])):
+                    if not requests.wait(file.is_made(attempt, ordered[0].content)):
                         if isinstance(error, StorageError):
                             raise
                         exists = not self.overwrite and (
@@ -183,11 +210,15 @@ class RemoteSink:
         """Abort an upload that `unfinished` lists."""
         self._remove(place, times=_ABORTS)
 
+    def _gone_error(self, error: UploadGoneError) -> StorageError:
+        """Build the error for an upload that is over."""
+        return StorageError(f"{self.name}: the upload is gone ({error}): it was aborted")
+
     def _commit_error(self, error: Exception) -> StorageError:
         """Build the error for a file that could not be made of its parts."""
         if isinstance(error, UploadGoneError):
-            what = f"the upload is gone ({error}): it was aborted by somebody else"
-        elif isinstance(error, ConflictError):
+            return self._gone_error(error)
+        if isinstance(error, ConflictError):
             what = f"another request for it came between ({error}): write it again"
         else:
             what = f"the storage refuses to make it ({error})"
@@ -247,9 +278,12 @@ class _RemoteFile:
             # A user may be allowed to write and not to read. Else the next request is refused, too.
             return False
 
-    async def is_made(self, attempt: Attempt, first: Receipt) -> bool:
-        """Return whether an attempt is known to have made the file; see `Uploads.is_made`."""
-        md5 = b"" if attempt.place else Body(first.content).md5
+    async def is_made(self, attempt: Attempt, content: bytes) -> bool:
+        """Return whether an attempt is known to have made the file.
+
+        `content` is all of it if it was written in one request; see `Uploads.is_made`.
+        """
+        md5 = b"" if attempt.place else Body(content).md5
         request = partial(self._uploads.is_made, attempt.token, attempt.size, md5)
         try:
             return await self._retry(request, "looking it up")
@@ -265,19 +299,13 @@ class _RemoteFile:
         await self._retry(partial(self._uploads.mark, place), "beginning an upload")
 
     async def put(self, place: str, number: int, body: Body) -> str:
-        """Upload a part, and return what the storage calls it."""
+        """Upload a part, and return what the storage calls it; UploadGoneError if it is late."""
         request = partial(self._uploads.put, place, number, body)
-        try:
-            return await self._retry(request, f"part {number}", body=body)
-        except UploadGoneError as error:
-            raise self._gone_error(f"part {number}", error) from error
+        return await self._retry(request, f"part {number}", body=body)
 
     async def check(self, place: str) -> None:
-        """Raise StorageError if an upload was over when parts of it came; see `Uploads.check`."""
-        try:
-            await self._retry(partial(self._uploads.check, place), "looking the upload up")
-        except UploadGoneError as error:
-            raise self._gone_error("parts", error) from error
+        """Raise UploadGoneError if an upload was over when parts of it came."""
+        await self._retry(partial(self._uploads.check, place), "looking the upload up")
 
     async def commit(self, attempt: Attempt, receipts: Sequence[Receipt]) -> None:
         """Upload what the receipts hold, and make the file of all parts."""
@@ -306,12 +334,6 @@ class _RemoteFile:
     async def unfinished(self) -> list[Unfinished]:
         """List the uploads of ours that were begun and not ended."""
         return await self._retry(self._uploads.unfinished, "listing uploads")
-
-    def _gone_error(self, label: str, error: UploadGoneError) -> StorageError:
-        """Build the error for a part whose upload is over."""
-        return StorageError(
-            f"{self._sink.name}: {label}: the upload is gone ({error}): it was aborted"
-        )
 
     async def _retry(
         self,
