@@ -24,6 +24,7 @@ from dask_fits.storage.version import FileVersion
 from tests.servers.range_server import RangeServer
 from tests.support.collections import PIXELS, assert_same_columns, image, several
 from tests.support.command_line import Run, runner
+from tests.support.patience import until
 from tests.support.places import place_of
 
 EVERYTHING = Inspection(None, ("FILTER",))
@@ -247,6 +248,7 @@ def test_a_run_that_was_killed_loses_one_part_at_most(tmp_path: Path) -> None:
             child.send_signal(signal.SIGKILL)
         done = 10 * len([*parts.glob("*.parquet")])
         assert not output.exists()
+        until(lambda: server.busy == 0)  # what the killed run had asked for counts when it is over
         server.clear()
         subprocess.run(command, check=True, timeout=60)
         assert server.requests == 60 - done
