@@ -44,7 +44,8 @@ from dask_fits.planning.selection import Selection
 from dask_fits.readers.reader import HduReader
 
 HELD_CHUNKS = 8
-"""Memory that a full read holds at most, if it can, as a multiple of Dask's array.chunk-size."""
+"""Memory that a full read or write holds at most, if it can, as a multiple of Dask's
+array.chunk-size."""
 
 
 def chunk_limit() -> int:

@@ -17,14 +17,13 @@ from dask_fits.cli.options import (
     json_option,
     output_options,
     parse_box_key,
+    slices_of_key,
     takes_storage_options,
     takes_url,
 )
 from dask_fits.cli.output import print_json, say, show_astropy_warnings
-from dask_fits.exceptions import NoOverlapError
 from dask_fits.file.fits_file import FitsFile
 from dask_fits.file.hdu import HDU, HduKey
-from dask_fits.planning.selection import select
 from dask_fits.storage.redaction import redact_url
 
 if TYPE_CHECKING:
@@ -101,16 +100,7 @@ def _chosen(file: FitsFile, given: _ConvertOptions) -> tuple[list[HDU] | None, B
     if len(given.hdus) > 1:
         raise click.UsageError("--key goes with one --hdu")
     hdu = file[given.hdus[0]] if given.hdus else file.first_image()
-    shape = hdu.reader().shape
-    try:
-        indices = select(given.key, shape).indices
-    except IndexError as error:
-        raise click.UsageError(f"--key: {error}") from error
-    if any(len(axis) == 0 for axis in indices):
-        raise NoOverlapError(
-            f"{hdu.where}: --key: no pixel of the image of shape {shape} is selected"
-        )
-    return [hdu], tuple(slice(int(axis[0]), int(axis[-1]) + 1) for axis in indices)
+    return [hdu], slices_of_key(hdu, given.key)
 
 
 @click.command("abandoned")

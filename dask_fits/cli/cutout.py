@@ -21,6 +21,7 @@ from dask_fits.cli.options import (
     parse_pixel,
     parse_right_ascension,
     parse_size,
+    slices_of_key,
     takes_url,
 )
 from dask_fits.cli.output import (
@@ -30,10 +31,10 @@ from dask_fits.cli.output import (
     say,
     show_astropy_warnings,
 )
-from dask_fits.exceptions import FitsError, NoOverlapError
+from dask_fits.exceptions import FitsError
 from dask_fits.file.fits_file import select_image
 from dask_fits.file.hdu import HDU, HduKey
-from dask_fits.planning.selection import Selection, select
+from dask_fits.planning.selection import Selection
 from dask_fits.readers.window import WindowReader
 
 if TYPE_CHECKING:
@@ -220,19 +221,9 @@ def _box_from_key(hdu: HDU, key: ParsedKey) -> Box:
     """Return the box of pixels that a key without steps selects."""
     from dask_fits.cutout import Box
 
-    shape = hdu.reader().shape
-    try:
-        indices = select(key, shape).indices
-    except IndexError as error:
-        raise click.UsageError(f"--key: {error}") from error
-    if any(len(axis_indices) == 0 for axis_indices in indices):
-        raise NoOverlapError(
-            f"{hdu.where}: --key: no pixel of the image of shape {shape} is selected"
-        )
+    slices = slices_of_key(hdu, key)
     return Box(
-        origin=tuple(int(axis_indices[0]) for axis_indices in indices),
-        shape=tuple(len(axis_indices) for axis_indices in indices),
-        slices=tuple(
-            slice(int(axis_indices[0]), int(axis_indices[-1]) + 1) for axis_indices in indices
-        ),
+        origin=tuple(part.start for part in slices),
+        shape=tuple(part.stop - part.start for part in slices),
+        slices=slices,
     )

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dask_fits._typing import Chunks, Size
+from dask_fits.exceptions import NoOverlapError
 from dask_fits.file.fits_file import FitsFile
 from dask_fits.file.fits_file import open as open_file
-from dask_fits.file.hdu import HduKey
+from dask_fits.file.hdu import HDU, HduKey
+from dask_fits.planning.selection import select
 from dask_fits.storage.errors import anonymous_options, protocol_of
 
 if TYPE_CHECKING:
@@ -68,6 +70,20 @@ def parse_box_key(text: str) -> ParsedKey:
         else:
             key.append(item)
     return tuple(key)
+
+
+def slices_of_key(hdu: HDU, key: ParsedKey) -> tuple[slice, ...]:
+    """Return the pixels along each axis that a key without steps selects."""
+    shape = hdu.reader().shape
+    try:
+        indices = select(key, shape).indices
+    except IndexError as error:
+        raise click.UsageError(f"--key: {error}") from error
+    if any(len(axis_indices) == 0 for axis_indices in indices):
+        raise NoOverlapError(
+            f"{hdu.where}: --key: no pixel of the image of shape {shape} is selected"
+        )
+    return tuple(slice(int(axis_indices[0]), int(axis_indices[-1]) + 1) for axis_indices in indices)
 
 
 def parse_hdu_key(text: str) -> HduKey:

@@ -15,14 +15,11 @@ from dask_fits.mosaics.inputs_table import with_errors
 from dask_fits.writing.contents import contents_of
 from dask_fits.writing.file_plan import FilePlan
 from dask_fits.writing.image import Image
-from dask_fits.writing.table import table_content, table_rows, with_fixed_texts
+from dask_fits.writing.table import ERROR_WIDTH, table_content, table_rows, with_fixed_texts
 
 if TYPE_CHECKING:
     from dask_fits._typing import Chunks
     from dask_fits.mosaics.job import Job
-
-_ERROR_WIDTH = 240
-"""Characters of an error that the table has room for, where it is not known before."""
 
 INPUTS = "INPUTS"
 """EXTNAME of the table of images."""
@@ -54,7 +51,7 @@ def plan_mosaic_file(
     """
     contents = contents_of(images, name, checksum=checksum)
     skips = job.recipe.skips
-    widths = {"status": len("failed")} | ({"error": _ERROR_WIDTH} if skips else {})
+    widths = {"status": len("failed")} | ({"error": ERROR_WIDTH} if skips else {})
     table = table_content(with_fixed_texts(inputs, widths), INPUTS, name, checksum=checksum)
     errors = mosaic_errors(job, chunks) if skips else None
     if errors is not None:

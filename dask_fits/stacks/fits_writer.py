@@ -27,13 +27,10 @@ from dask_fits.writing.execution import write_file
 from dask_fits.writing.file_plan import FilePlan
 from dask_fits.writing.image import Image
 from dask_fits.writing.image_header import without_wcs
-from dask_fits.writing.table import table_content, table_rows, with_fixed_texts
+from dask_fits.writing.table import ERROR_WIDTH, table_content, table_rows, with_fixed_texts
 
 _TASK_BYTES = 64 * 1024 * 1024
 """Bytes of pixels that a task reads, unless one frame has more."""
-
-_ERROR_WIDTH = 240
-"""Characters of an error that the table has room for."""
 
 _COLUMNS = frozenset({"file", "mjd", "hdu", "status", "error"})
 """Names of the columns of all such tables; a keyword of one of these names is called otherwise."""
@@ -146,7 +143,7 @@ def _frames_table(collection: Collection, errors: Errors) -> Table:
     table["hdu"] = collection.column("hdu")
     table["status"] = ["failed" if row in errors else "ok" for row in range(len(collection))]
     table["error"] = [str(errors.get(row, "")) for row in range(len(collection))]
-    return with_fixed_texts(table, {"status": len("failed"), "error": _ERROR_WIDTH})
+    return with_fixed_texts(table, {"status": len("failed"), "error": ERROR_WIDTH})
 
 
 def _rows(collection: Collection, errors: Errors) -> bytes:

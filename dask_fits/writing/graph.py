@@ -17,8 +17,9 @@ from dask.array.core import Array
 from dask.base import collections_to_expr
 from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph
-from dask.utils import ensure_dict, parse_bytes
+from dask.utils import ensure_dict
 
+from dask_fits.arrays.banded import HELD_CHUNKS, chunk_limit
 from dask_fits.planning.written_chunks import written_chunks
 from dask_fits.storage.sink import Attempt, Sink
 from dask_fits.writing.file_plan import FilePlan, PlacedHdu
@@ -45,9 +46,6 @@ It is a small request where the disk is one of a cluster."""
 
 _LEAST_BAND = 32 * 1024 * 1024
 """Bytes of a band of which parts are uploaded: the fewer its ends, the less has to be joined."""
-
-_HELD_CHUNKS = 8
-"""Times `array.chunk-size`: what may be held to join blocks, before short runs are written."""
 
 Key = Hashable
 Graph = dict[Any, Any]
@@ -90,8 +88,9 @@ def chunks_for(array: da.Array, itemsize: int, part_size: int | None) -> da.Arra
     part_size : int or None
         Length of the parts of an object; None for a file system.
     """
-    # What is held are the array's own values, which may be longer than those in the file.
-    held = _HELD_CHUNKS * parse_bytes(config.get("array.chunk-size")) // array.dtype.itemsize
+    # What is held to join blocks are the array's own values, which may be longer than those in the
+    # file; with more than that, short runs are written.
+    held = HELD_CHUNKS * chunk_limit() // array.dtype.itemsize
     chunks = written_chunks(
         array.chunks,
         itemsize=itemsize,

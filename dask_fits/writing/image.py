@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any, cast
 import dask.array as da
 import numpy as np
 import numpy.typing as npt
-from dask import config
 from dask.array.core import Array, normalize_chunks, slices_from_chunks
-from dask.utils import parse_bytes
 
+from dask_fits.arrays.banded import chunk_limit
 from dask_fits.file.hdu import HDU
 from dask_fits.planning.chunks import contiguous_chunk_shape
 
@@ -97,8 +96,8 @@ def _from_numpy(given: Any) -> da.Array:
     `dask.array.from_array` would copy all of it.
     """
     values = np.asarray(given)
-    limit = parse_bytes(config.get("array.chunk-size"))
-    chunk = contiguous_chunk_shape(values.shape, itemsize=values.itemsize or 1, limit=limit)
+    itemsize = values.itemsize or 1
+    chunk = contiguous_chunk_shape(values.shape, itemsize=itemsize, limit=chunk_limit())
     if da.Array is not Array:  # with array.query-planning, Dask takes no graph
         return cast("da.Array", da.from_array(values, chunks=chunk))
     chunks = normalize_chunks(chunk, values.shape)

@@ -14,6 +14,9 @@ from dask_fits.format.header import BLOCK
 from dask_fits.writing.file_plan import Content
 from dask_fits.writing.image_header import template_of
 
+ERROR_WIDTH = 240
+"""Characters of an error that a table has room for, where it is known only when pixels are read."""
+
 
 def table_content(table: Table, name: str, where: str, *, checksum: bool) -> Content:
     """Return a table as a binary table (FITS Standard 4.0, section 7.3).

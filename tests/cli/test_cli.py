@@ -25,12 +25,13 @@ from PIL import Image
 
 import dask_fits
 from dask_fits import FitsWarning
-from dask_fits.cli import options, program
+from dask_fits.cli import options
 from dask_fits.cli.cutouts import cutouts_command
 from dask_fits.cli.preview import preview
 from dask_fits.readers import tiled
 from dask_fits.readers.row_cache import RowCache
 from tests.servers.range_server import RangeServer
+from tests.support.command_line import Run, runner
 from tests.support.data import DATA
 from tests.support.fits_files import fits_bytes, same_bits
 from tests.support.recording import RecordingFileSystem, put
@@ -39,13 +40,8 @@ M13 = str(DATA / "m13.fits")
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["dask-fits", *map(str, arguments)])
-        code = program._run()
-        return code, *capfd.readouterr()
-
-    return run
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    return runner(monkeypatch, capfd)
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import io
 import json
 import re
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from astropy.wcs import WCS
 
 import dask_fits
 from dask_fits.storage.local_sink import LocalSink
-from tests.support.command_line import Run, runner
+from tests.support.command_line import Run
 from tests.support.converted_files import check_images, native
 from tests.support.data import M13
 from tests.support.fits_files import BLOCK, blocks, card, fits_bytes, header, primary, same_bits
@@ -32,17 +31,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::astropy.utils.exceptions.AstropyWarning"),
     pytest.mark.untraced,
 ]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Run]:
-    with dask.config.set(scheduler="sync"):
-        yield runner(monkeypatch, capfd)
-
-
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    return tmp_path / "out.fits"
 
 
 def pieces(content: bytes) -> list[bytes]:

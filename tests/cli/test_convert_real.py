@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import dask
 import pytest
 
 import dask_fits
-from tests.support.command_line import Run, runner
+from tests.support.command_line import Run
 from tests.support.converted_files import check_images
 from tests.support.corpus import COVERED, DATA_FILES, each, needs_corpus, placed
 
@@ -18,17 +16,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::astropy.utils.exceptions.AstropyWarning"),
     pytest.mark.untraced,
 ]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Run]:
-    with dask.config.set(scheduler="sync"):
-        yield runner(monkeypatch, capfd)
-
-
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    return tmp_path / "out.fits"
 
 
 def check_real_file(run: Run, url: str, content: bytes, out: Path) -> int:

@@ -7,12 +7,10 @@ import json
 import re
 import shlex
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
 import click
-import dask
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -30,7 +28,7 @@ from dask_fits.cli.mosaic import mosaic_command
 from dask_fits.mosaics.job import Combine, Conserve, Resampling
 from dask_fits.mosaics.setup import OnError
 from tests.support.at_rest import write_at_rest
-from tests.support.command_line import Run, runner
+from tests.support.command_line import Run
 from tests.support.fits_files import fits_bytes, same_bits
 from tests.support.mosaics import sky_header, star_image, tan_wcs, write_image
 from tests.support.recording import RecordingFileSystem, put
@@ -46,12 +44,6 @@ GRIDS = [
     tan_wcs(ra, dec, SCALE, SHAPE, angle)
     for (ra, dec), angle in zip(CENTRES, (5, -10, 20), strict=True)
 ]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Run]:
-    with dask.config.set(scheduler="sync"):
-        yield runner(monkeypatch, capfd)
 
 
 def images(number: int) -> list[npt.NDArray[np.float32]]:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import dask
 import numpy as np
 import pytest
 from astropy.io import fits
@@ -18,7 +16,7 @@ from astropy.wcs import WCS
 
 import dask_fits
 from dask_fits.storage.local_sink import LocalSink
-from tests.support.command_line import Run, runner
+from tests.support.command_line import Run
 from tests.support.fits_files import fits_bytes, same_bits
 from tests.support.mosaics import sky_header, star_image, tan_wcs
 from tests.support.recording import RecordingFileSystem, put
@@ -31,12 +29,6 @@ GRIDS = [
     tan_wcs(ra, dec, 1e-3, SHAPE, angle)
     for ra, dec, angle in ((149.97, 2.02, 5), (150.03, 2.02, -10), (149.98, 1.98, 20))
 ]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Run]:
-    with dask.config.set(scheduler="sync"):
-        yield runner(monkeypatch, capfd)
 
 
 def tile(number: int) -> bytes:
@@ -53,11 +45,6 @@ def tiles(tmp_path: Path) -> list[str]:
     for number, path in enumerate(paths):
         path.write_bytes(tile(number))
     return list(map(str, paths))
-
-
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    return tmp_path / "out.fits"
 
 
 def native(values: Any) -> np.ndarray:

@@ -17,7 +17,6 @@ from typing import Any
 
 import dask
 import dask.threaded
-import fsspec
 import numpy as np
 import pytest
 import xarray as xr
@@ -30,6 +29,7 @@ from dask_fits.arrays.lazy import watch_computations
 from dask_fits.cli import main
 from dask_fits.storage import atomic
 from tests.servers.range_server import RangeServer
+from tests.support.interrupts import interrupt, requests_left
 from tests.support.patience import until
 
 PACKAGE = Path(dask_fits.__file__).parent
@@ -70,34 +70,6 @@ def busy() -> list[str]:
                 break
             at = at.f_back
     return found
-
-
-def requests_left() -> int:
-    async def running() -> int:
-        return len(asyncio.all_tasks()) - 1
-
-    return asyncio.run_coroutine_threadsafe(running(), fsspec.asyn.get_loop()).result()
-
-
-def interrupt(act: Callable[[], object], when: Callable[[], bool]) -> None:
-    """Do something, and press Ctrl-C meanwhile."""
-    over = threading.Event()
-
-    def press() -> None:
-        until(lambda: over.is_set() or when())
-        if not over.is_set():
-            # To the main thread, as it is by far most often: one that begins at this very moment
-            # may take the signal too, which then waits until the main thread wakes up.
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-
-    pressing = threading.Thread(target=press)
-    pressing.start()
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            act()
-    finally:
-        over.set()
-        pressing.join()
 
 
 def read(server: RangeServer, **options: Any) -> None:

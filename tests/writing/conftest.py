@@ -1,12 +1,15 @@
-"""Stores that tests write to."""
+"""Files and stores that tests write to, and small arrays that are written as large ones are."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
+import dask
 import pytest
 
 from dask_fits.storage.other_uploads import OtherUploads
+from dask_fits.writing import graph, pixels
 from tests.servers.gcs import GcsServer
 from tests.servers.s3 import S3Server
 from tests.servers.upload_proxy import UploadProxy
@@ -19,6 +22,34 @@ from tests.support.remote_targets import (
     Target,
     WebdavTarget,
 )
+from tests.support.written_files import OLD
+
+
+@pytest.fixture
+def short_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have small arrays be written by many tasks."""
+    monkeypatch.setattr(graph, "_LEAST_RUN", 16)
+
+
+@pytest.fixture
+def short_pieces(short_runs: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have small arrays be written as large ones are: by many tasks, piece by piece."""
+    monkeypatch.setattr(pixels, "_PIECE", 64)
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    with dask.config.set(scheduler="threads", num_workers=2):
+        yield
+
+
+@pytest.fixture(params=[False, True], ids=["absent", "old"])
+def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A file that is not there, or one that is to be replaced."""
+    path = tmp_path / "a.fits"
+    if request.param:
+        path.write_bytes(OLD)
+    return path
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ import os
 import resource
 import signal
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ import pytest
 import dask_fits
 from dask_fits import Image, PixelValueError, StorageError
 from dask_fits.storage import local_sink
-from dask_fits.writing import graph
 from tests.support.written_files import (
     OLD,
     PIXELS,
@@ -28,22 +26,7 @@ from tests.support.written_files import (
     raising,
 )
 
-
-@pytest.fixture(autouse=True)
-def short_runs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Have small arrays be written by many tasks."""
-    monkeypatch.setattr(graph, "_LEAST_RUN", 16)
-    with dask.config.set(scheduler="threads", num_workers=2):
-        yield
-
-
-@pytest.fixture(params=[False, True], ids=["absent", "old"])
-def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """A file that is not there, or one that is to be replaced."""
-    path = tmp_path / "a.fits"
-    if request.param:
-        path.write_bytes(OLD)
-    return path
+pytestmark = pytest.mark.usefixtures("short_runs", "two_threads")
 
 
 @pytest.mark.parametrize("at", [1, 5, 12])

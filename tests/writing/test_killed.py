@@ -22,22 +22,19 @@ import dask_fits
 from dask_fits.storage.local_sink import LocalSink
 from dask_fits.storage.sink import Attempt, Piece, Receipt
 from dask_fits.writing import fits as fits_module
-from dask_fits.writing import graph
 from tests.support.clusters import workers
 from tests.support.fits_files import same_bits
 from tests.support.patience import until
 from tests.support.written_files import random_pixels, verified
 
-pytestmark = [pytest.mark.slow, pytest.mark.untraced]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.untraced,
+    pytest.mark.usefixtures("short_runs"),
+]
 
 PIXELS = random_pixels((12, 30), "i2")
 OLD = b"what was there before"
-
-
-@pytest.fixture(autouse=True)
-def short_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have small arrays be written by many tasks."""
-    monkeypatch.setattr(graph, "_LEAST_RUN", 16)
 
 
 @pytest.fixture

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
-import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import dask
-import fsspec
 import numpy as np
 import pytest
 from distributed import Client
 
 from dask_fits import FitsError, Image
+from tests.support.interrupts import interrupt, requests_left
 from tests.support.patience import until
 from tests.support.remote_targets import GcsTarget, Target, check_content, write
 
@@ -71,32 +68,6 @@ def test_a_worker_that_is_killed_while_it_uploads(target: Any, client: Client) -
             assert target.left() == []
         else:
             check_images(target)
-
-
-def interrupt(act: Callable[[], object], when: Callable[[], bool]) -> None:
-    """Do something, and press Ctrl-C meanwhile."""
-    over = threading.Event()
-
-    def press() -> None:
-        until(lambda: over.is_set() or when())
-        if not over.is_set():
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-
-    pressing = threading.Thread(target=press)
-    pressing.start()
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            act()
-    finally:
-        over.set()
-        pressing.join()
-
-
-def requests_left() -> int:
-    async def running() -> int:
-        return len(asyncio.all_tasks()) - 1
-
-    return asyncio.run_coroutine_threadsafe(running(), fsspec.asyn.get_loop()).result()
 
 
 @both_stores

@@ -41,13 +41,6 @@ def oracle(values: np.ndarray, header: fits.Header = KEYWORDS) -> list[bytes]:
     return cards_of(by_astropy(fits.PrimaryHDU(values, header)))
 
 
-@pytest.fixture
-def short_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have small arrays be written as large ones are: by many tasks, piece by piece."""
-    monkeypatch.setattr(graph, "_LEAST_RUN", 16)
-    monkeypatch.setattr(pixels, "_PIECE", 64)
-
-
 @st.composite
 def chunked(draw: st.DrawFn) -> da.Array:
     """An array of 1 to 5 axes, of any type, in any chunks; some of them are empty."""
@@ -91,7 +84,7 @@ def test_any_array_in_any_chunks(
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("axes", [1, 2, 3, 4, 5])
 def test_every_type_and_number_of_axes(
-    tmp_path: Path, short_runs: None, dtype: str, axes: int
+    tmp_path: Path, short_pieces: None, dtype: str, axes: int
 ) -> None:
     shape = (7, 3, 4, 2, 5)[:axes]
     values = random_pixels(shape, dtype)
@@ -107,7 +100,7 @@ def test_every_type_and_number_of_axes(
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", TYPES)
 def test_a_cluster_writes_the_same(
-    client: Client, tmp_path: Path, short_runs: None, dtype: str
+    client: Client, tmp_path: Path, short_pieces: None, dtype: str
 ) -> None:
     values = random_pixels((5, 6, 7), dtype)
     path = tmp_path / "a.fits"
@@ -118,7 +111,7 @@ def test_a_cluster_writes_the_same(
 
 
 @pytest.mark.slow
-def test_processes_write_the_same(tmp_path: Path, short_runs: None) -> None:
+def test_processes_write_the_same(tmp_path: Path, short_pieces: None) -> None:
     path = tmp_path / "a.fits"
     images = [random_pixels((9, 8), dtype) for dtype in TYPES]
     with dask.config.set(scheduler="processes", num_workers=2):
@@ -133,7 +126,7 @@ def test_processes_write_the_same(tmp_path: Path, short_runs: None) -> None:
     verified(path)
 
 
-def test_a_delayed_writes_when_it_is_computed(tmp_path: Path, short_runs: None) -> None:
+def test_a_delayed_writes_when_it_is_computed(tmp_path: Path, short_pieces: None) -> None:
     values = random_pixels((6, 8), "f4")
     path = tmp_path / "a.fits"
     later = dask_fits.to_fits(da.from_array(values, chunks=3), path, header=KEYWORDS, compute=False)
@@ -151,7 +144,7 @@ def test_without_checksums(tmp_path: Path) -> None:
     assert (tmp_path / "a.fits").read_bytes() == expected
 
 
-def test_the_same_array_gives_the_same_bytes(tmp_path: Path, short_runs: None) -> None:
+def test_the_same_array_gives_the_same_bytes(tmp_path: Path, short_pieces: None) -> None:
     values = da.from_array(random_pixels((30, 40), "u2"), chunks=(7, 9))
     for n, chunks in enumerate([(7, 9), (30, 40), (1, 40)]):
         dask_fits.to_fits(values.rechunk(chunks), tmp_path / f"{n}.fits", header=KEYWORDS)
@@ -161,7 +154,7 @@ def test_the_same_array_gives_the_same_bytes(tmp_path: Path, short_runs: None) -
 # Several HDUs
 
 
-def test_several_hdus(tmp_path: Path, short_runs: None) -> None:
+def test_several_hdus(tmp_path: Path, short_pieces: None) -> None:
     """Images of different types and shapes behind a header without pixels."""
     science, error = random_pixels((4, 30), "f4"), random_pixels((3, 4, 5), "u2")
     mask = np.zeros((0, 7), "u1")
@@ -201,7 +194,7 @@ def test_several_hdus(tmp_path: Path, short_runs: None) -> None:
     ]
 
 
-def test_an_array_twice_in_a_file(tmp_path: Path, short_runs: None) -> None:
+def test_an_array_twice_in_a_file(tmp_path: Path, short_pieces: None) -> None:
     array = da.from_array(random_pixels((5, 40), "i4"), chunks=(2, 11))
     path = tmp_path / "a.fits"
     dask_fits.to_fits([Image(array), Image(array, name="AGAIN")], path)
@@ -232,7 +225,7 @@ def test_a_file_of_one_header(tmp_path: Path) -> None:
     ],
 )
 def test_a_scaled_image(
-    tmp_path: Path, short_runs: None, dtype: str, options: dict[str, Any]
+    tmp_path: Path, short_pieces: None, dtype: str, options: dict[str, Any]
 ) -> None:
     scale, blank = options.get("scale", (1.0, 0.0)), options.get("blank")
     stored = np.random.default_rng(5).integers(0, 200, (9, 20)).astype(dtype)
@@ -262,7 +255,7 @@ def examples(directory: Path) -> Path:
     return path
 
 
-def test_cfitsio_reads_the_same(tmp_path: Path, short_runs: None) -> None:
+def test_cfitsio_reads_the_same(tmp_path: Path, short_pieces: None) -> None:
     fitsio = pytest.importorskip("fitsio", reason="fitsio is not installed")
     with fitsio.FITS(examples(tmp_path)) as file:
         for n, dtype in enumerate(TYPES, 1):
@@ -272,7 +265,7 @@ def test_cfitsio_reads_the_same(tmp_path: Path, short_runs: None) -> None:
 
 
 @pytest.mark.slow
-def test_fitsverify_finds_no_fault(tmp_path: Path, short_runs: None) -> None:
+def test_fitsverify_finds_no_fault(tmp_path: Path, short_pieces: None) -> None:
     program = shutil.which("fitsverify")
     if program is None:
         pytest.skip("the program fitsverify of HEASARC is not installed")

@@ -14,7 +14,7 @@ from astropy.io import fits
 
 import dask_fits
 from dask_fits import Image, PixelValueError
-from dask_fits.writing import graph, pixels
+from dask_fits.writing import graph
 from tests.support.fits_files import same_bits
 from tests.support.written_files import (
     TYPES,
@@ -25,12 +25,7 @@ from tests.support.written_files import (
     verified,
 )
 
-
-@pytest.fixture(autouse=True)
-def short_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have small arrays be written as large ones are: by many tasks, piece by piece."""
-    monkeypatch.setattr(graph, "_LEAST_RUN", 16)
-    monkeypatch.setattr(pixels, "_PIECE", 64)
+pytestmark = pytest.mark.usefixtures("short_pieces")
 
 
 @pytest.fixture

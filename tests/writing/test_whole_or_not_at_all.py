@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 
 import dask
@@ -16,7 +15,6 @@ from astropy.io import fits
 import dask_fits
 from dask_fits import PixelValueError, StorageError
 from dask_fits.storage import local_sink
-from dask_fits.writing import graph
 from tests.support.data import M13
 from tests.support.fits_files import same_bits
 from tests.support.patience import until
@@ -31,22 +29,7 @@ from tests.support.written_files import (
     raising,
 )
 
-
-@pytest.fixture(autouse=True)
-def short_runs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Have small arrays be written by many tasks."""
-    monkeypatch.setattr(graph, "_LEAST_RUN", 16)
-    with dask.config.set(scheduler="threads", num_workers=2):
-        yield
-
-
-@pytest.fixture(params=[False, True], ids=["absent", "old"])
-def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """A file that is not there, or one that is to be replaced."""
-    path = tmp_path / "a.fits"
-    if request.param:
-        path.write_bytes(OLD)
-    return path
+pytestmark = pytest.mark.usefixtures("short_runs", "two_threads")
 
 
 # Replacing
