@@ -29,7 +29,8 @@ from dask_fits.arrays.lazy import watch_computations
 from dask_fits.cli import main
 from dask_fits.storage import atomic
 from tests.servers.range_server import RangeServer
-from tests.support.interrupts import interrupt, requests_left
+from tests.support.interrupts import interrupt
+from tests.support.leftovers import requests_left
 from tests.support.patience import until
 
 PACKAGE = Path(dask_fits.__file__).parent

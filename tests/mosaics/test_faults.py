@@ -30,8 +30,9 @@ from tests.servers.origins import Asked, Told, part_of, serving
 from tests.servers.range_server import RangeServer
 from tests.support.at_rest import write_at_rest
 from tests.support.fits_files import fits_bytes, same_bits
+from tests.support.leftovers import open_files
 from tests.support.mosaics import moved, sky_cards, sky_header, tan_wcs
-from tests.support.stacks import open_files, put_frames
+from tests.support.stacks import put_frames
 from tests.support.tiled_files import tiled_file
 
 pytestmark = pytest.mark.untraced

@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection, HTTPResponse, IncompleteRead
 from pathlib import Path
@@ -18,6 +18,8 @@ import pytest
 
 from tests.servers.faults import DETAILS, WITH_HEAD, Kind
 from tests.servers.range_server import RangeServer, Request
+from tests.support.leftovers import open_sockets
+from tests.support.patience import until
 
 CONTENT = bytes(range(256)) * 5 + b"end"
 SIZE = len(CONTENT)
@@ -80,13 +82,6 @@ def received(server: RangeServer, path: str = "/a.bin") -> tuple[bytes, bytes, b
 def lasting(kind: Kind, seconds: float) -> dict[str, Any]:
     """Details of a fault that make a silence of the length given, where its kind has one."""
     return {"seconds": seconds} if "seconds" in DETAILS.get(kind, {}) else {}
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 def test_status(server: RangeServer) -> None:
@@ -396,7 +391,7 @@ def test_connections(server: RangeServer) -> None:
 
 @pytest.mark.parametrize("kind", [*KINDS, "hold", "latency", "bandwidth"])
 def test_nothing_is_left_behind(directory: Path, kind: Any) -> None:
-    descriptors, threads = set(os.listdir("/dev/fd")), threading.enumerate()
+    threads = set(threading.enumerate())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with RangeServer(directory) as server:
@@ -415,5 +410,5 @@ def test_nothing_is_left_behind(directory: Path, kind: Any) -> None:
             held.__exit__(None, None, None)
         for client in clients:
             client.close()
-    assert threading.enumerate() == threads
-    assert set(os.listdir("/dev/fd")) <= descriptors
+    assert "RangeServer" not in {thread.name for thread in set(threading.enumerate()) - threads}
+    assert open_sockets(address(server)[1]) == []

@@ -17,6 +17,7 @@ from urllib.request import urlopen
 import pytest
 
 from tests.servers.range_server import BLOCK, RangeServer, Request
+from tests.support.leftovers import open_sockets
 
 CONTENT = bytes(range(256)) * 5 + b"end"
 SIZE = len(CONTENT)
@@ -202,7 +203,7 @@ def test_a_client_that_hangs_up_is_logged_with_what_was_sent(directory: Path) ->
 
 
 def test_nothing_is_left_behind(directory: Path) -> None:
-    descriptors, threads = _descriptors(), threading.enumerate()
+    threads = set(threading.enumerate())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for _ in range(3):
@@ -216,9 +217,5 @@ def test_nothing_is_left_behind(directory: Path) -> None:
                 client.close()
             with pytest.raises(ConnectionRefusedError):
                 socket.create_connection(address)
-    assert threading.enumerate() == threads
-    assert _descriptors() <= descriptors
-
-
-def _descriptors() -> set[str]:
-    return set(os.listdir("/dev/fd"))
+            assert open_sockets(address[1]) == []
+    assert "RangeServer" not in {thread.name for thread in set(threading.enumerate()) - threads}

@@ -37,7 +37,8 @@ from tests.support.at_rest import write_at_rest
 from tests.support.collections import several
 from tests.support.data import ROOT
 from tests.support.fits_files import fits_bytes, same_bits
-from tests.support.stacks import frame, open_files, put_frames
+from tests.support.leftovers import open_files
+from tests.support.stacks import frame, put_frames
 from tests.support.tiled_files import tiled_file
 
 pytestmark = pytest.mark.untraced

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import subprocess
 import sys
 import time
@@ -10,7 +9,6 @@ from collections.abc import Iterator
 from itertools import product
 from typing import Any
 
-import fsspec
 import numpy as np
 import pytest
 from astropy.io import fits
@@ -25,6 +23,8 @@ from dask_fits import (
     TransferConfig,
 )
 from tests.servers.range_server import RangeServer
+from tests.support.leftovers import requests_left
+from tests.support.patience import until
 
 PIXELS = np.random.default_rng(3).random((400, 300), dtype=np.float32)
 QUICK = TransferConfig(
@@ -96,19 +96,7 @@ def place(request: pytest.FixtureRequest, server: RangeServer) -> Iterator[dict[
     yield place | {"transfer": QUICK}
     server.heal()
     # A task of the other thread may still be reading after the one that failed.
-    assert (
-        asyncio.run_coroutine_threadsafe(left_running(), fsspec.asyn.get_loop()).result() == set()
-    )
-
-
-async def left_running() -> set[str]:
-    """What still runs, after a while, in the event loop that reads."""
-    for _ in range(int(BOUND / 0.01)):
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        if not tasks:
-            break
-        await asyncio.sleep(0.01)
-    return {str(task) for task in tasks}
+    until(lambda: not requests_left())
 
 
 def full_read(place: dict[str, Any], server: RangeServer, *fault: Any, **details: Any) -> None:

@@ -8,6 +8,7 @@ import pickle
 import re
 import tarfile
 import tempfile
+import weakref
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -279,7 +280,10 @@ def in_archive_of_fsspec(path: Path) -> Any:
 def in_tar(path: Path) -> Any:
     with tarfile.open(path / "a.tar", "w") as archive:
         archive.add(M13, "m13.fits")
-    return tarfile.open(path / "a.tar").extractfile("m13.fits")
+    archive = tarfile.open(path / "a.tar")  # noqa: SIM115 (it is open as long as its member)
+    file = archive.extractfile("m13.fits")
+    weakref.finalize(file, archive.close)
+    return file
 
 
 def unpacking(path: Path) -> Any:

@@ -41,6 +41,7 @@ from dask_fits.storage.version import FileVersion
 from tests.servers.range_server import RangeServer
 from tests.support.data import M13
 from tests.support.fits_files import coalescing
+from tests.support.leftovers import open_files
 from tests.support.recording import RecordingFileSystem, put
 
 QUICK = TransferConfig(attempts=2, backoff=0.01)
@@ -131,11 +132,10 @@ def test_local_descriptors_are_closed(tmp_path: Path) -> None:
     path = tmp_path / "a.bin"
     path.write_bytes(CONTENT)
     store = open_store(path, None, None)
-    before = len(os.listdir("/dev/fd"))
     for _ in range(20):
         next(store.read_ranges([ByteRange(0, len(CONTENT))], whole=False))
         list(store.read_ranges([ByteRange(0, 4)], whole=True))
-    assert len(os.listdir("/dev/fd")) == before
+    assert open_files(path) == set()
 
 
 @pytest.mark.parametrize("answer", [b"", b"short", CONTENT])

@@ -1,23 +1,14 @@
-"""Ctrl-C, and what it leaves running."""
+"""Ctrl-C."""
 
 from __future__ import annotations
 
-import asyncio
 import signal
 import threading
 from collections.abc import Callable
 
-import fsspec
 import pytest
 
 from tests.support.patience import until
-
-
-def requests_left() -> int:
-    async def running() -> int:
-        return len(asyncio.all_tasks()) - 1
-
-    return asyncio.run_coroutine_threadsafe(running(), fsspec.asyn.get_loop()).result()
 
 
 def interrupt(act: Callable[[], object], when: Callable[[], bool]) -> None:

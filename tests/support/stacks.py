@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -104,10 +103,3 @@ def astropys(content: bytes, key: Any = None) -> np.ndarray:
 def stacked(contents: Iterable[bytes]) -> np.ndarray:
     """NumPy's stack of astropy's arrays."""
     return np.stack([astropys(content) for content in contents])
-
-
-def open_files(*paths: str) -> set[str]:
-    """Those of these files that this process has open."""
-    links = (Path("/proc/self/fd") / number for number in os.listdir("/proc/self/fd"))
-    opened = {os.readlink(link) for link in links if link.is_symlink()}
-    return {name for name in opened if any(name.startswith(path) for path in paths)}

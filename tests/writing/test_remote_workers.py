@@ -13,7 +13,8 @@ import pytest
 from distributed import Client
 
 from dask_fits import FitsError, Image
-from tests.support.interrupts import interrupt, requests_left
+from tests.support.interrupts import interrupt
+from tests.support.leftovers import requests_left
 from tests.support.patience import until
 from tests.support.remote_targets import GcsTarget, Target, check_content, write
 

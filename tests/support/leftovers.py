@@ -1,0 +1,38 @@
+"""What is still open or at work: only what a test can call its own, since others run in its process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import psutil
+
+
+def open_files(*places: str | Path) -> set[str]:
+    """Those of these files, and of the files in these directories, that this process has open."""
+    links = (Path("/proc/self/fd") / number for number in os.listdir("/proc/self/fd"))
+    opened = set()
+    for link in links:
+        try:
+            opened.add(os.readlink(link))
+        except FileNotFoundError:  # closed since it was listed
+            continue
+    return {name for name in opened if any(name.startswith(str(place)) for place in places)}
+
+
+def open_sockets(port: int) -> list[Any]:
+    """The sockets of this process at either end of a connection to one of its own ports."""
+    found = psutil.Process().net_connections("tcp")
+    return [at for at in found if port in {end.port for end in (at.laddr, at.raddr) if end}]
+
+
+def requests_left() -> set[asyncio.Task[Any]]:
+    """What still runs in the event loop that reads."""
+
+    async def running() -> set[asyncio.Task[Any]]:
+        return {task for task in asyncio.all_tasks() if task is not asyncio.current_task()}
+
+    return asyncio.run_coroutine_threadsafe(running(), fsspec.asyn.get_loop()).result()
