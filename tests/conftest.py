@@ -14,6 +14,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NoReturn
 
+import numpy as np
 import pytest
 from distributed import Client
 from hypothesis import settings
@@ -77,6 +78,20 @@ def pytest_collection() -> Generator[None, object, object]:
     finally:
         gc.freeze()
         gc.enable()
+
+
+def pytest_collection_finish() -> None:
+    """Make constants constant.
+
+    astropy swaps the bytes of an array that it writes, and scales it in place; where it cannot, it
+    takes a copy. What one test did to them made another fail that came after it.
+    """
+    for name, module in [*sys.modules.items()]:
+        if name.startswith("tests."):
+            for value in vars(module).values():
+                for array in value.values() if isinstance(value, dict) else [value]:
+                    if isinstance(array, np.ndarray):
+                        array.flags.writeable = False
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

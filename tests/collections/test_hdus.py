@@ -37,7 +37,7 @@ NAMED = fits.Header({**SKY, "OBJECT": "M 13", "HISTORY": "made", "COMMENT": "of 
 
 
 def scaled() -> bytes:
-    hdu = fits.ImageHDU(PIXELS, NAMED, name="SCI")
+    hdu = fits.ImageHDU(PIXELS.copy(), NAMED, name="SCI")
     hdu.scale("int16", bscale=0.5, bzero=100.0)
     hdu.header["BLANK"] = -99
     return several(hdu)

@@ -124,7 +124,7 @@ def all_sorts() -> list[Any]:
     rng = np.random.default_rng(92)
     table = fits.BinTableHDU.from_columns([fits.Column("A", "J", array=np.arange(5))], name="TAB")
     unsigned = fits.ImageHDU(rng.integers(0, 60_000, (9, 11)).astype("u2"), name="sci")
-    scaled = fits.ImageHDU(PIXELS, fits.Header({"BLANK": -99}), name="SCI", ver=2)
+    scaled = fits.ImageHDU(PIXELS.copy(), fits.Header({"BLANK": -99}), name="SCI", ver=2)
     scaled.scale("int16", bscale=0.5, bzero=100.0)
     scaled.header["BLANK"] = -99
     cube = fits.ImageHDU(rng.random((3, 4, 5)), name="CUBE")
