@@ -318,7 +318,7 @@ def test_the_users_way_to_encrypt_goes_along(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_no_session_is_left_open(other: Origin) -> None:
-    gc.collect()  # what other tests left is theirs
+    gc.freeze()  # what other tests left is theirs
     before = requests_left()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
