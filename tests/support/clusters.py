@@ -8,21 +8,25 @@ from contextlib import contextmanager
 import dask
 from distributed import Client, LocalCluster
 
-IDLE = {
+SETTINGS = {
     "distributed.admin.system-monitor.interval": "10s",
     "distributed.admin.tick.interval": "1s",
     "distributed.worker.memory.monitor-interval": "10s",
     "distributed.scheduler.profile.enabled": False,
     "distributed.worker.profile.enabled": False,
+    "distributed.deploy.lost-worker-timeout": "1 hour",
 }
-"""Settings by which a cluster that waits costs the tests beside it next to nothing."""
+"""Settings by which a cluster that waits costs the tests beside it next to nothing, and keeps its
+workers: one that was lost once is given up for good if it is just being started anew, since it was
+lost again, when this time has passed.
+"""
 
 
 @contextmanager
 def workers(count: int, *, processes: bool) -> Iterator[Client]:
     """So many workers of one thread each, in processes of their own or in this one."""
     with (
-        dask.config.set(IDLE),
+        dask.config.set(SETTINGS),
         LocalCluster(
             n_workers=count,
             threads_per_worker=1,
