@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Generator, Iterator
+from itertools import chain
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NoReturn
@@ -86,12 +87,11 @@ def pytest_collection_finish() -> None:
     astropy swaps the bytes of an array that it writes, and scales it in place; where it cannot, it
     takes a copy. What one test did to them made another fail that came after it.
     """
-    for name, module in [*sys.modules.items()]:
-        if name.startswith("tests."):
-            for value in vars(module).values():
-                for array in value.values() if isinstance(value, dict) else [value]:
-                    if isinstance(array, np.ndarray):
-                        array.flags.writeable = False
+    modules = [module for name, module in sys.modules.items() if name.startswith("tests.")]
+    for value in chain.from_iterable(vars(module).values() for module in modules):
+        for array in value.values() if isinstance(value, dict) else [value]:
+            if isinstance(array, np.ndarray):
+                array.flags.writeable = False
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

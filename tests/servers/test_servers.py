@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from base64 import b64encode
 from collections.abc import Callable, Mapping
 from http.client import HTTPConnection, HTTPMessage
@@ -24,6 +23,7 @@ from tests.servers.process import ROOT
 from tests.servers.range_server import RangeServer
 from tests.servers.s3 import PRIVATE, S3Server
 from tests.servers.webdav import WebdavServer, webdav_server
+from tests.support.patience import until
 
 CONTENT = bytes(range(256)) * 5 + b"end"
 SIZE = len(CONTENT)
@@ -215,9 +215,6 @@ with {which}_server() as server:
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     place, address = done.stdout.split()
-    deadline = time.monotonic() + 10
-    while Path(place).exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    until(lambda: not Path(place).exists(), 10)
     with pytest.raises(ConnectionRefusedError):
         ask(f"{address}/{quote('a.bin')}")

@@ -96,7 +96,7 @@ def place(request: pytest.FixtureRequest, server: RangeServer) -> Iterator[dict[
     yield place | {"transfer": QUICK}
     server.heal()
     # A task of the other thread may still be reading after the one that failed.
-    until(lambda: not requests_left())
+    until(lambda: not requests_left(), BOUND)
 
 
 def full_read(place: dict[str, Any], server: RangeServer, *fault: Any, **details: Any) -> None:
@@ -191,7 +191,4 @@ def test_nothing_is_left_at_exit(
     assert ("failed" in done.stdout) == (kind != "no-range")
     said = [line for line in done.stderr.splitlines() if "; attempt 2 of 2 in" not in line]
     assert said == []
-    deadline = time.monotonic() + BOUND
-    while server.connections > before and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert server.connections <= before
+    until(lambda: server.connections <= before, BOUND)

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import fsspec
 import psutil
+import pytest
 
 
 def open_files(*places: str | Path) -> set[str]:
     """Those of these files, and of the files in these directories, that this process has open."""
-    links = (Path("/proc/self/fd") / number for number in os.listdir("/proc/self/fd"))
+    listed = Path("/proc/self/fd")
+    if not listed.exists():
+        pytest.skip("only Linux tells the names of open files, those of removed ones included")
     opened = set()
-    for link in links:
-        try:
+    for link in listed.iterdir():
+        with suppress(FileNotFoundError):  # closed since it was listed
             opened.add(os.readlink(link))
-        except FileNotFoundError:  # closed since it was listed
-            continue
     return {name for name in opened if any(name.startswith(str(place)) for place in places)}
 
 

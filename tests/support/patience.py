@@ -9,9 +9,9 @@ PATIENCE = 30.0
 """Seconds to wait for what should happen at once, on a machine that is busy."""
 
 
-def until(reached: Callable[[], bool]) -> None:
-    """Return when something is so; fail where it never is."""
-    deadline = time.monotonic() + PATIENCE
+def until(reached: Callable[[], bool], patience: float = PATIENCE) -> None:
+    """Return when something is so; fail where it is not so in time."""
+    deadline = time.monotonic() + patience
     while not reached():
         assert time.monotonic() < deadline, "it never happened"
         time.sleep(0.005)

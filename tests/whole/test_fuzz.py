@@ -352,7 +352,7 @@ from tests.support.memory import peak_below
 import pytest
 sys.exit(pytest.main({[*options, __file__]}))
 """
-    environment = {"DASK_FITS_FUZZ": str(EXAMPLES // 4), "PYTHONFAULTHANDLER": "1"}
+    environment = {"DASK_FITS_FUZZ": str(EXAMPLES // 2), "PYTHONFAULTHANDLER": "1"}
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, **environment},

@@ -235,7 +235,6 @@ def test_a_delayed_beside_others(tmp_path: Path) -> None:
     assert_in_order(tmp_path / "a.fits")
 
 
-@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="only Linux lists descriptors")
 def test_no_descriptor_stays_open(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(3):
         dask_fits.to_fits(array(), path, overwrite=True)
