@@ -80,7 +80,11 @@ class PartialOverlapError(FitsError, ValueError):
 
 
 class PixelValueError(FitsError, ValueError):
-    """A pixel's value cannot be written in the type that was asked for, or not without loss."""
+    """A pixel's value cannot be written in the type that was asked for, or not without loss.
+
+    The message names the first such pixel of a block. Of several blocks that have one, it is the
+    block that was come to first.
+    """
 
 
 class FitsWarning(UserWarning):

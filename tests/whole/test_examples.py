@@ -296,7 +296,7 @@ def test_s3_credentials(s3_server: S3Server) -> None:
 
 
 def test_written_from_a_cluster(s3_server: S3Server) -> None:
-    target = f"s3://{PRIVATE}/written"
+    target = f"s3://{PRIVATE}/from-a-cluster"
     said = example("written_from_a_cluster", target, environment=s3_server.environment)
     assert f"{target}/calibrated0.fits: 1 HDUs, (200, 200) float32, no unit, RA---TAN" in said
     assert f"{target}/moment0.fits: 1 HDUs, (200, 200) float32, Jy/beam.Hz, RA---SIN" in said
