@@ -82,8 +82,8 @@ class PartialOverlapError(FitsError, ValueError):
 class PixelValueError(FitsError, ValueError):
     """A pixel's value cannot be written in the type that was asked for, or not without loss.
 
-    The message names the first such pixel of a block. Of several blocks that have one, it is the
-    block that was come to first.
+    The message names the first such pixel of a block; which block, if several have one, depends on
+    the order in which they are written.
     """
 
 

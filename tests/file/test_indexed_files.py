@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import bz2
-import gc
 import gzip
 import lzma
 import os
 import pickle
 import random
 import shutil
-import sys
 import tracemalloc
-import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -48,6 +45,7 @@ from tests.support.command_line import Run, runner
 from tests.support.fits_files import fits_bytes, same_bits
 from tests.support.gzip_files import ENCODERS
 from tests.support.indexes import forget, make_points_dense
+from tests.support.leftovers import all_closed
 from tests.support.patience import until
 from tests.support.traffic import asked
 
@@ -342,14 +340,9 @@ def test_a_build_that_is_stopped_leaves_nothing(path: Path, directory: Path) -> 
 
 def test_no_file_is_left_open(path: Path, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packed_module, "MAX_PACKED", 1000)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", ResourceWarning)
-        raised: list[object] = []
-        monkeypatch.setattr(sys, "unraisablehook", raised.append)
+    with all_closed():
         dask_fits.open(path, index=directory).build_index()
         dask_fits.open(path, index=directory.with_name("other"))["SMALL"].section[:]
-        gc.collect()
-    assert not raised
 
 
 # Where no index can be made.

@@ -7,7 +7,6 @@ import os
 import socket
 import threading
 import time
-import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection, HTTPResponse, IncompleteRead
@@ -18,7 +17,7 @@ import pytest
 
 from tests.servers.faults import DETAILS, WITH_HEAD, Kind
 from tests.servers.range_server import RangeServer, Request
-from tests.support.leftovers import open_sockets
+from tests.support.leftovers import all_closed, open_sockets
 from tests.support.patience import until
 
 CONTENT = bytes(range(256)) * 5 + b"end"
@@ -392,8 +391,7 @@ def test_connections(server: RangeServer) -> None:
 @pytest.mark.parametrize("kind", [*KINDS, "hold", "latency", "bandwidth"])
 def test_nothing_is_left_behind(directory: Path, kind: Any) -> None:
     threads = set(threading.enumerate())
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+    with all_closed():
         with RangeServer(directory) as server:
             clients = [socket.create_connection(address(server)) for _ in range(4)]
             held = server.hold()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import threading
-import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import parsedate_to_datetime
@@ -17,7 +16,7 @@ from urllib.request import urlopen
 import pytest
 
 from tests.servers.range_server import BLOCK, RangeServer, Request
-from tests.support.leftovers import open_sockets
+from tests.support.leftovers import all_closed, open_sockets
 
 CONTENT = bytes(range(256)) * 5 + b"end"
 SIZE = len(CONTENT)
@@ -204,8 +203,7 @@ def test_a_client_that_hangs_up_is_logged_with_what_was_sent(directory: Path) ->
 
 def test_nothing_is_left_behind(directory: Path) -> None:
     threads = set(threading.enumerate())
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+    with all_closed():
         for _ in range(3):
             with RangeServer(directory) as server:
                 address = ("127.0.0.1", int(server.url.rpartition(":")[2]))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 import ssl
-import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -24,7 +22,7 @@ from dask_fits import AccessDeniedError, FileChangedError, StorageError, Transfe
 from dask_fits.storage.redirects import redirect_target, verbatim_url
 from tests.servers.origins import Asked, Origin, Told, part_of, serving
 from tests.support.data import M13
-from tests.support.leftovers import requests_left
+from tests.support.leftovers import all_closed, requests_left
 
 CONTENT = M13.read_bytes()
 PIXELS = fits.getdata(M13)
@@ -318,13 +316,9 @@ def test_the_users_way_to_encrypt_goes_along(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_no_session_is_left_open(other: Origin) -> None:
-    gc.freeze()  # what other tests left is theirs
     before = requests_left()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        with serving(to(f"{other.url}/x.fits")) as first:
-            read(f"{first.url}/go")
-        gc.collect()
+    with all_closed(), serving(to(f"{other.url}/x.fits")) as first:
+        read(f"{first.url}/go")
     assert requests_left() <= before
 
 

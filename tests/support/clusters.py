@@ -17,8 +17,8 @@ SETTINGS = {
     "distributed.deploy.lost-worker-timeout": "1 hour",
 }
 """Settings by which a cluster that waits costs the tests beside it next to nothing, and keeps its
-workers: one that was lost once is given up for good if it is just being started anew, since it was
-lost again, when this time has passed.
+workers: one that is being started again when the last of these times has passed since it was first
+lost is given up for good.
 """
 
 

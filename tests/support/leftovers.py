@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
-from contextlib import suppress
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +33,22 @@ def open_sockets(port: int) -> list[Any]:
     """The sockets of this process at either end of a connection to one of its own ports."""
     found = psutil.Process().net_connections("tcp")
     return [at for at in found if port in {end.port for end in (at.laddr, at.raddr) if end}]
+
+
+@contextmanager
+def all_closed() -> Iterator[None]:
+    """Fail if a file, socket or session is dropped meanwhile that was not closed.
+
+    A warning that is raised where an object is dropped reaches nobody, but for Python's hook.
+    """
+    gc.collect()  # what other tests left is theirs
+    unclosed: list[str] = []
+    with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
+        warnings.simplefilter("error")
+        patch.setattr(sys, "unraisablehook", lambda told: unclosed.append(repr(told.exc_value)))
+        yield
+        gc.collect()
+    assert unclosed == []
 
 
 def requests_left() -> set[asyncio.Task[Any]]:
